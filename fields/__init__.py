@@ -1,0 +1,1 @@
+"""Neural fields: encodings, image, SDF, NeRF and video models (issue 7 onwards)."""

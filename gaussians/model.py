@@ -1,0 +1,108 @@
+"""The splat model: named tensors of stored values, and a way to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..render.splat import RasterOptions, rasterize
+from ..scenes.cameras import Cameras
+
+FLOATS_WITHOUT_COLOR = 3 + 3 + 1 + 3 + 4  # means, normals, opacity, scales, quats: INRIA's PLY
+
+
+@dataclass(frozen=True)
+class SplatModel:
+    """N Gaussians with spherical-harmonic colour (Kerbl et al. 2023), as stored in files.
+
+    Attributes:
+        means: [N, 3] float32 centres, world units.
+        quats: [N, 4] float32 rotations wxyz, not normalised.
+        scales: [N, 3] float32, natural log of the standard deviations.
+        opacities: [N] float32 logits.
+        sh0: [N, 1, 3] float32 DC coefficients.
+        shN: [N, K-1, 3] float32 the rest, K = (sh_degree + 1)^2.
+        antialiased: trained with the Mip-Splatting 2-D filter.
+        extra: numbers and strings that travel with the model (provenance).
+    """
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    sh0: Tensor
+    shN: Tensor
+    antialiased: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    kind = "gaussians"
+
+    def __post_init__(self) -> None:
+        n = len(self.means)
+        rest = self.shN.shape[1] if self.shN.ndim == 3 else -1
+        expected = {
+            "means": (n, 3),
+            "quats": (n, 4),
+            "scales": (n, 3),
+            "opacities": (n,),
+            "sh0": (n, 1, 3),
+            "shN": (n, rest, 3),
+        }
+        for name, shape in expected.items():
+            got = tuple(getattr(self, name).shape)
+            if got != shape:
+                raise ValueError(f"{name}: expected shape {list(shape)}, got {list(got)}")
+        if rest not in (0, 3, 8, 15, 24):
+            raise ValueError(f"shN: expected 0, 3, 8, 15 or 24 coefficients, got {rest}")
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def sh_degree(self) -> int:
+        return {0: 0, 3: 1, 8: 2, 15: 3, 24: 4}[self.shN.shape[1]]
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of this model at 4 per stored float in INRIA's layout (248 per SH3 Gaussian)."""
+        return len(self) * 4 * (FLOATS_WITHOUT_COLOR + 3 * (1 + self.shN.shape[1]))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            name: getattr(self, name)
+            for name in ("means", "quats", "scales", "opacities", "sh0", "shN")
+        }
+
+    def meta(self) -> dict[str, Any]:
+        return {"kind": self.kind, "antialiased": self.antialiased, **self.extra}
+
+    def __getitem__(self, index: Tensor | slice) -> SplatModel:
+        """The Gaussians that a mask, a slice or an index tensor selects, in that order."""
+        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+
+    def activated(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Means, unit quats, linear scales, opacities in [0, 1], SH colors [N, K, 3].
+
+        The only place that applies exp, sigmoid and normalisation.
+        """
+        quats = torch.nn.functional.normalize(self.quats, dim=1)
+        colors = torch.cat([self.sh0, self.shN], dim=1)
+        return self.means, quats, self.scales.exp(), self.opacities.sigmoid(), colors
+
+    def render(self, cameras: Cameras, options: RasterOptions | None = None) -> Tensor:
+        """[C, H, W, 3] float32 images on a black background."""
+        if options is None:
+            options = RasterOptions(
+                sh_degree=self.sh_degree,
+                rasterize_mode="antialiased" if self.antialiased else "classic",
+            )
+        means, quats, scales, opacities, colors = self.activated()
+        image, _, _ = rasterize(
+            means, quats, scales, opacities, colors,
+            cameras.viewmats, cameras.Ks, cameras.width, cameras.height, options,
+        )  # fmt: skip
+        return image

@@ -1,0 +1,1 @@
+"""Numbers to bytes and back: transforms, quantisers, entropy coding, the container."""

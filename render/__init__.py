@@ -1,0 +1,1 @@
+"""Tensors to pixels: the splat rasteriser and per-Gaussian statistics."""
