@@ -1,0 +1,108 @@
+"""Fixtures that every test module may ask for. The tests run on one thread: see CONTRIBUTING."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fieldpress.gaussians.model import SplatModel
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REST = {0: 0, 1: 3, 2: 8, 3: 15, 4: 24}
+
+
+def _tiny_model(n: int = 200, sh_degree: int = 3, seed: int = 0) -> SplatModel:
+    rng = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng) * scale + shift
+
+    return SplatModel(
+        means=normal(n, 3, scale=0.5),
+        quats=normal(n, 4),
+        scales=normal(n, 3, scale=0.4, shift=-2.5),
+        opacities=normal(n, scale=1.0, shift=1.0),
+        sh0=normal(n, 1, 3, scale=0.8),
+        shN=normal(n, REST[sh_degree], 3, scale=0.1),
+    )
+
+
+def _ply_bytes(
+    columns: dict[str, np.ndarray], text: bool = False, declared: int | None = None
+) -> bytes:
+    n = len(next(iter(columns.values()))) if columns else 0
+    lines = ["ply", "format " + ("ascii 1.0" if text else "binary_little_endian 1.0")]
+    lines += [f"element vertex {n if declared is None else declared}"]
+    lines += [f"property float {name}" for name in columns]
+    header = "\n".join([*lines, "end_header"]) + "\n"
+    table = np.stack([np.asarray(c, dtype="<f4") for c in columns.values()], axis=1)
+    if text:
+        body = "".join(" ".join(repr(float(v)) for v in row) + "\n" for row in table).encode()
+    else:
+        body = table.tobytes()
+    return header.encode() + body
+
+
+def _splat_columns(model: SplatModel) -> dict[str, np.ndarray]:
+    columns = {name: model.means[:, i].numpy() for i, name in enumerate("xyz")}
+    columns |= {f"f_dc_{i}": model.sh0[:, 0, i].numpy() for i in range(3)}
+    rest = model.shN.transpose(1, 2).reshape(len(model), -1)  # Channel-major, as the PLY keeps it.
+    columns |= {f"f_rest_{i}": rest[:, i].numpy() for i in range(rest.shape[1])}
+    columns["opacity"] = model.opacities.numpy()
+    columns |= {f"scale_{i}": model.scales[:, i].numpy() for i in range(3)}
+    columns |= {f"rot_{i}": model.quats[:, i].numpy() for i in range(4)}
+    return columns
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real scenes; skips where there is none."""
+    path = Path(os.environ.get("FIELDPRESS_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no real scenes: {path} is not a folder (set FIELDPRESS_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., SplatModel]:
+    """A factory: tiny_model(n=200, sh_degree=3, seed=0), the same Gaussians for the same seed."""
+    return _tiny_model
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device that this machine has; the others skip with a reason."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def ply_bytes() -> Callable[..., bytes]:
+    """A factory: ply_bytes(columns, text=False, declared=None), a PLY of float columns.
+
+    `declared` is the vertex count that the header claims, where it is to differ from the truth.
+    """
+    return _ply_bytes
+
+
+@pytest.fixture(scope="session")
+def splat_ply(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A factory: splat_ply(model, name="scene.ply"), the path of an INRIA-layout PLY (no normals).
+
+    Written here from the layout's description, so that a reader is not tested with its own writer.
+    """
+
+    def write(model: SplatModel, name: str = "scene.ply", text: bool = False) -> Path:
+        path = tmp_path_factory.mktemp("ply") / name
+        path.write_bytes(_ply_bytes(_splat_columns(model), text))
+        return path
+
+    return write
