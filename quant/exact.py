@@ -1,0 +1,49 @@
+"""exp, sine and cosine that give the same bits on every machine.
+
+Libraries round transcendental functions differently, and even one library does so between
+instruction sets. A decoder that promises the same tensors everywhere may use only IEEE
+operations whose result is defined: +, -, *, /, sqrt, floor and scaling by powers of two.
+NumPy performs each of these as one separate rounding, so a fixed sequence of them is exact.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Double = NDArray[np.float64]
+
+_LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # ln 2 in two parts, so that k * high is exact
+_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+_EXP_TERMS = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
+_SIN_TERMS = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(10, -1, -1))
+_COS_TERMS = tuple((-1.0) ** k / math.factorial(2 * k) for k in range(10, -1, -1))
+
+
+def _horner(x: Double, terms: tuple[float, ...]) -> Double:
+    total = np.full_like(x, terms[0])
+    for term in terms[1:]:
+        total *= x
+        total += term
+    return total
+
+
+def exact_exp(x: Double) -> Double:
+    """e^x for float64 of any shape, |x| <= 700; relative error below 1e-15."""
+    x = np.clip(np.asarray(x, np.float64), -700.0, 700.0)
+    k = np.floor(x * (1.0 / math.log(2.0)) + 0.5)
+    rest = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    return np.ldexp(_horner(rest, _EXP_TERMS), k.astype(np.int32))
+
+
+def exact_sincos(x: Double) -> tuple[Double, Double]:
+    """Sine and cosine of float64 angles with |x| <= pi, in radians; absolute error below 1e-15."""
+    x = np.asarray(x, np.float64)
+    quarter = x * 0.25  # Taylor is short on |x| <= pi / 4; double the angle twice.
+    square = quarter * quarter
+    sine, cosine = quarter * _horner(square, _SIN_TERMS), _horner(square, _COS_TERMS)
+    for _ in range(2):
+        sine, cosine = 2.0 * sine * cosine, 1.0 - 2.0 * sine * sine
+    return sine, cosine
