@@ -14,7 +14,7 @@ WRITABLE = ".ply, .spz"
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file, or of stdin for "-". Raises FileNotFoundError or ValueError, one line."""
+    """The bytes of a file, or of stdin for "-". Raises FileNotFoundError or ValueError."""
     if str(path) == "-":
         return sys.stdin.buffer.read()
     _check_exists(Path(path))

@@ -35,8 +35,9 @@ def read_compressed(header: PlyHeader, data: memoryview) -> SplatModel:
     packed = {name: header.rows("vertex", data)[name].astype(np.uint32) for name in PACKED}
     n = len(packed["packed_position"])
     if len(chunk) * CHUNK_ROWS < n:
+        chunks = -(-n // CHUNK_ROWS)
         raise ValueError(
-            f"{header.file}: compressed PLY: expected {-(-n // CHUNK_ROWS)} chunks, got {len(chunk)}"
+            f"{header.file}: compressed PLY: expected {chunks} chunks, got {len(chunk)}"
         )
     with np.errstate(all="ignore"):  # Non-finite bounds give non-finite values: sanitize's task.
         means = _lerp(chunk, _unpack_11_10_11(packed["packed_position"]), ("x", "y", "z"))

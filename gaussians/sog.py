@@ -1,4 +1,4 @@
-"""SOG, PlayCanvas's textures of Gaussians: versions 1 and 2, bundled, loose or by level of detail."""
+"""SOG, PlayCanvas's textures of Gaussians: versions 1 and 2, bundled, loose or in levels."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ TEXEL_FLOOR, TEXELS_PER_BYTE = 1 << 20, 64
 PALETTE_COLUMNS = 64
 COEFFICIENTS = {1: 3, 2: 8, 3: 15}
 ROTATION_TAG = 252
+FLOAT32_LIMIT = 3.4e38
 
 Fetch = Callable[[str], bytes]
 
@@ -201,10 +202,10 @@ def _floats(meta: Mapping[str, Any], section: str, key: str, n: int, file: str) 
     """[n] float32 numbers of meta.json; one number may stand for a list of one."""
     value = _section(meta, section, file).get(key)
     values = value if isinstance(value, list) else [value]
-    numbers = all(type(v) in (int, float) and math.isfinite(v) for v in values)
-    if len(values) != n or not numbers or any(abs(v) > 3e38 for v in values):
+    numbers = [v for v in values if isinstance(v, (int, float)) and abs(v) < FLOAT32_LIMIT]
+    if len(values) != n or len(numbers) != n:
         raise ValueError(f"{file}: SOG {section}.{key}: expected {n} finite numbers")
-    return np.array(values, np.float32)
+    return np.array(numbers, np.float32)
 
 
 def _texture(

@@ -13,12 +13,12 @@ SH_C0 = 0.28209479177387814
 ALPHA_MARGIN = 1e-6  # A byte of 0 or 255 would be an infinite logit.
 
 # How each SH coefficient changes sign when axes are mirrored: the axes it is odd in.
-SH_ODD_AXES = (
-    ("y", "z", "x")
-    + ("xy", "yz", "", "xz", "")
-    + ("y", "xyz", "y", "z", "x", "z", "x")
-    + ("xy", "yz", "xy", "yz", "", "xz", "", "xz", "y")
-)
+SH_ODD_AXES = [
+    *("y", "z", "x"),
+    *("xy", "yz", "", "xz", ""),
+    *("y", "xyz", "y", "z", "x", "z", "x"),
+    *("xy", "yz", "xy", "yz", "", "xz", "", "xz", "y"),
+]
 
 
 def logit(alpha: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def restore_largest(three: np.ndarray, largest: np.ndarray) -> np.ndarray:
 def flip_axes(model: SplatModel, signs: tuple[int, int, int]) -> SplatModel:
     """The model with axes mirrored where `signs` is -1: centres, rotations and SH alike.
 
-    Mirroring all of (y, z) is the change between RDF (ours) and RUB. Raises nothing.
+    Mirroring y and z is the change between RDF (ours) and RUB.
     """
     if signs == (1, 1, 1):
         return model
