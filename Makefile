@@ -45,7 +45,7 @@ bench: $(VENV)/installed
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) $(WHEEL_VENV) build dist demo-out .pytest_cache .ruff_cache .hypothesis
