@@ -1,0 +1,228 @@
+"""What a command line owes its user: whole outputs, one JSON object, progress, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, TextIO
+
+FAILURE, MISUSE, INTERRUPTED = 1, 2, 130
+PLAIN_LINE_SECONDS = 10.0  # Between lines of progress where stderr is no terminal.
+
+
+class Misuse(Exception):
+    """A command line that makes no sense whatever the files hold: exit code 2."""
+
+
+def run(verb: Callable[[], int | None], *, debug: bool = False) -> int:
+    """The exit code of `verb`; what it raises becomes one line on stderr.
+
+    While it runs, whatever a library prints goes to stderr, and SIGTERM ends it as Ctrl-C does:
+    by an exception, so that every half-written output is removed on the way out.
+    """
+    before = _trap_signals()
+    try:
+        return verb() or 0
+    except Misuse as error:
+        _complain(error)
+        return MISUSE
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # The reader of stdout went away: nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILURE
+    except Exception as error:
+        if debug:
+            raise
+        _complain(error)
+        return FAILURE
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(text: str) -> None:
+    """A remark on stderr."""
+    print(f"fieldpress: {text}", file=sys.stderr, flush=True)
+
+
+def _complain(error: BaseException) -> None:
+    say(f"error: {_one_line(error)}")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory{': ' if text else ''}{text}"
+    if isinstance(error, (Misuse, ValueError, OSError, ImportError)) and text:
+        return text
+    return f"{type(error).__name__}: {text} (please report it; --debug shows where)"
+
+
+def _trap_signals() -> dict[int, Any]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for other in before:  # A second Ctrl-C must not cut the tidying up short.
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # As under nohup: leave it so.
+                before[number] = signal.signal(number, interrupt)
+    except ValueError:  # Not the main thread: its owner sees to signals.
+        pass
+    return before
+
+
+# Results
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[TextIO]:
+    """Python code that prints goes to stderr meanwhile; yields the true stdout."""
+    true = sys.stdout
+    with redirect_stdout(sys.stderr):
+        yield true
+
+
+def print_json(report: Mapping[str, Any], out: TextIO) -> None:
+    """One JSON object, one line; numbers that JSON does not know (NaN, infinity) become null."""
+    out.write(to_json(report, indent=None) + "\n")
+    out.flush()
+
+
+def to_json(report: Mapping[str, Any], indent: int | None = 2) -> str:
+    return json.dumps(_plain(report), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    if hasattr(value, "tolist"):  # numpy scalars, tensors.
+        return _plain(value.tolist())
+    return str(value)
+
+
+# Outputs
+
+
+def check_output(output: str, *, overwrite: bool, suffixes: tuple[str, ...] = ()) -> None:
+    """Raise before any work is done for an output that could not be written at its end."""
+    if output == "-":
+        return
+    path = Path(output)
+    if suffixes and not path.name.lower().endswith(suffixes):
+        raise Misuse(f"{output}: expected a name that ends in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{output}: no such folder: {path.parent}")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{output}: exists already; --overwrite replaces it")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes it at the end, or vanishes on any error."""
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    old = folder.with_suffix(".old.tmp")
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())
+        if path.exists():
+            os.replace(path, old)
+        os.replace(folder, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Progress
+
+
+class Progress:
+    """How far a job is and how long it will take: a bar on a terminal, now and then a line else.
+
+    Calling it with a stage and the share done of the current part moves it; `part` names which
+    stretch of the whole job the shares that follow are of.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._low, self._high = 0.0, 1.0
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._bar = _rich_bar()
+            self._task = self._bar.add_task("", total=1.0)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def part(self, low: float, high: float) -> Progress:
+        """Let the shares that follow run from `low` to `high` of the whole."""
+        self._low, self._high = low, high
+        return self
+
+    def __call__(self, stage: str, fraction_done: float) -> None:
+        done = self._low + (self._high - self._low) * min(max(fraction_done, 0.0), 1.0)
+        if self._bar is not None:
+            self._bar.update(self._task, description=stage, completed=done)
+            return
+        now = time.monotonic()
+        if now - self._last >= PLAIN_LINE_SECONDS and 0 < done < 1:
+            self._last = now
+            left = (now - self._start) * (1 - done) / done
+            say(f"{stage}: {100 * done:.0f} % done, about {left:.0f} s left")
+
+
+def _rich_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
