@@ -25,9 +25,11 @@ SAMPLES = 24_000  # Points of the Monte-Carlo depth buffer.
 GRID = (48, 36)  # Cells of that buffer, columns and rows.
 CORE_SHARE = 0.8  # The core's radius holds this share of its weight.
 CORE_REACH = 2.5  # Splats beyond this many median distances are not core.
-CANDIDATES = 4  # Candidate views for each view asked for.
+CANDIDATES = 5  # Candidate views for each view asked for, and
+MIN_CANDIDATES = 160  # no fewer than these: half of them may turn out to be behind a wall.
+GOOD = 0.6  # Views at least this good, in shares of the 90th percentile, may be chosen.
 NEAR_SHARE = 0.12  # More of the picture than this covered by lens-near splats: dropped.
-SURROUNDED = 0.6  # The outside sees less than this share of the core: look from within.
+SURROUNDED = 0.12  # Views from within see this much more of the core's weight: stay inside.
 FLAT = 0.45  # Spread of the thinnest axis over that of the next: below, it is the up axis.
 
 
@@ -79,29 +81,27 @@ def synthesise_cameras(
     """
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
-    if means.shape != (len(means), 3) or not (weights.shape == sizes.shape == (len(means),)):
-        raise ValueError(
-            f"means, weights, sizes: expected [N, 3], [N], [N], got {list(means.shape)}, "
-            f"{list(weights.shape)}, {list(sizes.shape)}"
-        )
     rng = np.random.default_rng(seed)
     splats = _clean(means, weights, sizes, rng)
     core = _find_core(*splats)
     samples = _draw_samples(*splats, rng)
     held = max(2, count // 4)
-    views, scores = _candidates(core, samples, CANDIDATES * (count + held), width, height, rng)
+    views, scores = _candidates(
+        core, samples, max(MIN_CANDIDATES, CANDIDATES * (count + held)), width, height, rng
+    )
     chosen = _spread(views, scores, count + held, core)
     order = chosen[np.argsort(_azimuth(views[chosen], core), kind="stable")]
-    is_held = np.zeros(len(order), bool)
-    is_held[((np.arange(held) + 0.5) * len(order) / held).astype(int)] = True
-    return tuple(  # pyright: ignore[reportReturnType]
-        Cameras(
-            torch.from_numpy(views[order[mask]].astype(np.float32)),
-            pinhole(int(mask.sum()), width, height),
-            width,
-            height,
-        )
-        for mask in (~is_held, is_held)
+    return _split(views[order], held, width, height)
+
+
+def _split(views: Array, held: int, width: int, height: int) -> tuple[Cameras, Cameras]:
+    """The views without, and those with, every (C / held)-th one."""
+    is_held = np.zeros(len(views), bool)
+    is_held[((np.arange(held) + 0.5) * len(views) / held).astype(int)] = True
+    kept, out = (torch.from_numpy(views[mask].astype(np.float32)) for mask in (~is_held, is_held))
+    return (
+        Cameras(kept, pinhole(len(kept), width, height), width, height),
+        Cameras(out, pinhole(len(out), width, height), width, height),
     )
 
 
@@ -112,6 +112,9 @@ def find_core(means: Tensor, weights: Tensor, sizes: Tensor) -> Core:
 
 def _clean(means: Tensor, weights: Tensor, sizes: Tensor, rng: Any) -> tuple[Array, Array, Array]:
     """Finite, visible splats, at most MAX_SPLATS, with weights clipped so that none dominates."""
+    shapes = [list(tensor.shape) for tensor in (means, weights, sizes)]
+    if shapes != [[len(means), 3], [len(means)], [len(means)]]:
+        raise ValueError(f"means, weights, sizes: expected [N, 3], [N], [N], got {shapes}")
     points = means.detach().cpu().numpy().astype(np.float64)
     mass = weights.detach().cpu().numpy().astype(np.float64)
     sigma = sizes.detach().cpu().numpy().astype(np.float64)
@@ -181,11 +184,9 @@ def _candidates(
     scores, seen = _score(outside, core, samples, width, height, focal)
     inner = np.linalg.norm(samples.points - core.center, axis=1) < 1.2 * core.radius
     weight = samples.weight * inner
-    if (weight * seen).sum() >= SURROUNDED * weight.sum():
-        return outside, scores
     inside = _inside(core, count, rng)
     scores_inside, seen_inside = _score(inside, core, samples, width, height, focal)
-    if (weight * seen_inside).sum() > (weight * seen).sum():
+    if (weight * (seen_inside - seen)).sum() > SURROUNDED * weight.sum():
         return inside, scores_inside
     return outside, scores
 
@@ -260,7 +261,7 @@ def _transmittance(cell: NDArray[np.int64], depth: Array, tau: Array) -> Array:
 
 def _spread(viewmats: Array, scores: Array, count: int, core: Core) -> NDArray[np.int64]:
     """Indices of `count` good views, far apart from each other (farthest point sampling)."""
-    good = np.flatnonzero(scores >= 0.6 * np.quantile(scores, 0.9))
+    good = np.flatnonzero(scores >= GOOD * np.quantile(scores, 0.9))
     if len(good) < count:
         good = np.sort(np.argsort(-scores, kind="stable")[:count])
     rotation = viewmats[good, :3, :3]
