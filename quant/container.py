@@ -9,10 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-try:
-    from ._native import crc32c
-except ImportError:  # Not compiled yet.
-    from ._reference import crc32c
+from ._native import crc32c
 
 MAGIC = b"\x89FPZ"  # The high bit shows up transfers that are not 8-bit clean.
 VERSION = 1

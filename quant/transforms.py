@@ -1,8 +1,8 @@
 """Decorrelating and companding transforms; what the decoder runs is bit-exact everywhere.
 
 The decoder's half (`ycocg_to_rgb`, `ycocg_to_rgb_lossless`, `unpack_basis`, `apply_inverse`,
-`fixed_exp`, `expand`) uses integers or single correctly rounded IEEE 754 operations in a fixed
-order: no matrix product, no library exp, no fused multiply-add.
+`expand`) uses integers or single correctly rounded IEEE 754 operations in a fixed order: no matrix
+product, no library exp, no fused multiply-add.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .exact import exact_exp
+
+_EXP_LIMIT = 700.0  # what `exact_exp` takes
 _ROWS = 4096  # Rows at a time in `apply_inverse`: a few tables of [D, rows] float64 fit the cache.
-_LOG2_E = 1.4426950408889634
-# ln 2 in two parts: the first has 20 trailing zero bits, so its product with n is exact.
-_LN2_HIGH = float.fromhex("0x1.62e42fef00000p-1")
-_LN2_LOW = float.fromhex("0x1.473de6af278edp-34")
-_EXP_TERMS = 14  # Taylor terms for |r| <= ln 2 / 2: the remainder is below 2^-57.
-_EXP_LIMIT = 700.0  # exp(700) is near the largest float64.
 
 
 def rgb_to_ycocg(rgb: Tensor) -> Tensor:
@@ -150,25 +147,10 @@ def expand(y: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     Absolute error near zero is about 1e-16 scale. Raises ValueError where |y| > 700.
     """
     y = y.double()
-    return ((fixed_exp(y.abs()) - 1.0) * scale).copysign(y)
-
-
-def fixed_exp(x: Tensor) -> Tensor:
-    """exp(x) as float64, within two units in the last place, the same bits everywhere.
-
-    Range reduction by multiples of ln 2 and a Taylor sum in Horner's form, one rounded operation
-    at a time. Raises ValueError where |x| > 700 or x is not a number.
-    """
-    x = x.double()
-    if not bool((x.abs() <= _EXP_LIMIT).all()):
-        raise ValueError(f"x: expected |x| <= {_EXP_LIMIT:g}, got values beyond")
-    n = (x * _LOG2_E).round()
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    total = torch.ones_like(r)
-    for k in range(_EXP_TERMS, 0, -1):
-        total = total * r / k + 1.0
-    # Powers of two from their bits: library pow and ldexp need not be exact.
-    return total * ((n.long() + 1023) << 52).view(torch.float64)
+    if not bool((y.abs() <= _EXP_LIMIT).all()):
+        raise ValueError(f"y: expected |y| <= {_EXP_LIMIT:g}, got values beyond")
+    grown = torch.from_numpy(np.asarray(exact_exp(y.abs().numpy()))) - 1.0
+    return (grown * scale).copysign(y)
 
 
 def _basis_format(bits: int) -> tuple[str, int]:
