@@ -60,6 +60,37 @@ def decode_ints(
     )  # fmt: skip
 
 
+def quantise_predicted(
+    wanted: Int, scale: Int, neighbors: Int, side: Int, weights: Int, fill: Int, round: int, bias: int
+) -> tuple[Int, Int]:
+    """Symbols [N, C] of closed-loop linear prediction, and the values that a decoder restores.
+
+    Args:
+        wanted: [N, C] values, magnitudes up to 2^28.
+        scale: [N] quantisation step of each row, in value units.
+        neighbors: [N, k <= 8] earlier rows or -1.
+        side: [N, S] values that the decoder has.
+        weights: [C, k + P + S + 1] in 1/4096, for neighbours, the P channels before, `side`, 1.
+        fill: [C] value of a neighbour that is not there.
+        round: 1..64, the fraction of a step in 1/64 that is added before truncation (32: nearest).
+        bias: 0..31, how far in 1/64 of a step values are pulled back to the prediction.
+    """
+    return _native.quantise_predicted(
+        _int32(wanted), _int32(scale), _int32(neighbors), _int32(side), _int32(weights),
+        _int32(fill), round, bias,
+    )  # fmt: skip
+
+
+def reconstruct_predicted(
+    symbols: Int, scale: Int, neighbors: Int, side: Int, weights: Int, fill: Int, bias: int
+) -> Int:
+    """[N, C] int32 values: the decoder's half of `quantise_predicted`."""
+    return _native.reconstruct_predicted(
+        _int32(symbols), _int32(scale), _int32(neighbors), _int32(side), _int32(weights),
+        _int32(fill), bias,
+    )  # fmt: skip
+
+
 def encode_octree(codes: NDArray[np.uint64], depth: int) -> bytes:
     """Code sorted Morton codes [N] (repeats allowed) of `depth` <= 20 bits an axis."""
     return _native.encode_octree(np.ascontiguousarray(codes, np.uint64), depth)

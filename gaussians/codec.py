@@ -1,0 +1,223 @@
+"""The splat codec: SplatModel to .fpz bytes and back (docs/format.md).
+
+Positions go through an octree after signed-log contraction; everything else is predicted from
+causal neighbours in octree order and coded with adaptive integer contexts. Each Gaussian carries
+a class, how little it matters in the picture, that coarsens all its steps by powers of two: the
+reverse water-filling w * step^2 = const over Gaussians whose squared blending weights w spread
+over many octaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..quant import container, entropy
+from ..quant.exact import exact_exp
+from . import blocks, fit_tables
+from .frames import from_angles, is_needle
+from .layout import (
+    BLOCK,
+    DEPTH,
+    GEOMETRY,
+    Layout,
+    Predictor,
+    pack_tables,
+    unpack_tables,
+)
+from .model import SplatModel
+
+T, U = TypeVar("T"), TypeVar("U")
+COLOR = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float64)
+COLOR /= np.sqrt((COLOR * COLOR).sum(1, keepdims=True))  # Orthonormal luma and two chroma axes.
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Quantisation steps of class 0, the Gaussians that matter most.
+
+    Attributes:
+        position: position cell as a fraction of the Gaussian's second scale.
+        opacity: logit. scale: natural log. rotation: radians.
+        dc, ac: spherical-harmonic coefficient units.
+    """
+
+    position: float = 0.08
+    opacity: float = 0.10
+    scale: float = 0.05
+    rotation: float = 0.05
+    dc: float = 0.05
+    ac: float = 0.05
+
+    def scaled(self, factor: float) -> Steps:
+        """All steps times one factor: the knob that rate control turns."""
+        return Steps(**{name: value * factor for name, value in vars(self).items()})
+
+
+def parallel(function: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """Results in order; as many threads as torch uses (the native coder releases the GIL)."""
+    items = list(items)
+    threads = min(len(items), torch.get_num_threads())
+    if threads <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
+
+
+def encode(
+    model: SplatModel,
+    classes: NDArray[np.integer],
+    steps: Steps,
+    *,
+    header: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The .fpz file of a model of finite values.
+
+    Args:
+        model: N Gaussians; order is not kept (the octree's is).
+        classes: [N] in 0..7, how many octaves coarser each Gaussian may be.
+        steps: of class 0.
+        header: provenance to store beside the layout.
+
+    Raises:
+        ValueError: for values that are not finite or classes out of range.
+    """
+    source = fit_tables.Source.of(model, np.asarray(classes, np.int32))
+    layout, tables, packed = fit_tables.fit(source, steps)
+    sizes = layout.counts
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+
+    def one(block: int) -> dict[str, container.Section]:
+        writer = blocks.Writer(block)
+        wanted = source.wanted(slice(starts[block], starts[block + 1]), layout, tables)
+        blocks.code_block(writer, layout, tables.predictors, wanted)
+        return writer.sections
+
+    coded = parallel(one, range(len(sizes)))
+    sections = [container.Section("tab", "raw", packed, len(packed))] if sizes else []
+    for group in ((*GEOMETRY, "dc"), ("lim", "ac")):
+        sections += [found[key] for found in coded for key in group if key in found]
+    head = {"kind": "gaussians", "layout": layout.to_header(), **(header or {})}
+    return container.write(head, sections)
+
+
+def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> SplatModel:
+    """The model of a .fpz file; bit-identical on every machine and thread count.
+
+    With `partial`, a file cut at any place after its section table gives what had come: whole
+    blocks, without the view-dependent colour whose sections are missing. Raises ValueError, in
+    one line that names the file and the section.
+    """
+    found = container.read(data, partial=partial, name=name)
+    if found.header.get("kind") != "gaussians":
+        raise ValueError(f"{name}: header: expected kind 'gaussians', got {found.header.get('kind')!r}")
+    layout = Layout.from_header(found.header, name)
+    sections = {section.name: section for section in found.sections}
+    if "tab" not in sections:
+        if layout.counts and not partial:
+            raise ValueError(f"{name}: section 'tab': expected, got none")
+        return _join([], layout, found.header)
+    tables = Tables.read(sections["tab"].payload, layout, name)
+
+    def one(block: int) -> SplatModel | None:
+        reader = blocks.Reader(block, layout.counts[block], sections, name)
+        try:
+            return restore(blocks.code_block(reader, layout, tables.predictors, None), layout, tables)
+        except blocks.Missing as error:
+            if partial:
+                return None
+            raise ValueError(str(error)) from None
+
+    parts = parallel(one, range(len(layout.counts)))
+    if not partial:
+        _check_complete(parts, layout, sections, name)
+    return _join([part for part in parts if part is not None], layout, found.header)
+
+
+def _check_complete(
+    parts: list[SplatModel | None], layout: Layout, sections: Mapping[str, Any], name: str
+) -> None:
+    keys = (*GEOMETRY, "dc", *(("lim", "ac") if layout.rest else ()))
+    expected = {"tab"} | {f"{key}/{block}" for key in keys for block in range(len(parts))}
+    for section in sorted(expected ^ set(sections)):
+        what = "expected, got none" if section in expected else "expected none, got one"
+        raise ValueError(f"{name}: section {section!r}: {what}")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Predictors and colour bases of a file; bases are rows of float64."""
+
+    predictors: dict[str, Predictor]
+    dc: NDArray[np.float64]
+    ac: NDArray[np.float64]
+
+    @staticmethod
+    def read(payload: bytes, layout: Layout, name: str) -> Tables:
+        predictors, dc, ac = unpack_tables(payload, layout, name)
+        return Tables.of(predictors, dc, ac, layout)
+
+    @staticmethod
+    def of(
+        predictors: dict[str, Predictor], dc: NDArray[np.int8], ac: NDArray[np.int8], layout: Layout
+    ) -> Tables:
+        if layout.mix == "klt":
+            return Tables(predictors, dc / 127.0, ac / 127.0)
+        k = layout.rest // 3  # All luma coefficients first, then the two chroma axes.
+        basis = np.zeros((3, k, k, 3))
+        for c in range(3):
+            basis[c, np.arange(k), np.arange(k)] = COLOR[c]
+        return Tables(predictors, dc / 127.0, basis.reshape(3 * k, 3 * k))
+
+
+def restore(values: blocks.Values, layout: Layout, tables: Tables) -> SplatModel:
+    """Floats of a block's integers, by separately rounded IEEE operations only."""
+    unit = layout.units
+    n = len(values.cells)
+    t = values.cells * (layout.span / (2 << DEPTH)) + np.array(layout.low)
+    reach = (exact_exp(np.abs(t)) - 1.0) * layout.radius
+    means = np.where(t < 0, -reach, reach) + np.array(layout.center)
+    scales = values.scales * unit["scl"]
+    needle = is_needle(values.scales)
+    scales = np.where(needle[:, None], scales[:, [1, 2, 0]], scales)
+    quats = from_angles(values.tilt * unit["tlt"], values.roll[:, 0] * unit["rol"])
+    zeros = np.zeros((n, 3), np.int32)
+    sh0 = entropy.apply_basis(
+        zeros if values.dc is None else values.dc, tables.dc * unit["dc"], np.zeros(3)
+    )
+    rest = np.zeros((n, layout.rest), np.float32)
+    if values.ac is not None:
+        rest = entropy.apply_basis(values.ac, tables.ac * unit["ac"], np.zeros(layout.rest))
+
+    def tensor(x: NDArray) -> torch.Tensor:
+        return torch.from_numpy(x.astype(np.float32))
+
+    return SplatModel(
+        means=tensor(means),
+        quats=tensor(quats),
+        scales=tensor(scales),
+        opacities=tensor(values.opacity[:, 0] * unit["opa"]),
+        sh0=tensor(sh0)[:, None, :],
+        shN=tensor(rest).reshape(n, layout.rest // 3, 3),
+        antialiased=layout.antialiased,
+    )
+
+
+def _join(parts: list[SplatModel], layout: Layout, header: Mapping[str, Any]) -> SplatModel:
+    extra = {k: v for k, v in header.items() if k not in ("kind", "layout")}
+    shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}
+    shapes["shN"] = (layout.rest // 3, 3)
+    tensors = {
+        name: torch.cat([torch.zeros((0, *shape))] + [getattr(part, name) for part in parts])
+        for name, shape in shapes.items()
+    }
+    return replace(SplatModel(**tensors, antialiased=layout.antialiased), extra=extra)
+
+
+__all__ = ["BLOCK", "Steps", "Tables", "decode", "encode"]
