@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .quant.container import MAGIC
+
 READABLE = ".ply, .compressed.ply, .spz, .sog, meta.json, lod-meta.json, .fpz"
 WRITABLE = ".ply, .spz"
 
@@ -101,7 +103,7 @@ def _check_exists(path: Path) -> None:
 
 
 def _load_bytes(data: bytes, name: str, frame: str | None) -> Any:
-    """Decode by the first bytes; what has no mark of its own can only be ours."""
+    """Decode by the first bytes: every format has a mark of its own."""
     if data.startswith(b"ply"):
         from .gaussians.ply import read_ply
 
@@ -114,12 +116,15 @@ def _load_bytes(data: bytes, name: str, frame: str | None) -> Any:
         from .gaussians.sog import read_sog
 
         return read_sog(data, name=name)
-    suffix = "".join(Path(name).suffixes[-1:]).lower()
-    if suffix == ".fpz":
+    if data.startswith(MAGIC):
         from .gaussians.codec import decode
 
-        return decode(data)
-    if suffix in (".ply", ".spz", ".sog"):
+        try:
+            return decode(data)
+        except ValueError as error:  # The codec knows its sections, not its file.
+            raise ValueError(f"{name}: {error}") from None
+    suffix = Path(name).suffix.lower()
+    if suffix in (".ply", ".spz", ".sog", ".fpz"):
         raise ValueError(f"{name}: not a {suffix} file: it begins with {data[:4]!r}")
     raise ValueError(f"{name}: unknown kind of model; expected one of {READABLE}")
 
