@@ -68,7 +68,11 @@ def save(model: Any, path: str | Path, *, frame: str = "rub") -> None:
     elif name.endswith(".spz"):
         from .gaussians.spz import write_spz
 
-        write_atomic(path, [write_spz(model, frame=frame)])
+        try:
+            data = write_spz(model, frame=frame)
+        except ValueError as error:  # The writer knows no paths.
+            raise ValueError(f"{path}: {error}") from None
+        write_atomic(path, [data])
     else:
         raise ValueError(f"{path}: cannot write this kind of file; expected one of {WRITABLE}")
 

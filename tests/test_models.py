@@ -1,0 +1,132 @@
+"""Loading by content, saving whole or not at all, and one line for everything that goes wrong."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+
+import pytest
+import torch
+
+import fieldpress
+from fieldpress import models
+from fieldpress.gaussians.ply import write_ply
+from fieldpress.gaussians.spz import write_spz
+
+
+def assert_same(got, expected) -> None:
+    for name, value in expected.tensors().items():
+        assert torch.equal(got.tensors()[name], value), name
+
+
+def test_saved_ply_loads(tiny_model, tmp_path):
+    path = tmp_path / "scene.PLY"
+    models.save(tiny_model(), path)
+    assert_same(models.load(path), tiny_model())
+    assert_same(fieldpress.load(str(path)), tiny_model())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saved_spz_loads(tiny_model, tmp_path):
+    path = tmp_path / "scene.spz"
+    for frame in ("rub", "rdf"):
+        models.save(tiny_model(), path, frame=frame)
+        model = models.load(path, frame=frame)
+        assert (model.means - tiny_model().means).abs().max() <= 2**-13
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["scene.ply", "scene.spz", "scene", "scene.bin"])
+@pytest.mark.parametrize("write", [write_ply, write_spz])
+def test_content_decides_before_the_extension(tiny_model, tmp_path, name, write):
+    path = tmp_path / name
+    path.write_bytes(write(tiny_model(3)))
+    assert len(models.load(path)) == 3
+
+
+@pytest.mark.parametrize("write", [write_ply, write_spz])
+def test_dash_is_stdin(tiny_model, monkeypatch, write):
+    class Stdin:
+        buffer = io.BytesIO(write(tiny_model(4)))
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    assert len(models.load("-")) == 4
+    with pytest.raises(ValueError, match=r"^stdin: unknown kind of model; expected one of \.ply"):
+        models.load("-")
+
+
+def test_training_folder(tiny_model, tmp_path):
+    for n, iteration in ((3, 7000), (4, 30000)):
+        folder = tmp_path / f"point_cloud/iteration_{iteration}"
+        folder.mkdir(parents=True)
+        models.save(tiny_model(n), folder / "point_cloud.ply")
+    assert len(models.load(tmp_path)) == 4
+    with pytest.raises(ValueError, match=r"expected a folder with meta\.json, lod-meta\.json or"):
+        models.load(tmp_path / "point_cloud")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"hello", "unknown kind of model; expected one of .ply, .compressed.ply, .spz"),
+        ("a.spz", b"hello", "not a .spz file: it begins with b'hell'"),
+        ("a.fpz", b"hello", "not a .fpz file: it begins with b'hell'"),
+        ("a.sog", b"PK\3\4", "SOG archive not readable"),
+        ("a.ply", b"", "not a .ply file: it begins with b''"),
+        ("a.ply", b"ply\n", "PLY header has no end_header line"),
+        ("a.json", b"{", "SOG meta.json is not JSON"),
+    ],
+)
+def test_one_line_for_what_cannot_be_read(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"^{re.escape(str(path))}: {re.escape(message)}"
+    ) as caught:
+        models.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    for read in (models.load, models.read_bytes):
+        with pytest.raises(FileNotFoundError) as caught:
+            read(tmp_path / "no.ply")
+        assert str(caught.value) == f"{tmp_path / 'no.ply'}: no such file"
+    with pytest.raises(ValueError, match="not readable"):
+        models.read_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.sog", "a.compressed.ply", "a", "a.fpz"])
+def test_unknown_output(tiny_model, tmp_path, name):
+    with pytest.raises(ValueError, match=r"cannot write this kind of file; expected one of \.ply"):
+        models.save(tiny_model(2), tmp_path / name)
+
+
+def test_failure_leaves_the_old_file(tiny_model, tmp_path):
+    path = tmp_path / "scene.ply"
+    path.write_bytes(b"precious")
+
+    def blocks(error: BaseException):
+        yield b"some"
+        raise error
+
+    for error in (RuntimeError(), KeyboardInterrupt(), OSError(28, "No space left on device")):
+        expected = ValueError if isinstance(error, OSError) else type(error)
+        with pytest.raises(expected):
+            models.write_atomic(path, blocks(error))
+        assert path.read_bytes() == b"precious"
+        assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match="cannot write: No such file or directory"):
+        models.save(tiny_model(1), tmp_path / "none" / "scene.ply")
+    bad = tiny_model(2)
+    bad.means[0] = torch.nan
+    with pytest.raises(ValueError, match=r"bad\.spz: SPZ means: expected finite values"):
+        models.save(bad, tmp_path / "bad.spz")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saved_mode_is_that_of_a_plain_file(tiny_model, tmp_path):
+    models.save(tiny_model(1), tmp_path / "a.ply")
+    (tmp_path / "b").write_bytes(b"")
+    assert (tmp_path / "a.ply").stat().st_mode == (tmp_path / "b").stat().st_mode
