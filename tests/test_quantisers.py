@@ -52,6 +52,14 @@ def test_rounding_sets_the_dead_zone(x, step, rounding):
     assert (q.abs().double() >= ratio.floor()).all()
 
 
+@pytest.mark.parametrize("make", [UniformQuantiser, lambda *a, **k: PowerQuantiser(*a, 4, **k)])
+def test_dead_zone_by_hand(make):
+    x = torch.tensor([0.4, 0.6, 0.7, 0.9, 1.7, 1.9, -0.7, -0.9])
+    assert make(1.0).quantise(x).tolist() == [0, 1, 1, 1, 2, 2, -1, -1]
+    assert make(1.0, rounding=0.25).quantise(x).tolist() == [0, 0, 0, 1, 1, 2, 0, -1]
+    assert make(1.0, rounding=0.0).quantise(x).tolist() == [0, 0, 0, 0, 1, 1, 0, 0]
+
+
 @given(indices, steps, st.sampled_from((0.0, 0.125, 0.3)))
 def test_uniform_values_are_ieee_products(q, step, shift):
     got = UniformQuantiser(step, shift=shift).dequantise(q).tolist()

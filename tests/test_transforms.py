@@ -178,6 +178,17 @@ def test_inverse_equals_its_twin_to_the_last_bit(kind):
             assert value == float32(total)
 
 
+def test_inverse_sums_in_order_and_rounds_products_apart():
+    ones = torch.ones(3, 3)
+    assert not apply_inverse(torch.tensor([[1.0, 2.0**60, -(2.0**60)]]), ones).any()
+    assert apply_inverse(torch.tensor([[2.0**60, -(2.0**60), 1.0]]), ones).eq(1).all()
+    # A fused multiply-add would leave the rounding error of the product.
+    factor = 1 + 2.0**-30
+    basis = torch.tensor([[1.0, 1.0], [factor, factor]], dtype=torch.float64)
+    coefs = torch.tensor([[-factor * factor, factor]], dtype=torch.float64)
+    assert not apply_inverse(coefs, basis).any()
+
+
 def test_inverse_does_not_depend_on_threads_or_neighbours():
     basis = fit_klt(correlated(100, 45), torch.ones(100))
     coefs = correlated(9000, 45, seed=5).float()
