@@ -104,7 +104,7 @@ def _check(image: Tensor, reference: Tensor) -> None:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Gaussian means of [..., H, W] around every pixel; the edge is mirrored, as in torchmetrics."""
+    """Gaussian means of [..., H, W] around every pixel, the edge mirrored as in torchmetrics."""
     shape = images.shape
     half = [min(WINDOW // 2, length - 1) for length in shape[-2:]]
     flat = images.reshape(1, -1, *shape[-2:])
