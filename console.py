@@ -109,6 +109,29 @@ def to_json(report: Mapping[str, Any], indent: int | None = 2) -> str:
     return json.dumps(_plain(report), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
+def print_table(report: Mapping[str, Any], out: TextIO) -> None:
+    """The same report for people: one line per entry, nested ones indented."""
+    for line in _table_lines(report, ""):
+        out.write(line + "\n")
+    out.flush()
+
+
+def _table_lines(report: Mapping[str, Any], indent: str) -> Iterator[str]:
+    width = max((len(str(key)) for key in report), default=0)
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}:"
+            yield from _table_lines(value, indent + "  ")
+        elif value is not None:
+            yield f"{indent}{key!s:<{width}}  {_cell(value)}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return " x ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -126,43 +149,74 @@ def _plain(value: Any) -> Any:
 # Outputs
 
 
-def check_output(output: str, *, overwrite: bool, suffixes: tuple[str, ...] = ()) -> None:
+def check_output(output: str, *, overwrite: bool, folder: bool = False) -> None:
     """Raise before any work is done for an output that could not be written at its end."""
+    path = Path(output)
     if output == "-":
         return
-    path = Path(output)
-    if suffixes and not path.name.lower().endswith(suffixes):
-        raise Misuse(f"{output}: expected a name that ends in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise ValueError(f"{output}: no such folder: {path.parent}")
-    if path.exists() and not overwrite:
+    if not path.exists():
+        return
+    if not (path.is_dir() if folder else path.is_file()):
+        raise ValueError(f"{output}: exists and is not a {'folder' if folder else 'regular file'}")
+    if not overwrite:
         raise ValueError(f"{output}: exists already; --overwrite replaces it")
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes it at the end, or vanishes on any error."""
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    old = folder.with_suffix(".old.tmp")
+def whole(path: Path) -> Iterator[Path]:
+    """A path to make a file or a folder at; it takes the place of `path` in the end, or vanishes.
+
+    Into a folder that exists the new files are moved one by one: what else is in it stays.
+    """
     try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        if path.exists():
-            os.replace(path, old)
-        os.replace(folder, path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        raise
+        workplace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot write: {error.strerror}") from None
+    new = workplace / path.name
+    try:
+        yield new
+        moved = [(new, path)]
+        if path.is_dir():
+            files = sorted(file for file in new.rglob("*") if file.is_file())
+            moved = [(file, path / file.relative_to(new)) for file in files]
+        for file, place in moved:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def sink(output: str) -> Iterator[Callable[[bytes], bytes]]:
+    """A function that writes a file's bytes and returns them as they then stand there.
+
+    The file takes its place (or goes to stdout, for "-") only when the block ends without error.
+    """
+    if output == "-":
+        held: list[bytes] = []
+
+        def hold(data: bytes) -> bytes:
+            held.append(data)
+            return data
+
+        yield hold
+        assert sys.__stdout__ is not None
+        for data in held:
+            sys.__stdout__.buffer.write(data)
+        sys.__stdout__.buffer.flush()
+        return
+    with whole(Path(output)) as new:
+
+        def write(data: bytes) -> bytes:
+            try:
+                new.write_bytes(data)
+                return new.read_bytes()
+            except OSError as error:
+                raise ValueError(f"{output}: cannot write: {error.strerror}") from None
+
+        yield write
 
 
 # Progress

@@ -1,0 +1,272 @@
+"""The command: one typed function per verb. Torch is imported inside them, so --help is fast."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from . import __version__, console
+from .console import Misuse, Progress, check_output, say
+
+DESCRIPTION = """Compress captured scenes, prove what was lost, look at them.
+
+Every verb takes --debug, which shows the traceback of a failure. "-" is stdin or stdout wherever
+one file is meant. Exit codes: 0 success, 1 failure, 2 misuse, 130 interrupted."""
+
+Input = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+Scene = Annotated[str | None, tyro.conf.arg(metavar="DIR")]
+Json = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+def _output(metavar: str) -> Any:
+    return tyro.conf.arg(name="output", aliases=["-o"], metavar=metavar)
+
+
+_goal = tyro.conf.create_mutex_group(required=False)
+_path = tyro.conf.create_mutex_group(required=True)
+
+
+def compress(
+    source: Input,
+    output: Annotated[str, _output("OUT.fpz")],
+    target_mb: Annotated[float | None, _goal, tyro.conf.arg(metavar="MB")] = None,
+    target_db: Annotated[float | None, _goal, tyro.conf.arg(metavar="DB")] = None,
+    preset: Annotated[Literal["small", "balanced", "high"], _goal] = "balanced",
+    scene: Scene = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Compress a scene to .fpz; the written bytes are decoded and measured before success.
+
+    Args:
+        source: The scene: .ply, .spz, .sog, a folder of one, or - for stdin.
+        output: The .fpz file to write, or - for stdout.
+        target_mb: The largest size that will do, in MB of 10^6 bytes.
+        target_db: The PSNR to keep against the uncompressed render, in dB.
+        preset: How much to keep where no target is given.
+        scene: A folder with transforms.json and photographs to measure on as well.
+        seed: Of every random choice; the same seed gives the same file.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import press
+
+    _need_room(output, json_)
+    if target_mb is not None and not 1e-6 <= target_mb <= 1e9:
+        raise Misuse(f"--target-mb: expected 0.000001 to 1e9, got {target_mb:g}")
+    check_output(output, overwrite=overwrite)
+    target_bytes = None if target_mb is None else int(1e6 * target_mb)
+    try:
+        settings = press.CompressSettings(preset, target_bytes, target_db, seed)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = press.compress_file(source, output, settings, scene=scene, progress=progress)
+    _finish(report, json_, out if output != "-" else sys.stderr)
+
+
+def decompress(
+    source: Input,
+    output: Annotated[str, _output("OUT")],
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Write a .fpz file in an open format: .ply or .spz, by the extension of the output.
+
+    Args:
+        source: The .fpz file, or - for stdin.
+        output: The file to write, or - for a PLY on stdout.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import press
+
+    _convert(source, output, overwrite, json_, press.read_compressed)
+
+
+def convert(
+    source: Input,
+    output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Write any scene file in another format; `compress` is the verb that makes .fpz.
+
+    Args:
+        source: The scene: .ply, .spz, .sog, .fpz, a folder of one, or - for stdin.
+        output: The .ply or .spz file to write, or - for a PLY on stdout.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import press
+
+    _convert(source, output, overwrite, json_, press.read_source)
+
+
+def _convert(
+    source: str, output: str, overwrite: bool, json_: bool, read: Callable[[str], Any]
+) -> None:
+    from . import press
+
+    _need_room(output, json_)
+    if output.lower().endswith(".fpz"):
+        raise Misuse(f"{output}: fieldpress compress is the verb that writes .fpz")
+    check_output(output, overwrite=overwrite)
+    with console.quiet_stdout() as out:
+        report = press.convert_file(read, source, output)
+    _finish(report, json_, out if output != "-" else sys.stderr)
+
+
+def render(
+    source: Input,
+    output: Annotated[str, _output("DIR|OUT.mp4")],
+    cameras: Annotated[str | None, _path, tyro.conf.arg(metavar="FILE")] = None,
+    scene: Annotated[str | None, _path, tyro.conf.arg(metavar="DIR")] = None,
+    orbit: Annotated[int | None, _path, tyro.conf.arg(metavar="N")] = None,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Render pictures: PNG frames into a folder, or one mp4 at 30 frames per second.
+
+    Args:
+        source: The scene: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
+        output: The folder of frames, or a name that ends in .mp4.
+        cameras: A transforms.json whose cameras to render; its photographs are not needed.
+        scene: A folder with transforms.json, all of whose views to render.
+        orbit: This many views around the dense core of the scene.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import pictures, press
+
+    if orbit is not None and orbit < 1:
+        raise Misuse(f"--orbit: expected at least 1 view, got {orbit}")
+    if output == "-":
+        raise Misuse("-o: expected a folder or a name that ends in .mp4, got stdout")
+    check_output(output, overwrite=overwrite, folder=not pictures.is_video(output))
+    with console.quiet_stdout() as out, Progress() as progress:
+        model, views = press.model_and_views(source, cameras or scene, orbit)
+        report = pictures.render_file(model, views, Path(output), progress)
+    _finish({"input": source, "output": output, **report}, json_, out)
+
+
+def evaluate(
+    source: Input,
+    scene: Scene = None,
+    reference: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
+    output: Annotated[str | None, _output("REPORT.json")] = None,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Measure a file: against photographs, against another file, or both.
+
+    Args:
+        source: The scene: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
+        scene: A folder with transforms.json and photographs; its test views are measured.
+        reference: The uncompressed scene, to whose render this one's is compared.
+        output: Where to write the report as JSON.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import press
+
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = press.evaluate_file(source, scene, reference, progress=progress)
+        if output is not None and output != "-":
+            with console.sink(output) as write:
+                write((console.to_json(report) + "\n").encode())
+    _finish(report, json_ or output == "-", out)
+
+
+def info(source: Input, json_: Json = False) -> None:
+    """Say what is in a file: sections, counts, bytes by attribute, provenance.
+
+    Args:
+        source: The file: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
+        json_: Print one JSON object on stdout.
+    """
+    from . import press
+
+    with console.quiet_stdout() as out:
+        report = press.describe(source)
+    _finish(report, json_, out)
+
+
+def demo(
+    output: Annotated[str, _output("DIR")] = "demo-out",
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Make a small posed capture, compress it, measure it, write a report: no download.
+
+    Args:
+        output: The folder to write.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from .demo import run_demo
+
+    check_output(output, overwrite=overwrite, folder=True)
+    place = console.whole(Path(output))
+    with console.quiet_stdout() as out, Progress() as progress, place as folder:
+        report = run_demo(folder, progress=progress)
+    say(f"the report is {Path(output) / 'report.html'}")
+    _finish({"output": output, **report}, json_, out)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "compress": compress,
+    "decompress": decompress,
+    "convert": convert,
+    "render": render,
+    "eval": evaluate,
+    "info": info,
+    "demo": demo,
+}
+
+
+def _need_room(output: str, json_: bool) -> None:
+    if output == "-" and json_:
+        raise Misuse("--json: stdout already carries the output; write that to a file")
+
+
+def _finish(report: Mapping[str, Any], json_: bool, out: Any) -> None:
+    if json_:
+        console.print_json(report, out)
+    else:
+        console.print_table(report, out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if args in (["--version"], ["-V"]):
+        print(f"fieldpress {__version__}")
+        return 0
+
+    def verb() -> None:
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS,
+            prog="fieldpress",
+            description=DESCRIPTION,
+            args=args,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+
+    try:
+        return console.run(verb, debug=debug)
+    except SystemExit as error:  # tyro's: 0 after --help, 2 after a misuse that it explained.
+        return error.code if isinstance(error.code, int) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

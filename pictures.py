@@ -1,0 +1,87 @@
+"""Rendered views as files: PNG frames in a folder, or one mp4."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+from .console import whole
+from .scenes.cameras import Cameras
+
+FRAMES_PER_SECOND = 30
+FRAME_NAME = "frame_{:05d}.png"
+VIDEO_CODECS = ("libx264", "libopenh264", "mpeg4")  # The first that this build of PyAV has.
+
+Frame = np.ndarray[Any, np.dtype[np.uint8]]
+Progress = Callable[[str, float], None]
+
+
+def is_video(output: str | Path) -> bool:
+    """Whether an output of this name is one video rather than a folder of frames."""
+    return Path(output).suffix.lower() == ".mp4"
+
+
+def render_file(model: Any, cameras: Cameras, output: Path, progress: Progress) -> dict[str, Any]:
+    """Render every camera into `output`: an .mp4 file or else a folder of PNG frames.
+
+    Frames of an earlier, longer run do not stay in the folder; other files do. Raises ValueError
+    naming the output where the package that writes it is not installed.
+    """
+    start = time.perf_counter()
+    write = _write_video if is_video(output) else _write_frames
+    with whole(output) as new:
+        write(_frames(model, cameras, progress), new, output)
+    for stale in output.glob("frame_*.png") if output.is_dir() else ():
+        if stale.stem[6:].isdecimal() and int(stale.stem[6:]) >= len(cameras):
+            stale.unlink()
+    return {
+        "views": len(cameras),
+        "render_size": [cameras.width, cameras.height],
+        "seconds": time.perf_counter() - start,
+        "version": __version__,
+    }
+
+
+def _frames(model: Any, cameras: Cameras, progress: Progress) -> Iterator[Frame]:
+    for i in range(len(cameras)):
+        progress("rendering", i / len(cameras))
+        image = model.render(cameras[i : i + 1])[0].clamp(0, 1)
+        yield (255 * image + 0.5).byte().cpu().numpy()
+
+
+def _write_frames(frames: Iterator[Frame], folder: Path, output: Path) -> None:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ValueError(
+            f"{output}: PNG frames need pillow: pip install 'fieldpress[images]'"
+        ) from None
+    folder.mkdir()
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / FRAME_NAME.format(i), compress_level=3)
+
+
+def _write_video(frames: Iterator[Frame], path: Path, output: Path) -> None:
+    try:
+        import av
+    except ImportError:
+        raise ValueError(f"{output}: mp4 needs PyAV: pip install 'fieldpress[video]'") from None
+    codec = next(name for name in VIDEO_CODECS if name in av.codecs_available)
+    with av.open(str(path), "w") as container:
+        stream: Any = None
+        for frame in frames:
+            frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # For 4:2:0.
+            if stream is None:
+                stream = container.add_stream(codec, rate=Fraction(FRAMES_PER_SECOND))
+                stream.height, stream.width = frame.shape[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.options = {"crf": "16"} if codec == "libx264" else {"b": "20000000"}
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())

@@ -1,0 +1,334 @@
+"""The whole job behind each verb: read, compress, verify, measure, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__, models
+from .console import Progress, say, sink
+from .gaussians.codec import decode
+from .gaussians.compress import VIEW_SIZE, VIEWS, CompressSettings, compress
+from .gaussians.model import SplatModel
+from .gaussians.sanitize import sanitize
+from .quant import container
+from .scenes.cameras import Cameras, Scene
+from .scenes.evaluate import Report, evaluate
+from .scenes.orbit import orbit
+from .scenes.synthesise import find_core, synthesise_cameras
+from .scenes.transforms_json import read_transforms
+
+ENCODE_SHARE = 0.85  # Of the time of a compression; the rest is measuring.
+ORBIT_REACH = 2.2  # Distance of an orbit's cameras, in radii of the core.
+SOG_SUFFIXES = {".webp", ".json"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and the bytes that it took on disk, where one can say."""
+
+    model: SplatModel
+    input_bytes: int | None
+
+
+def read_source(path: str) -> Source:
+    """Read any scene file, folder or stdin ("-"). Raises ValueError or FileNotFoundError."""
+    if path == "-":
+        data = models.read_bytes(path)
+        return Source(models._load_bytes(data, "stdin", None), len(data))
+    model = models.load(path)
+    return Source(model, _size_on_disk(Path(path)))
+
+
+def read_compressed(path: str) -> Source:
+    """Read a .fpz file, or one from stdin. Raises ValueError for anything else."""
+    data = models.read_bytes(path)
+    return Source(decode(data, name=_name(path)), len(data))
+
+
+def _name(path: str) -> str:
+    return "stdin" if path == "-" else path
+
+
+def _size_on_disk(path: Path) -> int | None:
+    """Bytes of a file, or of a loose SOG; which file of a training folder was read is not known."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() and not (path / "meta.json").exists():
+        return None
+    if path.is_dir() or path.suffix == ".json":
+        files = [file for file in folder.iterdir() if file.suffix in SOG_SUFFIXES]
+        return sum(file.stat().st_size for file in files)
+    return path.stat().st_size
+
+
+# Views
+
+
+def core_arguments(model: SplatModel) -> tuple[Any, Any, Any]:
+    """Means, weights and sizes with which `scenes.synthesise` finds the core of a scene."""
+    area = model.scales.sort(dim=1).values[:, 1:].sum(dim=1).exp()
+    return model.means, model.opacities.sigmoid() * area, area.sqrt()
+
+
+def split_views(model: SplatModel, scene: Scene | None, seed: int) -> tuple[Cameras, Cameras]:
+    """Views to learn from and views to measure on: the scene's own, else synthesised ones."""
+    if scene is not None:
+        return scene.train, scene.test
+    width, height = VIEW_SIZE
+    return synthesise_cameras(
+        *core_arguments(model), count=VIEWS, width=width, height=height, seed=seed
+    )
+
+
+def orbit_views(model: SplatModel, count: int) -> Cameras:
+    """`count` views on a circle around the dense core."""
+    core = find_core(*core_arguments(model))
+    width, height = VIEW_SIZE
+    center, up = [float(x) for x in core.center], [float(x) for x in core.up]
+    return orbit(center, ORBIT_REACH * core.radius, count, width=width, height=height, up=up)
+
+
+def model_and_views(
+    source: str, cameras: str | None, orbit: int | None
+) -> tuple[SplatModel, Cameras]:
+    """What `render` shows: a model, and views from a transforms.json or around its core."""
+    views = None
+    if cameras is not None:
+        scene = read_transforms(cameras)
+        views = _joined(scene.train, scene.test)
+    model = read_source(source).model
+    return model, orbit_views(model, orbit or 1) if views is None else views
+
+
+def _joined(first: Cameras, second: Cameras) -> Cameras:
+    if (first.width, first.height) != (second.width, second.height):
+        return first
+    viewmats = torch.cat([first.viewmats, second.viewmats])
+    return Cameras(viewmats, torch.cat([first.Ks, second.Ks]), first.width, first.height)
+
+
+# Verbs
+
+
+def compress_file(
+    source: str,
+    output: str,
+    settings: CompressSettings,
+    *,
+    scene: str | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compress `source` to `output`, which appears once its bytes were decoded and measured."""
+    photos = None if scene is None else read_transforms(scene)
+    given = read_source(source)
+    model, removed = _sanitised(given.model, _name(source))
+    views, holdout = split_views(model, photos, settings.seed)
+    with sink(output) as write:
+        start = time.perf_counter()
+        try:
+            pressed = compress(
+                model,
+                settings,
+                views=views,
+                holdout=holdout,
+                progress=progress.part(0, ENCODE_SHARE),
+            )
+        except ValueError as error:
+            raise ValueError(f"{_name(source)}: {error}") from None
+        encode_seconds = time.perf_counter() - start
+        data = write(pressed.data)
+        start = time.perf_counter()
+        decoded = _verified(data, pressed.data, pressed.report, output)
+        decode_seconds = time.perf_counter() - start
+        measured = _measure(decoded, holdout, model, photos, progress.part(ENCODE_SHARE, 1))
+    return {
+        **_sizes(given, data),
+        "count_in": len(given.model),
+        "count_out": len(decoded),
+        **_without_views(measured),
+        "bytes_by_section": bytes_by_attribute(container.sizes(data)),
+        "encode_seconds": encode_seconds,
+        "decode_seconds": decode_seconds,
+        "seed": settings.seed,
+        "version": __version__,
+        "input": source,
+        "output": output,
+        "sh_degree": model.sh_degree,
+        "sanitised": removed,
+    }
+
+
+def _sanitised(model: SplatModel, name: str) -> tuple[SplatModel, dict[str, int]]:
+    clean, counts = sanitize(model)
+    found = {reason: count for reason, count in counts.items() if not reason.startswith("count_")}
+    if len(clean) == 0:
+        raise ValueError(f"{name}: none of its {len(model)} Gaussians is finite and visible")
+    remarks = [f"{count} {reason.replace('_', ' ')}" for reason, count in found.items() if count]
+    if remarks:
+        say(f"{name}: of {len(model)} Gaussians {', '.join(remarks)}: removed or repaired")
+    return clean, found
+
+
+def _verified(data: bytes, meant: bytes, report: Mapping[str, Any], name: str) -> SplatModel:
+    """The model of the written bytes. Raises ValueError where they are not what was encoded."""
+    if data != meant:
+        raise ValueError(f"{name}: what was read back is not what was written")
+    decoded = decode(data, name=_name(name))
+    if len(decoded) != report["count_out"]:
+        expected = f"expected {report['count_out']} Gaussians, got {len(decoded)}"
+        raise ValueError(f"{name}: does not decode to what was encoded: {expected}")
+    return decoded
+
+
+def _sizes(given: Source, data: bytes) -> dict[str, Any]:
+    """Input and output bytes, and both ratios: against 4 bytes a float, and against the file."""
+    return {
+        "input_bytes": given.input_bytes,
+        "output_bytes": len(data),
+        "ratio": given.model.float_bytes / len(data),
+        "ratio_to_input": None if given.input_bytes is None else given.input_bytes / len(data),
+    }
+
+
+def _measure(
+    model: SplatModel,
+    cameras: Cameras,
+    reference: SplatModel | None,
+    scene: Scene | None,
+    progress: Progress,
+) -> Report:
+    return evaluate(
+        model.render,
+        cameras,
+        reference=None if reference is None else reference.render,
+        photos=None if scene is None else scene.test_images,
+        progress=lambda done: progress("measuring", done),
+    )
+
+
+def _without_views(report: Report) -> dict[str, Any]:
+    return {key: value for key, value in report.to_json().items() if key != "per_view"}
+
+
+def convert_file(read: Callable[[str], Source], source: str, output: str) -> dict[str, Any]:
+    """Read with `read` and write `output` by its extension, or a PLY to stdout."""
+    start = time.perf_counter()
+    given = read(source)
+    if output == "-":
+        from .gaussians.ply import ply_blocks
+
+        with sink(output) as write:
+            output_bytes = len(write(b"".join(ply_blocks(given.model))))
+    else:
+        models.save(given.model, output)
+        output_bytes = Path(output).stat().st_size
+    return {
+        "input": source,
+        "output": output,
+        "input_bytes": given.input_bytes,
+        "output_bytes": output_bytes,
+        "count_in": len(given.model),
+        "count_out": len(given.model),
+        "sh_degree": given.model.sh_degree,
+        "seconds": time.perf_counter() - start,
+        "version": __version__,
+    }
+
+
+def evaluate_file(
+    source: str, scene: str | None, reference: str | None, *, progress: Progress
+) -> dict[str, Any]:
+    """Quality against photographs and against a reference file, speed, and sizes."""
+    photos = None if scene is None else read_transforms(scene)
+    start = time.perf_counter()
+    given = read_source(source)
+    decode_seconds = time.perf_counter() - start
+    original = None if reference is None else read_source(reference)
+    model = _sanitised(given.model, _name(source))[0]
+    basis = model if original is None else _sanitised(original.model, _name(reference or ""))[0]
+    cameras = split_views(basis, photos, seed=0)[1]
+    reference_model = None if original is None else basis
+    measured = _measure(model, cameras, reference_model, photos, progress)
+    compared = original or given
+    return {
+        "input_bytes": compared.input_bytes,
+        "output_bytes": given.input_bytes,
+        "ratio": compared.model.float_bytes / given.input_bytes if given.input_bytes else None,
+        "count_in": len(compared.model),
+        "count_out": len(given.model),
+        **measured.to_json(),
+        "decode_seconds": decode_seconds,
+        "version": __version__,
+        "input": source,
+        "reference": reference,
+        "scene": scene,
+    }
+
+
+# Description
+
+
+def describe(source: str) -> dict[str, Any]:
+    """What is in a file, without rendering it."""
+    if source == "-" or Path(source).is_file():
+        data = models.read_bytes(source)
+        if data.startswith(container.MAGIC):
+            return _describe_compressed(data, _name(source))
+        model, size = models._load_bytes(data, _name(source), None), len(data)
+    else:
+        given = read_source(source)
+        model, size = given.model, given.input_bytes
+    return {
+        **_describe_model(model),
+        "input_bytes": size,
+        "bytes_by_attribute": {
+            name: 4 * tensor.numel() for name, tensor in model.tensors().items()
+        },
+        "provenance": dict(model.extra),
+        "version": __version__,
+    }
+
+
+def _describe_compressed(data: bytes, name: str) -> dict[str, Any]:
+    found = container.read(data, name=name)
+    model = decode(data, name=name)
+    header = {key: value for key, value in found.header.items() if key not in ("kind", "layout")}
+    return {
+        **_describe_model(model),
+        "input_bytes": len(data),
+        "ratio": model.float_bytes / len(data),
+        "bytes_by_attribute": bytes_by_attribute(container.sizes(data, name=name)),
+        "sections": {
+            section.name: {"codec": section.codec, "bytes": len(section.payload)}
+            for section in found.sections
+        },
+        "provenance": header,
+        "version": __version__,
+    }
+
+
+def _describe_model(model: SplatModel) -> dict[str, Any]:
+    finite = model.means[model.means.isfinite().all(1)]
+    bounds = [finite.amin(0).tolist(), finite.amax(0).tolist()] if len(finite) else None
+    return {
+        "kind": model.kind,
+        "count": len(model),
+        "sh_degree": model.sh_degree,
+        "antialiased": model.antialiased,
+        "bounding_box": bounds,
+        "float_bytes": model.float_bytes,
+    }
+
+
+def bytes_by_attribute(sections: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of each kind of section, summed over blocks ("dc/0" and "dc/1" are both "dc")."""
+    total: dict[str, int] = {}
+    for name, size in sections.items():
+        kind = name.partition("/")[0]
+        total[kind] = total.get(kind, 0) + size
+    return total
