@@ -3,23 +3,247 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from . import _native
+from .sh import basis_count
+
+RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
+RASTERIZE_MODES = ("classic", "antialiased")
 
 
 @dataclass(frozen=True)
 class RasterOptions:
-    """What may be asked of the rasteriser beyond the scene and the cameras."""
+    """What may be asked of the rasteriser beyond the scene and the cameras.
+
+    Attributes:
+        sh_degree: colors are SH coefficients, of which this degree (0 to 4) is used; None: channels.
+        near_plane, far_plane: camera z outside them is not drawn, world units.
+        eps2d: pixels squared, added to the diagonal of the screen covariance.
+        alpha_clamp: alpha never exceeds this; 0.999 for parity with gsplat 1.5.3.
+        render_mode: RGB, D, ED, RGB+D or RGB+ED; D is accumulated camera z, ED divides by alpha.
+        rasterize_mode: classic, or antialiased (Mip-Splatting's compensation of eps2d).
+        backgrounds: [D] or [C, D] float32 behind the colour channels; depth has none.
+        radius_clip: splats whose radii are both at most this many pixels are not drawn.
+        compensation_floor: least antialiasing factor; 0 for parity with gsplat 1.5.3.
+        details: add per-Gaussian tensors to the returned dict.
+    """
 
     sh_degree: int | None = None
-    near_plane: float = 0.01
-    far_plane: float = 1e10
-    eps2d: float = 0.3
-    alpha_clamp: float = 0.99
+    near_plane: float = _native.NEAR_PLANE
+    far_plane: float = _native.FAR_PLANE
+    eps2d: float = _native.EPS2D
+    alpha_clamp: float = _native.ALPHA_CLAMP
     render_mode: str = "RGB"
     rasterize_mode: str = "classic"
     backgrounds: Tensor | None = None
+    radius_clip: float = 0.0
+    compensation_floor: float = _native.COMPENSATION_FLOOR
+    details: bool = False
+
+    def __post_init__(self) -> None:
+        if self.render_mode not in RENDER_MODES:
+            raise ValueError(f"render_mode: expected one of {RENDER_MODES}, got {self.render_mode!r}")
+        if self.rasterize_mode not in RASTERIZE_MODES:
+            raise ValueError(
+                f"rasterize_mode: expected one of {RASTERIZE_MODES}, got {self.rasterize_mode!r}"
+            )
+        if self.sh_degree is not None:
+            basis_count(self.sh_degree)
+        if not 0 <= self.near_plane < self.far_plane:
+            raise ValueError(
+                "near_plane, far_plane: expected 0 <= near < far,"
+                f" got {self.near_plane} and {self.far_plane}"
+            )
+        if not 0 < self.alpha_clamp <= 1:
+            raise ValueError(f"alpha_clamp: expected in (0, 1], got {self.alpha_clamp}")
+        for name in ("eps2d", "radius_clip", "compensation_floor"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+
+    @property
+    def has_color(self) -> bool:
+        return self.render_mode.startswith("RGB")
+
+    @property
+    def has_depth(self) -> bool:
+        return self.render_mode.endswith("D")
 
 
-def rasterize(means, quats, scales, opacities, colors, viewmats, Ks, width, height, options):  # noqa
-    raise NotImplementedError
+def rasterize(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor | None,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    options: RasterOptions = RasterOptions(),  # noqa: B008  (frozen)
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Images of N Gaussians from C pinhole cameras (Kerbl et al. 2023), gsplat's semantics.
+
+    A Gaussian with a NaN or an infinity anywhere is not drawn. Values only: gradients raise.
+
+    Args:
+        means: [N, 3] float32 centres, world units.
+        quats: [N, 4] float32 wxyz, of any length.
+        scales: [N, 3] float32 standard deviations, world units (linear).
+        opacities: [N] float32 in [0, 1].
+        colors: float32 SH [N, K, 3] with options.sh_degree, else [N, D] or [C, N, D] with D up to
+            32; may be None where only depth is rendered.
+        viewmats: [C, 4, 4] float32 world to camera, OpenCV axes.
+        Ks: [C, 3, 3] float32 intrinsics, pixels; pixel centres at +0.5.
+        width: image columns.
+        height: image rows.
+        options: everything else.
+
+    Returns:
+        Image [C, H, W, channels], alpha [C, H, W, 1], and a dict: width, height, n_cameras,
+        tile_size, seconds (by stage); with options.details also gsplat's radii [C, N, 2] int32,
+        means2d [C, N, 2], depths [C, N], conics [C, N, 3], opacities [C, N] and tiles_per_gauss
+        [C, N] int32, all zero where a Gaussian is culled.
+
+    Raises:
+        ValueError: a shape, dtype, device or value that does not fit, by argument.
+    """
+    gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, Ks)
+    settings = native_settings(width, height, options)
+    if options.has_color:
+        colors = _checked_colors(colors, len(means), len(viewmats), options)
+        settings.color_channels = colors.shape[-1]
+    else:
+        colors = None
+    count, channels = len(viewmats), settings.color_channels + options.has_depth
+    backgrounds = _full_backgrounds(options, count, settings.color_channels, channels)
+    image = torch.empty(count, height, width, channels)
+    alpha = torch.empty(count, height, width, 1)
+    details = _details(count, len(means)) if options.details else {}
+    seconds = _native.render(
+        *gaussians, colors, *cameras, settings, backgrounds, image, alpha,
+        tuple(details.values()) if details else None,
+    )  # fmt: skip
+    meta: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "n_cameras": count,
+        "tile_size": _native.TILE,
+        "seconds": dict(zip(("project", "sort", "bin", "blend"), seconds, strict=True)),
+    }
+    return image, alpha, meta | details
+
+
+def checked_scene(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The Gaussians and the cameras as the kernels take them: contiguous, without gradients.
+
+    Raises ValueError naming the first argument that does not fit.
+    """
+    n = _length("means", means)
+    gaussians = [
+        checked("means", means, (n, 3)),
+        checked("quats", quats, (n, 4)),
+        checked("scales", scales, (n, 3)),
+        checked("opacities", opacities, (n,)),
+    ]
+    c = _length("viewmats", viewmats)
+    cameras = [checked("viewmats", viewmats, (c, 4, 4)), checked("Ks", Ks, (c, 3, 3))]
+    for name, value in zip(("viewmats", "Ks"), cameras, strict=True):
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    if bool((cameras[1][:, (0, 1), (0, 1)] <= 0).any()):
+        raise ValueError("Ks: expected positive focal lengths, got one that is not")
+    return gaussians, cameras
+
+
+def checked(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor, contiguous and detached; ValueError unless float32 on the CPU of this shape."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.device.type == "cuda":
+        raise ValueError(f"{name}: the CUDA kernels are not built yet (issue 7); got a CUDA tensor")
+    if value.device.type != "cpu":
+        raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
+    if value.dtype != torch.float32:
+        raise ValueError(f"{name}: expected float32, got {str(value.dtype).removeprefix('torch.')}")
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name}: gradients are not built yet; expected a call under no_grad()")
+    return value.detach().contiguous()
+
+
+def native_settings(width: int, height: int, options: RasterOptions) -> _native.Settings:
+    """The options as the kernels take them, without colour channels."""
+    for name, side in (("width", width), ("height", height)):
+        if not 1 <= side <= _native.MAX_SIDE:
+            raise ValueError(f"{name}: expected 1 to {_native.MAX_SIDE}, got {side}")
+    settings = _native.Settings()
+    settings.width, settings.height = int(width), int(height)
+    settings.near_plane, settings.far_plane = options.near_plane, options.far_plane
+    settings.eps2d, settings.alpha_clamp = options.eps2d, options.alpha_clamp
+    settings.compensation_floor = options.compensation_floor
+    settings.radius_clip = options.radius_clip
+    settings.sh_degree = -1 if options.sh_degree is None else options.sh_degree
+    settings.depth = options.has_depth
+    settings.expected = options.render_mode.endswith("ED")
+    settings.antialiased = options.rasterize_mode == "antialiased"
+    settings.threads = torch.get_num_threads()
+    return settings
+
+
+def _length(name: str, value: Tensor) -> int:
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        raise ValueError(f"{name}: expected a tensor with rows, got {type(value).__name__}")
+    return len(value)
+
+
+def _checked_colors(colors: Tensor | None, n: int, c: int, options: RasterOptions) -> Tensor:
+    if not isinstance(colors, Tensor):
+        raise ValueError(f"colors: expected a tensor, got {type(colors).__name__}")
+    got = list(colors.shape)
+    if options.sh_degree is not None:
+        bases = basis_count(options.sh_degree)
+        if len(got) != 3 or got[0] != n or got[1] < bases or got[2] != 3:
+            raise ValueError(f"colors: expected [{n}, {bases} or more, 3], got {got}")
+    elif got[:-1] not in ([n], [c, n]) or not 1 <= got[-1] <= _native.MAX_CHANNELS:
+        raise ValueError(
+            f"colors: expected [{n}, D] or [{c}, {n}, D], D from 1 to {_native.MAX_CHANNELS},"
+            f" got {got}"
+        )
+    return checked("colors", colors, tuple(got))
+
+
+def _full_backgrounds(
+    options: RasterOptions, cameras: int, colors: int, channels: int
+) -> Tensor | None:
+    if options.backgrounds is None or not options.has_color:
+        return None
+    given = options.backgrounds
+    shape = (cameras, colors) if given.ndim == 2 else (colors,)
+    given = checked("backgrounds", given, shape)
+    full = torch.zeros(cameras, channels)
+    full[:, :colors] = given
+    return full
+
+
+def _details(cameras: int, n: int) -> dict[str, Tensor]:
+    """In the order in which the kernels take them."""
+    return {
+        "radii": torch.zeros(cameras, n, 2, dtype=torch.int32),
+        "means2d": torch.zeros(cameras, n, 2),
+        "depths": torch.zeros(cameras, n),
+        "conics": torch.zeros(cameras, n, 3),
+        "opacities": torch.zeros(cameras, n),
+        "tiles_per_gauss": torch.zeros(cameras, n, dtype=torch.int32),
+    }

@@ -1,0 +1,88 @@
+// What the stages of one frame hand to each other. Plain data: read by every instruction-set copy.
+#pragma once
+
+#include <cstdint>
+
+namespace fieldpress::render {
+
+// Gaussians as the caller holds them; nothing is copied.
+struct Scene {
+  int64_t count = 0;
+  const float* means = nullptr;      // [N, 3]
+  const float* quats = nullptr;      // [N, 4] wxyz, any length
+  const float* scales = nullptr;     // [N, 3] linear
+  const float* opacities = nullptr;  // [N]
+  const float* colors = nullptr;     // [N, color_stride]: SH [K, 3] or channels; null: no colour
+  int64_t color_stride = 0;
+  int sh_degree = -1;                // -1: colors are channels
+};
+
+struct Settings {
+  int width = 0, height = 0;
+  float near_plane = 0, far_plane = 0, eps2d = 0, alpha_clamp = 0, compensation_floor = 0;
+  float radius_clip = 0;
+  int sh_degree = -1;
+  int color_channels = 0;  // 3 with SH
+  bool depth = false;      // one more channel, the last: camera z
+  bool expected = false;   // that channel divided by alpha
+  bool antialiased = false;
+  int threads = 1;
+
+  int channels() const { return color_channels + (depth ? 1 : 0); }
+};
+
+struct Camera {
+  float rotation[9];  // world to camera, row-major
+  float shift[3];     // camera = rotation * (world - center) + shift; shift is about 0
+  float center[3];
+  float fx, fy, cx, cy;
+  float limit_x_low, limit_x_high, limit_y_low, limit_y_high;  // clamp of x/z, y/z in the Jacobian
+};
+
+// A projected survivor. At pixel offset (dx, dy) from its mean, with q the Mahalanobis form,
+//   log2(255 * opacity * exp(-q / 2)) = reach - (ax*dx + axy*dy)^2 - (ay*dy)^2,
+// the conic completed to two squares: no cancellation, and q is never negative.
+struct alignas(64) Splat {
+  float x, y;         // means2d
+  float ax, axy, ay;
+  float reach;        // log2(255 * opacity): drawn where the form above is >= 0
+  float ceiling;      // min(opacity, alpha_clamp)
+  float widest_y;     // dy at which the drawn ellipse reaches furthest right
+  float inverse_ax;
+  float extent_y;     // half height of the drawn ellipse
+  float color[4];     // up to 4 channels, depth among them; more are read from the scene
+  float depth;
+  uint32_t id;
+};
+
+// What one splat left in one tile.
+struct TileShare {
+  float weight, weight_sq, max_weight;
+  uint32_t hits;
+};
+
+struct Tile {
+  int x, y;                  // its top left pixel
+  const uint32_t* list;      // indices into splats, front to back
+  int64_t count;
+};
+
+struct Target {
+  float* image;              // [H, W, channels]
+  float* alpha;              // [H, W]
+  const float* background;   // [channels] or null
+};
+
+// One copy per instruction set.
+struct Kernels {
+  // Survivors among [begin, end) to out, in order; returns their number.
+  int64_t (*project)(const Scene&, const Camera&, const Settings&, int64_t begin, int64_t end,
+                     Splat* out);
+  // Tiles that the drawn ellipse touches, as one run per tile row: writes [first, last) tile
+  // numbers to runs (2 per run, room for 2 * tile rows), returns the number of runs.
+  int (*cover)(const Splat&, int tiles_x, int tiles_y, uint32_t* runs);
+  void (*blend)(const Scene&, const Settings&, const Splat* splats, const Tile&, const Target&);
+  void (*measure)(const Settings&, const Splat* splats, const Tile&, TileShare* shares);
+};
+
+}  // namespace fieldpress::render

@@ -1,0 +1,245 @@
+// From Gaussians to screen-space splats: EWA projection (Zwicker et al. 2001, as in Kerbl et al.
+// 2023), culling, colour from spherical harmonics, and the tiles that each splat touches.
+#include "constants.h"
+#include "frame.h"
+#include "sh_simd.h"
+#include "simd.h"
+
+namespace fieldpress::render::FIELDPRESS_ISA {
+namespace {
+
+// Pixels and squared extents by which a test errs towards keeping: rounding must not drop a pixel.
+constexpr float SLACK_PIXELS = 0.02f;
+constexpr float SLACK_REACH = 1e-3f;
+constexpr int MAX_BASES = (MAX_SH_DEGREE + 1) * (MAX_SH_DEGREE + 1);
+
+// LANES Gaussians side by side.
+struct Group {
+  Floats mean[3], quat[4], scale[3], opacity;
+};
+
+FP_INLINE Group gather(const Scene& scene, int64_t begin, int valid) {
+  Group g;
+  for (int lane = 0; lane < LANES; ++lane) {
+    const int64_t i = begin + (lane < valid ? lane : 0);
+    for (int k = 0; k < 3; ++k) g.mean[k][lane] = scene.means[3 * i + k];
+    for (int k = 0; k < 4; ++k) g.quat[k][lane] = scene.quats[4 * i + k];
+    for (int k = 0; k < 3; ++k) g.scale[k][lane] = scene.scales[3 * i + k];
+    g.opacity[lane] = scene.opacities[i];
+  }
+  return g;
+}
+
+// 2x3 factor F with cov2d = F F^T: Jacobian * view rotation * Gaussian rotation * scales.
+FP_INLINE void screen_factor(const Group& g, const Camera& c, const Floats cam[3], Floats f[2][3]) {
+  const Floats inverse_z = 1.0f / cam[2];
+  const Floats tx = least(most(cam[0] * inverse_z, all<Floats>(c.limit_x_low)),
+                          all<Floats>(c.limit_x_high));
+  const Floats ty = least(most(cam[1] * inverse_z, all<Floats>(c.limit_y_low)),
+                          all<Floats>(c.limit_y_high));
+  const Floats jx = c.fx * inverse_z, jy = c.fy * inverse_z;
+  const float* r = c.rotation;
+  Floats t[2][3];
+  for (int k = 0; k < 3; ++k) {
+    t[0][k] = jx * (r[k] - tx * r[6 + k]);
+    t[1][k] = jy * (r[3 + k] - ty * r[6 + k]);
+  }
+  const Floats w = g.quat[0], x = g.quat[1], y = g.quat[2], z = g.quat[3];
+  const Floats two = 2.0f / (w * w + x * x + y * y + z * z);  // Normalises R = I + two * (...).
+  const Floats rot[3][3] = {
+      {1.0f - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y)},
+      {two * (x * y + w * z), 1.0f - two * (x * x + z * z), two * (y * z - w * x)},
+      {two * (x * z - w * y), two * (y * z + w * x), 1.0f - two * (x * x + y * y)}};
+  for (int row = 0; row < 2; ++row)
+    for (int k = 0; k < 3; ++k)
+      f[row][k] = (t[row][0] * rot[0][k] + t[row][1] * rot[1][k] + t[row][2] * rot[2][k]) *
+                  g.scale[k];
+}
+
+// Fields of LANES splats, to be transposed into records.
+struct Projected {
+  Floats x, y, ax, axy, ay, reach, ceiling, widest_y, inverse_ax, extent_y, depth;
+  Ints alive;
+};
+
+FP_INLINE Ints finite(Floats v) { return (v - v) == 0.0f; }
+
+FP_INLINE Projected project_group(const Group& g, const Camera& c, const Settings& set,
+                                  Floats offset[3]) {
+  Projected p;
+  Floats cam[3];
+  for (int k = 0; k < 3; ++k) offset[k] = g.mean[k] - c.center[k];
+  for (int k = 0; k < 3; ++k)
+    cam[k] = c.rotation[3 * k] * offset[0] + c.rotation[3 * k + 1] * offset[1] +
+             c.rotation[3 * k + 2] * offset[2] + c.shift[k];
+  p.depth = cam[2];
+  p.alive = (p.depth >= set.near_plane) & (p.depth <= set.far_plane) & (p.depth > 0.0f);
+
+  Floats f[2][3];
+  screen_factor(g, c, cam, f);
+  const Floats raw00 = f[0][0] * f[0][0] + f[0][1] * f[0][1] + f[0][2] * f[0][2];
+  const Floats raw11 = f[1][0] * f[1][0] + f[1][1] * f[1][1] + f[1][2] * f[1][2];
+  const Floats cov01 = f[0][0] * f[1][0] + f[0][1] * f[1][1] + f[0][2] * f[1][2];
+  // det(F F^T) = |row0 x row1|^2: no cancellation for needles.
+  const Floats n0 = f[0][1] * f[1][2] - f[0][2] * f[1][1];
+  const Floats n1 = f[0][2] * f[1][0] - f[0][0] * f[1][2];
+  const Floats n2 = f[0][0] * f[1][1] - f[0][1] * f[1][0];
+  const Floats raw_det = n0 * n0 + n1 * n1 + n2 * n2;
+  const Floats cov00 = raw00 + set.eps2d, cov11 = raw11 + set.eps2d;
+  const Floats det = raw_det + set.eps2d * (raw00 + raw11 + set.eps2d);
+  Floats opacity = g.opacity;
+  if (set.antialiased)
+    opacity *= root(most(raw_det / det,
+                         all<Floats>(set.compensation_floor * set.compensation_floor)));
+  p.alive &= (opacity >= single(ALPHA_CUTOFF)) & (det > 0.0f);
+
+  const float root_half = std::sqrt(single(HALF_LOG2_E));
+  p.reach = log2_of(most(opacity * 255.0f, all<Floats>(1.0f)));
+  p.ceiling = least(opacity, all<Floats>(set.alpha_clamp));
+  const Floats inverse_root = root_half / root(det * cov11);
+  p.ax = cov11 * inverse_root;
+  p.axy = -cov01 * inverse_root;
+  p.ay = root_half / root(cov11);
+  p.inverse_ax = 1.0f / p.ax;
+  p.x = c.fx * cam[0] / cam[2] + c.cx;
+  p.y = c.fy * cam[1] / cam[2] + c.cy;
+  const Floats sigmas = root(p.reach * single(1.0 / HALF_LOG2_E));
+  const Floats sigma_x = root(cov00), sigma_y = root(cov11);
+  p.extent_y = sigmas * sigma_y;
+  p.widest_y = sigmas * cov01 / sigma_x;
+  // Off the screen by gsplat's box; the ceiling of a radius never decides what is drawn.
+  const Floats bound = least(sigmas, all<Floats>(single(EXTENT_SIGMAS)));
+  const Floats rx = bound * sigma_x + 1.0f, ry = bound * sigma_y + 1.0f;
+  p.alive &= (p.x + rx > 0.0f) & (p.x - rx < static_cast<float>(set.width)) &
+             (p.y + ry > 0.0f) & (p.y - ry < static_cast<float>(set.height));
+  if (set.radius_clip > 0.0f) {  // ceil(r) <= clip says r <= floor(clip).
+    const float clip = std::floor(set.radius_clip);
+    p.alive &= (bound * sigma_x > clip) | (bound * sigma_y > clip);
+  }
+  p.alive &= finite(p.x + p.y) & finite(p.ax + p.axy + p.ay + p.inverse_ax) &
+             finite(p.extent_y + p.widest_y);
+  return p;
+}
+
+// Sum over bases of basis * coefficients, three channels at once. The last coefficient is read
+// alone: a quad would reach past the end of the tensor.
+FP_INLINE void sh_color(const float* coefficients, const float* basis, int bases, float* color) {
+  Quad even{}, odd{};
+  int k = 0;
+  for (; k + 2 < bases; k += 2) {
+    even += basis[k * LANES] * load<Quad>(coefficients + 3 * k);
+    odd += basis[(k + 1) * LANES] * load<Quad>(coefficients + 3 * k + 3);
+  }
+  even += odd;
+  for (; k < bases; ++k)
+    for (int c = 0; c < 3; ++c) even[c] += basis[k * LANES] * coefficients[3 * k + c];
+  for (int c = 0; c < 3; ++c) color[c] = most(even[c] + single(SH_OFFSET), 0.0f);
+}
+
+FP_INLINE bool all_finite(const float* values, int64_t count) {
+  float sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += values[i] * 0.0f;
+  return sum == 0.0f;
+}
+
+// Colour channels of one splat; false where they are no numbers.
+FP_INLINE bool paint(const Scene& scene, const Settings& set, int64_t id, const float* basis,
+                     float* color) {
+  if (!scene.colors) return true;
+  const float* source = scene.colors + id * scene.color_stride;
+  if (scene.sh_degree >= 0) {
+    const int bases = (scene.sh_degree + 1) * (scene.sh_degree + 1);
+    if (!all_finite(source, 3 * bases)) return false;
+    sh_color(source, basis, bases, color);
+    return true;
+  }
+  if (!all_finite(source, set.color_channels)) return false;
+  for (int k = 0; k < least(set.color_channels, 4); ++k) color[k] = source[k];
+  return true;
+}
+
+int64_t write_splats(const Scene& scene, const Settings& set, const Projected& p,
+                     const Floats* basis, int64_t begin, unsigned alive, Splat* out) {
+  float fields[11][LANES];
+  const Floats columns[11] = {p.x,        p.y,          p.ax,       p.axy,  p.ay,   p.reach,
+                              p.ceiling,  p.widest_y,   p.inverse_ax, p.extent_y, p.depth};
+  for (int k = 0; k < 11; ++k) store(fields[k], columns[k]);
+  int64_t written = 0;
+  for (; alive; alive &= alive - 1) {
+    const int lane = __builtin_ctz(alive);
+    Splat& s = out[written];
+    float* head = &s.x;
+    for (int k = 0; k < 10; ++k) head[k] = fields[k][lane];
+    s.depth = fields[10][lane];
+    s.id = static_cast<uint32_t>(begin + lane);
+    if (!paint(scene, set, s.id, reinterpret_cast<const float*>(basis) + lane, s.color)) continue;
+    if (set.depth && set.color_channels < 4) s.color[set.color_channels] = s.depth;
+    ++written;
+  }
+  return written;
+}
+
+}  // namespace
+
+int64_t project(const Scene& scene, const Camera& camera, const Settings& set, int64_t begin,
+                int64_t end, Splat* out) {
+  int64_t written = 0;
+  Floats basis[MAX_BASES];
+  for (int64_t i = begin; i < end; i += LANES) {
+    const int valid = end - i < LANES ? static_cast<int>(end - i) : LANES;
+    const Group group = gather(scene, i, valid);
+    Floats offset[3];
+    const Projected p = project_group(group, camera, set, offset);
+    const unsigned alive = bits(p.alive) & ((1u << valid) - 1u);
+    if (!alive) continue;
+    if (scene.colors && scene.sh_degree >= 0) {
+      const Floats inverse = 1.0f / root(most(
+          offset[0] * offset[0] + offset[1] * offset[1] + offset[2] * offset[2],
+          all<Floats>(1e-30f)));
+      sh_bases(scene.sh_degree, offset[0] * inverse, offset[1] * inverse, offset[2] * inverse,
+               basis);
+    }
+    written += write_splats(scene, set, p, basis, i, alive, out + written);
+  }
+  return written;
+}
+
+int cover(const Splat& s, int tiles_x, int tiles_y, uint32_t* runs) {
+  constexpr float LAST = TILE - 0.5f;  // Centre of a tile's last pixel.
+  const float top = (s.y - s.extent_y - SLACK_PIXELS - LAST) / TILE;
+  const float bottom = (s.y + s.extent_y + SLACK_PIXELS - 0.5f) / TILE;
+  const int first = top > 0 ? static_cast<int>(least(top, 1e6f)) : 0;
+  const int last = least(static_cast<int>(most(least(bottom, 1e6f), -1.0f)), tiles_y - 1);
+  int count = 0;
+  const Quad quad_lanes = {0, 1, 2, 3};
+  for (int row = first; row <= last; row += 4) {
+    const Quad low = (quad_lanes + static_cast<float>(row)) * TILE + (0.5f - s.y);
+    const Quad high = low + static_cast<float>(TILE - 1);
+    const Quad up = least(most(all<Quad>(s.widest_y), low), high);
+    const Quad down = least(most(all<Quad>(-s.widest_y), low), high);
+    const Quad room_up = s.reach + SLACK_REACH - (s.ay * up) * (s.ay * up);
+    const Quad room_down = s.reach + SLACK_REACH - (s.ay * down) * (s.ay * down);
+    const Quad zero{};
+    const Quad right = s.x + SLACK_PIXELS + (root(most(room_up, zero)) - s.axy * up) * s.inverse_ax;
+    const Quad left =
+        s.x - SLACK_PIXELS - (root(most(room_down, zero)) + s.axy * down) * s.inverse_ax;
+    const Quad begin = least(most((left - LAST) * (1.0f / TILE), all<Quad>(-1.0f)), all<Quad>(1e6f));
+    const Quad end = least(most((right - 0.5f) * (1.0f / TILE), all<Quad>(-1.0f)), all<Quad>(1e6f));
+    const unsigned outside = signs(room_up) | signs(room_down);
+    for (int k = 0; k < 4 && row + k <= last; ++k) {
+      if (outside >> k & 1 || end[k] < 0) continue;
+      // Ceiling by truncation: begin >= -1.
+      const int whole = static_cast<int>(begin[k] + 1.0f) - 1;
+      const int x0 = most(whole + (begin[k] > static_cast<float>(whole) ? 1 : 0), 0);
+      const int x1 = least(static_cast<int>(end[k]), tiles_x - 1);
+      if (x0 > x1) continue;
+      const uint32_t base = static_cast<uint32_t>(row + k) * tiles_x;
+      runs[2 * count] = base + x0;
+      runs[2 * count + 1] = base + x1 + 1;
+      ++count;
+    }
+  }
+  return count;
+}
+
+}  // namespace fieldpress::render::FIELDPRESS_ISA
