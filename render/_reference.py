@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import _native
 from .sh import sh_colors
-from .splat import RasterOptions
+from .splat import DEFAULTS, RasterOptions
 from .statistics import SplatStatistics
 
 PAIRS = 1 << 22  # Pixel-Gaussian pairs held at once.
@@ -40,7 +40,7 @@ def rasterize(
     Ks: Tensor,
     width: int,
     height: int,
-    options: RasterOptions = RasterOptions(),  # noqa: B008  (frozen)
+    options: RasterOptions = DEFAULTS,
 ) -> tuple[Tensor, Tensor, dict]:
     """`splat.rasterize` in the dtype of `means`, differentiable, without checks."""
     images, alphas = [], []
@@ -67,7 +67,7 @@ def statistics(
     Ks: Tensor,
     width: int,
     height: int,
-    options: RasterOptions = RasterOptions(),  # noqa: B008  (frozen)
+    options: RasterOptions = DEFAULTS,
 ) -> SplatStatistics:
     """`statistics.statistics` from the twin's weights."""
     n = len(means)
@@ -83,9 +83,7 @@ def statistics(
             sums["weight"][p.index] += weights.sum(0).double()
             sums["square"][p.index] += weights.square().sum(0).double()
             peak[p.index] = torch.maximum(peak[p.index], weights.max(0).values.double())
-    return SplatStatistics(
-        hits, sums["opacity_hits"], sums["weight"], sums["square"], peak.float()
-    )
+    return SplatStatistics(hits, sums["opacity_hits"], sums["weight"], sums["square"], peak.float())
 
 
 def _project(

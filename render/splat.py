@@ -20,7 +20,7 @@ class RasterOptions:
     """What may be asked of the rasteriser beyond the scene and the cameras.
 
     Attributes:
-        sh_degree: colors are SH coefficients, of which this degree (0 to 4) is used; None: channels.
+        sh_degree: colors are SH coefficients, used up to this degree (0 to 4); None: channels.
         near_plane, far_plane: camera z outside them is not drawn, world units.
         eps2d: pixels squared, added to the diagonal of the screen covariance.
         alpha_clamp: alpha never exceeds this; 0.999 for parity with gsplat 1.5.3.
@@ -46,7 +46,9 @@ class RasterOptions:
 
     def __post_init__(self) -> None:
         if self.render_mode not in RENDER_MODES:
-            raise ValueError(f"render_mode: expected one of {RENDER_MODES}, got {self.render_mode!r}")
+            raise ValueError(
+                f"render_mode: expected one of {RENDER_MODES}, got {self.render_mode!r}"
+            )
         if self.rasterize_mode not in RASTERIZE_MODES:
             raise ValueError(
                 f"rasterize_mode: expected one of {RASTERIZE_MODES}, got {self.rasterize_mode!r}"
@@ -73,6 +75,9 @@ class RasterOptions:
         return self.render_mode.endswith("D")
 
 
+DEFAULTS = RasterOptions()
+
+
 def rasterize(
     means: Tensor,
     quats: Tensor,
@@ -83,7 +88,7 @@ def rasterize(
     Ks: Tensor,
     width: int,
     height: int,
-    options: RasterOptions = RasterOptions(),  # noqa: B008  (frozen)
+    options: RasterOptions = DEFAULTS,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Images of N Gaussians from C pinhole cameras (Kerbl et al. 2023), gsplat's semantics.
 
@@ -113,18 +118,15 @@ def rasterize(
     """
     gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, Ks)
     settings = native_settings(width, height, options)
-    if options.has_color:
-        colors = _checked_colors(colors, len(means), len(viewmats), options)
-        settings.color_channels = colors.shape[-1]
-    else:
-        colors = None
+    painted = _checked_colors(colors, len(means), len(viewmats), options)
+    settings.color_channels = 0 if painted is None else painted.shape[-1]
     count, channels = len(viewmats), settings.color_channels + options.has_depth
     backgrounds = _full_backgrounds(options, count, settings.color_channels, channels)
     image = torch.empty(count, height, width, channels)
     alpha = torch.empty(count, height, width, 1)
     details = _details(count, len(means)) if options.details else {}
     seconds = _native.render(
-        *gaussians, colors, *cameras, settings, backgrounds, image, alpha,
+        *gaussians, painted, *cameras, settings, backgrounds, image, alpha,
         tuple(details.values()) if details else None,
     )  # fmt: skip
     meta: dict[str, Any] = {
@@ -144,20 +146,20 @@ def checked_scene(
     opacities: Tensor,
     viewmats: Tensor,
     Ks: Tensor,
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The Gaussians and the cameras as the kernels take them: contiguous, without gradients.
 
     Raises ValueError naming the first argument that does not fit.
     """
     n = _length("means", means)
-    gaussians = [
+    gaussians = (
         checked("means", means, (n, 3)),
         checked("quats", quats, (n, 4)),
         checked("scales", scales, (n, 3)),
         checked("opacities", opacities, (n,)),
-    ]
+    )
     c = _length("viewmats", viewmats)
-    cameras = [checked("viewmats", viewmats, (c, 4, 4)), checked("Ks", Ks, (c, 3, 3))]
+    cameras = (checked("viewmats", viewmats, (c, 4, 4)), checked("Ks", Ks, (c, 3, 3)))
     for name, value in zip(("viewmats", "Ks"), cameras, strict=True):
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
@@ -208,7 +210,9 @@ def _length(name: str, value: Tensor) -> int:
     return len(value)
 
 
-def _checked_colors(colors: Tensor | None, n: int, c: int, options: RasterOptions) -> Tensor:
+def _checked_colors(colors: Tensor | None, n: int, c: int, options: RasterOptions) -> Tensor | None:
+    if not options.has_color:
+        return None
     if not isinstance(colors, Tensor):
         raise ValueError(f"colors: expected a tensor, got {type(colors).__name__}")
     got = list(colors.shape)
@@ -229,9 +233,8 @@ def _full_backgrounds(
 ) -> Tensor | None:
     if options.backgrounds is None or not options.has_color:
         return None
-    given = options.backgrounds
-    shape = (cameras, colors) if given.ndim == 2 else (colors,)
-    given = checked("backgrounds", given, shape)
+    shape = (cameras, colors) if options.backgrounds.ndim == 2 else (colors,)
+    given = checked("backgrounds", options.backgrounds, shape)
     full = torch.zeros(cameras, channels)
     full[:, :colors] = given
     return full

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .splat import RasterOptions, checked_scene, native_settings
+from .splat import DEFAULTS, RasterOptions, checked_scene, native_settings
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def statistics(
     Ks: Tensor,
     width: int,
     height: int,
-    options: RasterOptions = RasterOptions(),  # noqa: B008  (frozen)
+    options: RasterOptions = DEFAULTS,
 ) -> SplatStatistics:
     """Contributions of N Gaussians to C views; the same bits whatever the number of threads.
 
