@@ -17,7 +17,7 @@ constexpr int kStretchLimit = 2047;        // stretch() is in 1/256 nats, clippe
 constexpr int kCountLimit = 126;           // adaptation slows down to 1/(126 + 1.5)
 constexpr int kMixerShift = 16;            // mixer weights are in 1/65536
 constexpr int kMixerRateShift = 20;        // learning: weight += err * input * rate / 2^20
-constexpr int kMixerRateFloor = 6;         // rate = floor + boost / (uses of this set / 16 + 1)
+constexpr int kMixerRateFloor = 10;         // rate = floor + boost / (uses of this set / 16 + 1)
 constexpr int kMixerRateBoost = 40;
 
 // squash(x) = 65536 / (1 + exp(-x / 256)) by interpolation of a 33-point table, as integers.

@@ -1,0 +1,90 @@
+"""How much each Gaussian matters in the picture, and the classes and pruning that follow."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..render.splat import RasterOptions
+from ..render.statistics import statistics
+from ..scenes.cameras import Cameras
+from .layout import CLASSES
+from .model import SplatModel
+
+C0 = 0.28209479177387814
+REFERENCE_SHARE = 0.97  # Class 0 begins at this quantile of importance.
+UNSEEN_SHARE = 0.25  # Of its estimate, for a Gaussian that no view had in its frustum.
+
+
+def raster_options(model: SplatModel) -> RasterOptions:
+    """The options with which a model wants to be rendered."""
+    mode = "antialiased" if model.antialiased else "classic"
+    return RasterOptions(sh_degree=model.sh_degree, rasterize_mode=mode)
+
+
+def estimate(model: SplatModel) -> Tensor:
+    """[N] float64 importance without rendering: alpha^2 times the area of the larger cross-section."""
+    scales = model.scales.double().sort(dim=1).values
+    return model.opacities.double().sigmoid().square() * (scales[:, 1] + scales[:, 2]).exp()
+
+
+def importance(model: SplatModel, views: Cameras) -> Tensor:
+    """[N] float64 sum over views and pixels of (alpha T)^2.
+
+    It is the weight with which an error of a Gaussian's colour enters the squared error of the
+    pictures (to first order, neglecting cross terms). Gaussians outside every view's frustum get
+    a share of what `estimate` says, calibrated on the others, because nothing is known of them.
+    """
+    means, quats, scales, opacities, _ = model.activated()
+    found = statistics(
+        means, quats, scales, opacities, views.viewmats, views.Ks, views.width, views.height,
+        raster_options(model),
+    )  # fmt: skip
+    weight = found.weight_sq.double()
+    guess = estimate(model)
+    seen = covered(model.means, views)
+    known = seen & (weight > 0)
+    if bool(known.any()):
+        guess = guess * (weight[known] / guess[known].clamp_min(1e-300)).median()
+    return torch.where(seen, weight, UNSEEN_SHARE * guess)
+
+
+def covered(means: Tensor, views: Cameras) -> Tensor:
+    """[N] bool whether any view has the centre [N, 3] in its frustum."""
+    found = torch.zeros(len(means), dtype=torch.bool)
+    size = torch.tensor([views.width, views.height], dtype=means.dtype)
+    for viewmat, K in zip(views.viewmats, views.Ks, strict=True):
+        points = means @ viewmat[:3, :3].T + viewmat[:3, 3]
+        pixels = (points @ K.T)[:, :2] / points[:, 2:].clamp_min(1e-6)
+        found |= (points[:, 2] > 0.01) & ((pixels > 0) & (pixels < size)).all(1)
+    return found
+
+
+def reference(weight: Tensor) -> float:
+    """The importance at which class 0 begins."""
+    values = weight[weight > 0]
+    return float(values.quantile(REFERENCE_SHARE)) if 0 < len(values) < 1 << 24 else (
+        float(values[:: 1 + len(values) // (1 << 22)].quantile(REFERENCE_SHARE)) if len(values) else 1.0
+    )
+
+
+def to_classes(weight: Tensor, ref: float) -> NDArray[np.int32]:
+    """[N] 0..7: the power of two by which steps may grow so that weight * step^2 stays level."""
+    octaves = 0.5 * torch.log2(ref / weight.clamp_min(1e-300)) + 0.5
+    return octaves.floor().clamp(0, CLASSES - 1).numpy().astype(np.int32)
+
+
+def prune_mask(model: SplatModel, weight: Tensor, ref: float, step: float, gain: float) -> Tensor:
+    """[N] bool, the Gaussians worth their bits.
+
+    At the optimum one more bit anywhere lowers the squared error by the same slope, which for
+    colours at step s and importance w is 2 ln 2 * w * C0^2 * s^2 / 12 per bit. A Gaussian goes
+    when `gain` times the importance (its removal error per unit of contrast, over the bits it
+    would take) is below that slope.
+    """
+    slope = 2 * math.log(2) * ref * C0**2 * step**2 / 12
+    return weight * gain > slope
