@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -32,7 +33,9 @@ def run(verb: Callable[[], int | None], *, debug: bool = False) -> int:
     """
     before = _trap_signals()
     try:
-        return verb() or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: say(str(message))
+            return verb() or 0
     except Misuse as error:
         _complain(error)
         return MISUSE
@@ -127,8 +130,10 @@ def _table_lines(report: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_cell, value))}]"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return " x ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 

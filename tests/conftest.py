@@ -53,7 +53,7 @@ def _ply_bytes(
 def _splat_columns(model: SplatModel) -> dict[str, np.ndarray]:
     columns = {name: model.means[:, i].numpy() for i, name in enumerate("xyz")}
     columns |= {f"f_dc_{i}": model.sh0[:, 0, i].numpy() for i in range(3)}
-    rest = model.shN.transpose(1, 2).reshape(len(model), -1)  # Channel-major, as the PLY keeps it.
+    rest = model.shN.transpose(1, 2).flatten(1)  # Channel-major, as the PLY keeps it.
     columns |= {f"f_rest_{i}": rest[:, i].numpy() for i in range(rest.shape[1])}
     columns["opacity"] = model.opacities.numpy()
     columns |= {f"scale_{i}": model.scales[:, i].numpy() for i in range(3)}
