@@ -33,7 +33,7 @@ def load(path: str | Path, *, frame: str | None = None) -> Any:
     Raises FileNotFoundError or ValueError, one line naming the file and the problem.
     """
     if str(path) == "-":
-        return _load_bytes(read_bytes(path), "stdin", frame)
+        return load_bytes(read_bytes(path), "stdin", frame)
     path = Path(path)
     _check_exists(path)
     try:
@@ -49,9 +49,39 @@ def load(path: str | Path, *, frame: str | None = None) -> Any:
             from .gaussians.sog import read_sog
 
             return read_sog(path)
-        return _load_bytes(read_bytes(path), str(path), frame)
+        return load_bytes(read_bytes(path), str(path), frame)
     except OSError as error:
         raise ValueError(f"{path}: not readable: {error.strerror or error}") from None
+
+
+def load_bytes(data: bytes, name: str, frame: str | None = None) -> Any:
+    """Decode a model by its first bytes: every format has a mark of its own.
+
+    `name` stands for the file in messages. Raises ValueError, one line.
+    """
+    if data.startswith(b"ply"):
+        from .gaussians.ply import read_ply
+
+        return read_ply(data, name=name)
+    if data.startswith((b"NGSP", b"\x1f\x8b")):
+        from .gaussians.spz import read_spz
+
+        return read_spz(data, frame=frame, name=name)
+    if data.startswith(b"PK"):
+        from .gaussians.sog import read_sog
+
+        return read_sog(data, name=name)
+    if data.startswith(MAGIC):
+        from .gaussians.codec import decode
+
+        return decode(data, name=name)
+    suffix = Path(name).suffix.lower()
+    if suffix in (".ply", ".spz", ".sog", ".fpz"):
+        raise ValueError(f"{name}: not a {suffix} file: it begins with {data[:4]!r}")
+    raise ValueError(f"{name}: unknown kind of model; expected one of {READABLE}")
+
+
+_load_bytes = load_bytes  # The old name; press.py still calls it.
 
 
 def save(model: Any, path: str | Path, *, frame: str = "rub") -> None:
@@ -104,33 +134,6 @@ def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> None:
 def _check_exists(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-
-
-def _load_bytes(data: bytes, name: str, frame: str | None) -> Any:
-    """Decode by the first bytes: every format has a mark of its own."""
-    if data.startswith(b"ply"):
-        from .gaussians.ply import read_ply
-
-        return read_ply(data, name=name)
-    if data.startswith((b"NGSP", b"\x1f\x8b")):
-        from .gaussians.spz import read_spz
-
-        return read_spz(data, frame=frame, name=name)
-    if data.startswith(b"PK"):
-        from .gaussians.sog import read_sog
-
-        return read_sog(data, name=name)
-    if data.startswith(MAGIC):
-        from .gaussians.codec import decode
-
-        try:
-            return decode(data)
-        except ValueError as error:  # The codec knows its sections, not its file.
-            raise ValueError(f"{name}: {error}") from None
-    suffix = Path(name).suffix.lower()
-    if suffix in (".ply", ".spz", ".sog", ".fpz"):
-        raise ValueError(f"{name}: not a {suffix} file: it begins with {data[:4]!r}")
-    raise ValueError(f"{name}: unknown kind of model; expected one of {READABLE}")
 
 
 def _load_folder(path: Path, frame: str | None) -> Any:

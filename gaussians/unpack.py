@@ -54,7 +54,7 @@ def flip_axes(model: SplatModel, signs: tuple[int, int, int]) -> SplatModel:
     odd = [int(np.prod([axis[a] for a in axes])) for axes in SH_ODD_AXES[:rest]]
     return replace(
         model,
-        means=model.means * torch.tensor([x, y, z]),
-        quats=model.quats * torch.tensor([1, y * z, x * z, x * y]),
-        shN=model.shN * torch.tensor(odd, dtype=model.shN.dtype).view(1, rest, 1),
+        means=model.means * torch.tensor([x, y, z], device=model.means.device),
+        quats=model.quats * torch.tensor([1, y * z, x * z, x * y], device=model.means.device),
+        shN=model.shN * torch.tensor(odd, device=model.means.device).view(1, rest, 1),
     )

@@ -33,12 +33,24 @@ def pack_rotation(quat: list[float]) -> int:
     return largest << 30 | pack_fields(rest, (10, 10, 10))
 
 
+def header(n: int, groups: int, rest: int, order: str) -> bytes:
+    axes = [("x", "y", "z"), ("scale_x", "scale_y", "scale_z"), ("r", "g", "b")][:groups]
+    bounds = [f"{end}_{a}" for group in axes for end in ("min", "max") for a in group]
+    endian = "little" if order == "<" else "big"
+    lines = ["ply", f"format binary_{endian}_endian 1.0", f"element chunk {-(-n // 256)}"]
+    lines += [f"property float {name}" for name in bounds]
+    lines += [f"element vertex {n}"]
+    lines += [f"property uint packed_{p}" for p in ("position", "rotation", "scale", "color")]
+    if rest:
+        lines += [f"element sh {n}"] + [f"property uchar f_rest_{i}" for i in range(rest)]
+    return ("\n".join([*lines, "end_header"]) + "\n").encode()
+
+
 def encode(model: SplatModel, color_bounds: bool = True, order: str = "<") -> bytes:
     """One Gaussian after the other, in plain Python: what the layout says, no more."""
     rgb = (0.5 + C0 * model.sh0[:, 0]).tolist()
     tables = [model.means.tolist(), model.scales.tolist(), *([rgb] if color_bounds else [])]
     n, chunks, vertices, sh = len(model), b"", b"", b""
-    axes = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "r", "g", "b")
     alphas = model.opacities.sigmoid().tolist()
     for start in range(0, n, 256):
         rows = range(start, min(start + 256, n))
@@ -62,21 +74,7 @@ def encode(model: SplatModel, color_bounds: bool = True, order: str = "<") -> by
             vertices += struct.pack(f"{order}4I", *fields)
     for value in model.shN.transpose(1, 2).flatten().tolist():
         sh += bytes([min(max(int((value / 8 + 0.5) * 256), 0), 255)])
-    names = [
-        f"{end}_{a}"
-        for g in range(len(tables))
-        for end in ("min", "max")
-        for a in axes[3 * g : 3 * g + 3]
-    ]
-    endian = "little" if order == "<" else "big"
-    lines = ["ply", f"format binary_{endian}_endian 1.0", f"element chunk {-(-n // 256)}"]
-    lines += [f"property float {name}" for name in names]
-    lines += [f"element vertex {n}"]
-    lines += [f"property uint packed_{p}" for p in ("position", "rotation", "scale", "color")]
-    if sh:
-        lines += [f"element sh {n}"]
-        lines += [f"property uchar f_rest_{i}" for i in range(3 * model.shN.shape[1])]
-    return ("\n".join([*lines, "end_header"]) + "\n").encode() + chunks + vertices + sh
+    return header(n, len(tables), len(sh) // n if n else 0, order) + chunks + vertices + sh
 
 
 def assert_close(got: SplatModel, model: SplatModel, color_bounds: bool) -> None:

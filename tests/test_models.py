@@ -6,6 +6,7 @@ import io
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +55,18 @@ def test_dash_is_stdin(tiny_model, monkeypatch, write):
     assert len(models.load("-")) == 4
     with pytest.raises(ValueError, match=r"^stdin: unknown kind of model; expected one of \.ply"):
         models.load("-")
+
+
+def test_press_file_loads_and_its_cuts_are_named(tiny_model, tmp_path):
+    from fieldpress.gaussians.codec import Steps, encode
+
+    path = tmp_path / "scene.fpz"
+    data = encode(tiny_model(50), np.zeros(50, np.int32), Steps())
+    path.write_bytes(data)
+    assert len(models.load(path)) == len(models.load_bytes(data, "x")) == 50
+    path.write_bytes(data[:-9])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: [^\\n]*$"):
+        models.load(path)
 
 
 def test_training_folder(tiny_model, tmp_path):
