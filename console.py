@@ -122,14 +122,16 @@ def print_table(report: Mapping[str, Any], out: TextIO) -> None:
 def _table_lines(report: Mapping[str, Any], indent: str) -> Iterator[str]:
     width = max((len(str(key)) for key in report), default=0)
     for key, value in report.items():
-        if isinstance(value, Mapping):
-            yield f"{indent}{key}:"
-            yield from _table_lines(value, indent + "  ")
+        if isinstance(value, Mapping) and not indent:
+            yield f"{key}:"
+            yield from _table_lines(value, "  ")
         elif value is not None:
             yield f"{indent}{key!s:<{width}}  {_cell(value)}"
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_cell, value))}]"
     if isinstance(value, bool) or not isinstance(value, (int, float)):

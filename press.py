@@ -30,40 +30,59 @@ SOG_SUFFIXES = {".webp", ".json"}
 
 @dataclass(frozen=True)
 class Source:
-    """A model and the bytes that it took on disk, where one can say."""
+    """What was read.
+
+    Attributes:
+        model: the scene as it stands in the file.
+        input_bytes: its size on disk, or None where one cannot say.
+        data: the bytes of the file if it is a .fpz file, else None.
+    """
 
     model: SplatModel
     input_bytes: int | None
+    data: bytes | None = None
 
 
 def read_source(path: str) -> Source:
-    """Read any scene file, folder or stdin ("-"). Raises ValueError or FileNotFoundError."""
-    if path == "-":
-        data = models.read_bytes(path)
-        return Source(models._load_bytes(data, "stdin", None), len(data))
-    model = models.load(path)
-    return Source(model, _size_on_disk(Path(path)))
+    """Read any scene file, folder or stdin ("-"). Raises ValueError or OSError."""
+    if path != "-" and not _is_compressed(Path(path)):
+        model = models.load(path)
+        return Source(model, _size_on_disk(Path(path), model))
+    data = models.read_bytes(path)
+    if data.startswith(container.MAGIC):
+        return Source(decode(data, name=_name(path)), len(data), data)
+    return Source(models.load_bytes(data, _name(path)), len(data))
 
 
 def read_compressed(path: str) -> Source:
-    """Read a .fpz file, or one from stdin. Raises ValueError for anything else."""
-    data = models.read_bytes(path)
-    return Source(decode(data, name=_name(path)), len(data))
+    """Read a .fpz file, or one from stdin. Raises ValueError for any other kind."""
+    given = read_source(path)
+    if given.data is None:
+        raise ValueError(f"{_name(path)}: not a .fpz file; fieldpress convert takes other formats")
+    return given
 
 
 def _name(path: str) -> str:
     return "stdin" if path == "-" else path
 
 
-def _size_on_disk(path: Path) -> int | None:
-    """Bytes of a file, or of a loose SOG; which file of a training folder was read is not known."""
+def _is_compressed(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(container.MAGIC)) == container.MAGIC
+
+
+def _size_on_disk(path: Path, model: SplatModel) -> int | None:
+    """Bytes of a file, or of all files of a loose SOG; None for a training folder."""
+    if path.is_file() and path.suffix != ".json":
+        return path.stat().st_size
     folder = path if path.is_dir() else path.parent
-    if path.is_dir() and not (path / "meta.json").exists():
+    metas = [folder / name for name in str(model.extra.get("lod_files", "meta.json")).split()]
+    if not all(meta.is_file() for meta in metas):
         return None
-    if path.is_dir() or path.suffix == ".json":
-        files = [file for file in folder.iterdir() if file.suffix in SOG_SUFFIXES]
-        return sum(file.stat().st_size for file in files)
-    return path.stat().st_size
+    files = {file for meta in metas for file in meta.parent.iterdir()}
+    return sum(file.stat().st_size for file in files if file.suffix in SOG_SUFFIXES)
 
 
 # Views
@@ -275,41 +294,23 @@ def evaluate_file(
 
 def describe(source: str) -> dict[str, Any]:
     """What is in a file, without rendering it."""
-    if source == "-" or Path(source).is_file():
-        data = models.read_bytes(source)
-        if data.startswith(container.MAGIC):
-            return _describe_compressed(data, _name(source))
-        model, size = models._load_bytes(data, _name(source), None), len(data)
-    else:
-        given = read_source(source)
-        model, size = given.model, given.input_bytes
-    return {
-        **_describe_model(model),
-        "input_bytes": size,
-        "bytes_by_attribute": {
-            name: 4 * tensor.numel() for name, tensor in model.tensors().items()
-        },
-        "provenance": dict(model.extra),
-        "version": __version__,
-    }
+    given = read_source(source)
+    report = _describe_model(given.model)
+    if given.data is not None:
+        report |= _describe_sections(given.data, _name(source))
+    if given.input_bytes:
+        report["ratio"] = given.model.float_bytes / given.input_bytes
+    return {**report, "input_bytes": given.input_bytes, "version": __version__}
 
 
-def _describe_compressed(data: bytes, name: str) -> dict[str, Any]:
+def _describe_sections(data: bytes, name: str) -> dict[str, Any]:
     found = container.read(data, name=name)
-    model = decode(data, name=name)
-    header = {key: value for key, value in found.header.items() if key not in ("kind", "layout")}
-    return {
-        **_describe_model(model),
-        "input_bytes": len(data),
-        "ratio": model.float_bytes / len(data),
-        "bytes_by_attribute": bytes_by_attribute(container.sizes(data, name=name)),
-        "sections": {
-            section.name: {"codec": section.codec, "bytes": len(section.payload)}
-            for section in found.sections
-        },
-        "provenance": header,
-        "version": __version__,
+    sections = {
+        section.name: {"codec": section.codec, "bytes": len(section.payload)}
+        for section in found.sections
     }
+    sizes = container.sizes(data, name=name)
+    return {"bytes_by_attribute": bytes_by_attribute(sizes), "sections": sections}
 
 
 def _describe_model(model: SplatModel) -> dict[str, Any]:
@@ -322,6 +323,8 @@ def _describe_model(model: SplatModel) -> dict[str, Any]:
         "antialiased": model.antialiased,
         "bounding_box": bounds,
         "float_bytes": model.float_bytes,
+        "bytes_by_attribute": {name: 4 * x.numel() for name, x in model.tensors().items()},
+        "provenance": dict(model.extra),
     }
 
 

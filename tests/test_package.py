@@ -83,7 +83,7 @@ def test_help_does_not_wait_for_torch() -> None:
 @pytest.mark.wheel
 def test_every_module_imports() -> None:
     """Also from the wheel, where a file that the table forgot would be missing."""
-    root = Path(fieldpress.__file__).parent
+    root = Path(str(fieldpress.__file__)).parent
     modules = {"fieldpress." + p.stem for p in root.glob("*.py") if not p.stem.startswith("__")}
     for folder in root.glob("*/__init__.py"):
         if folder.parent.name not in NOT_INSTALLED:
