@@ -1,8 +1,309 @@
-"""Plain twins of the native operations of `quant`, for tests and for reading."""
+"""Plain twins of the native operations of `quant`, for tests and for reading.
+
+Each takes and returns what its native namesake does, value for value and byte for byte, a few
+hundred rows at a time. Arguments are not checked here; damaged streams are refused alike.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._reference_coder import Coder, Decoder, Encoder, Int, Mixture, code_ints, divide
+
+# octree.h, neighbors.h, predict.h
+MOST_PER_CELL = 24
+WEIGHT_BITS = 12
+VALUE_LIMIT = 1 << 28
+BIAS_BITS = 6
+MOST_SYMBOL = (1 << 24) - 1
+
+_EVERY_THIRD = 0o111111111111111111111
 _CRC32C_POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reflected
+Cell = tuple[int, int, int]
+
+
+def encode_ints(
+    symbols: Int, scale: Int, context: NDArray[np.uint8], neighbors: Int, limits: Int
+) -> bytes:
+    """Twin of `entropy.encode_ints`; `limits` is empty where there are none."""
+    coder = Encoder()
+    code_ints(coder, symbols.tolist(), scale, context, neighbors, limits)
+    return coder.finish()
+
+
+def decode_ints(
+    data: bytes,
+    channels: int,
+    scale: Int,
+    context: NDArray[np.uint8],
+    neighbors: Int,
+    limits: Int,
+) -> Int:
+    """Twin of `entropy.decode_ints`; `limits` is empty where there are none."""
+    coder = Decoder(data)
+    symbols = [[0] * channels for _ in range(len(scale))]
+    code_ints(coder, symbols, scale, context, neighbors, limits)
+    if not coder.consumed:
+        raise ValueError("coded integers: bytes left over after the last symbol")
+    return np.array(symbols, np.int32).reshape(len(scale), channels)
+
+
+# Prediction
+
+
+@dataclass
+class _Loop:
+    """Closed-loop prediction: what is restored so far, and what that says of the next value."""
+
+    scale: Int
+    neighbors: Int
+    side: Int
+    weights: Int
+    fill: Int
+    bias: int
+    values: list[list[int]] = field(default_factory=list)  # the last row is being filled
+
+    def predict(self, c: int) -> int:
+        i, row = len(self.values) - 1, self.values[-1]
+        k, sides = self.neighbors.shape[1], self.side.shape[1]
+        w = self.weights[c].tolist()
+        previous = len(w) - k - sides - 1
+        inputs = [int(self.fill[c]) if j < 0 else self.values[j][c] for j in self.neighbors[i]]
+        inputs += [row[c - 1 - n] if c - 1 - n >= 0 else 0 for n in range(previous)]
+        inputs += [*self.side[i].tolist(), 1 << WEIGHT_BITS]
+        total = sum(a * b for a, b in zip(w, inputs, strict=True))
+        return (total + (1 << WEIGHT_BITS - 1)) // (1 << WEIGHT_BITS)
+
+    def restore(self, prediction: int, symbol: int) -> None:
+        scale = int(self.scale[len(self.values) - 1])
+        value = prediction + symbol * scale
+        pull = divide(scale * self.bias, 1 << BIAS_BITS)
+        value -= pull * (symbol > 0) - pull * (symbol < 0)
+        self.values[-1].append(max(-VALUE_LIMIT, min(VALUE_LIMIT, value)))
+
+
+def quantise_predicted(
+    wanted: Int,
+    scale: Int,
+    neighbors: Int,
+    side: Int,
+    weights: Int,
+    fill: Int,
+    round: int,
+    bias: int,
+) -> tuple[Int, Int]:
+    """Twin of `entropy.quantise_predicted`."""
+    loop = _Loop(scale, neighbors, side, weights, fill, bias)
+    symbols = np.zeros_like(wanted)
+    for i, row in enumerate(wanted.tolist()):
+        loop.values.append([])
+        step = int(scale[i])
+        for c, value in enumerate(row):
+            prediction = loop.predict(c)
+            rest = value - prediction
+            symbol = min(MOST_SYMBOL, (abs(rest) * 64 + step * (64 - round)) // (step * 64))
+            symbols[i, c] = symbol if rest >= 0 else -symbol
+            loop.restore(prediction, int(symbols[i, c]))
+    return symbols, np.array(loop.values, np.int32).reshape(wanted.shape)
+
+
+def reconstruct_predicted(
+    symbols: Int, scale: Int, neighbors: Int, side: Int, weights: Int, fill: Int, bias: int
+) -> Int:
+    """Twin of `entropy.reconstruct_predicted`."""
+    loop = _Loop(scale, neighbors, side, weights, fill, bias)
+    for row in symbols.tolist():
+        loop.values.append([])
+        for c, symbol in enumerate(row):
+            loop.restore(loop.predict(c), symbol)
+    return np.array(loop.values, np.int32).reshape(symbols.shape)
+
+
+# Positions
+
+
+def _code(x: int, y: int, z: int) -> int:
+    """x, y and z interleaved bit by bit, x lowest: binary digits read as octal ones."""
+    return int(f"{x:b}", 8) | int(f"{y:b}", 8) << 1 | int(f"{z:b}", 8) << 2
+
+
+def _cell(code: int) -> Cell:
+    x, y, z = (int(f"{code >> axis & _EVERY_THIRD:o}", 2) for axis in range(3))
+    return x, y, z
+
+
+def morton_codes(cells: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Twin of `entropy.morton_codes`."""
+    return np.array([_code(x, y, z) for x, y, z in cells.tolist()], np.uint64)
+
+
+def morton_cells(codes: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Twin of `entropy.morton_cells`."""
+    return np.array([_cell(code) for code in codes.tolist()], np.uint32).reshape(-1, 3)
+
+
+def _around(cell: Cell, side: int) -> list[Cell]:
+    """The up to 27 cells within one step of `cell` in a grid of `side`, itself too; x fastest."""
+    x, y, z = cell
+    cells = [(x + q % 3 - 1, y + q // 3 % 3 - 1, z + q // 9 - 1) for q in range(27)]
+    return [c for c in cells if min(c) >= 0 and max(c) < side]
+
+
+def neighbors(codes: NDArray[np.uint64], depth: int, k: int) -> Int:
+    """Twin of `entropy.causal_neighbors`."""
+    points = codes.tolist()
+    count = len(points)
+    level = 0
+    while level < depth and 3 * len({p >> 3 * (depth - level) for p in points}) < count:
+        level += 1
+    places = [_cell(p) for p in points]
+    grid: dict[Cell, list[int]] = {}  # cell -> points so far
+    out = np.full((count, k), -1, np.int32)
+    for i, place in enumerate(places):
+        home = _cell(points[i] >> 3 * (depth - level))
+        ranked = []
+        for cell in _around(home, 1 << level):
+            for j in grid.get(cell, [])[-MOST_PER_CELL:]:
+                distance = sum((a - b) ** 2 for a, b in zip(places[j], place, strict=True))
+                ranked.append((distance, -j))
+        best = [-j for _, j in sorted(ranked)[:k]]
+        best += [j for j in range(i - 1, -1, -1) if j not in best][: k - len(best)]
+        out[i, : len(best)] = best
+        grid.setdefault(home, []).append(i)
+    return out
+
+
+def encode_octree(codes: NDArray[np.uint64], depth: int) -> bytes:
+    """Twin of `entropy.encode_octree`."""
+    coder = Encoder()
+    _code_octree(coder, depth, len(codes), codes.tolist())
+    return coder.finish()
+
+
+def decode_octree(data: bytes, depth: int, count: int) -> NDArray[np.uint64]:
+    """Twin of `entropy.decode_octree`."""
+    coder = Decoder(data)
+    leaves = _code_octree(coder, depth, count, [])
+    if not coder.consumed:
+        raise ValueError("octree: bytes left over after the last leaf")
+    return np.array(leaves, np.uint64)
+
+
+def _code_octree(coder: Coder, depth: int, count: int, leaves: list[int]) -> list[int]:
+    mixture = Mixture(coder, 5)
+    nodes = [0] if count else []
+    for level in range(depth):
+        occupancy = dict.fromkeys(nodes, 0)
+        for child in {leaf >> 3 * (depth - 1 - level) for leaf in leaves}:
+            occupancy[child >> 3] |= 1 << (child & 7)
+        children: list[int] = []
+        for node in nodes:
+            occupancy[node] = _code_node(mixture, level, node, occupancy)
+            children += [node << 3 | c for c in range(8) if occupancy[node] >> c & 1]
+            if len(children) > count:
+                raise ValueError("octree holds more leaves than it claims")
+        nodes = children
+    return _code_repeats(coder, count, leaves, nodes)
+
+
+def _code_node(mixture: Mixture, level: int, node: int, occupancy: dict[int, int]) -> int:
+    """Code which of the node's children are there, given the nodes around it."""
+    here = _cell(node)
+    near = {c: code for c in _around(here, 1 << level) if (code := _code(*c)) in occupancy}
+    del near[here]
+
+    def face(axis: int, step: int) -> Cell:
+        x, y, z = (v + step * (a == axis) for a, v in enumerate(here))
+        return x, y, z
+
+    faces = sum(
+        (face(axis, step) in near) << (2 * axis + (step > 0))
+        for axis in range(3)
+        for step in (-1, 1)
+    )
+    target, got = occupancy[node], 0
+    for child in range(8):
+        if child == 7 and got == 0:
+            return 128  # A node has at least one child.
+        outer = inner = 0
+        for axis in range(3):
+            mate = child ^ 1 << axis
+            state = 0  # an empty cell
+            if (other := near.get(face(axis, 1 if child >> axis & 1 else -1))) is not None:
+                # Nodes come in the order of their codes: a later one's children are not known.
+                state = 1 if other > node else 2 + (occupancy[other] >> mate & 1)
+            outer = outer * 4 + state
+            inner = inner * 3 + (0 if mate > child else 1 + (got >> mate & 1))
+        siblings = got.bit_count()
+        known = min(3, siblings)
+        contexts = (
+            (level, child, got),
+            (child, faces, siblings),
+            (child, outer, known),
+            (len(near), siblings, child),
+            (outer, inner, min(7, level)),
+        )
+        selector = (child, known, len(near) // 3)
+        got |= mixture.bit(contexts, selector, target >> child & 1) << child
+    return got
+
+
+def _code_repeats(coder: Coder, count: int, leaves: list[int], nodes: list[int]) -> list[int]:
+    """Code how many points share each leaf; the points, sorted."""
+    mixture = Mixture(coder, 1)
+    left, previous = count - len(nodes), 0
+    out: list[int] = []
+    for node in nodes:
+        extra = leaves.count(node) - 1
+        coded = 0
+        while left > 0 and mixture.bit([(previous, min(31, coded))], 0, int(coded < extra)):
+            coded += 1
+            left -= 1
+        previous = min(3, coded)
+        out += [node] * (coded + 1)
+    if left:
+        raise ValueError("octree holds fewer leaves than it claims")
+    return out
+
+
+# Bits, bases, checksums
+
+
+def pack_bits(values: NDArray[np.uint32], widths: NDArray[np.uint8]) -> bytes:
+    """Twin of `entropy.pack_bits`."""
+    text = "".join(
+        f"{value:0{width}b}" if width else ""
+        for value, width in zip(values.tolist(), widths.tolist(), strict=True)
+    )
+    text += "0" * (-len(text) % 8)
+    return bytes(int(text[at : at + 8], 2) for at in range(0, len(text), 8))
+
+
+def unpack_bits(data: bytes, widths: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Twin of `entropy.unpack_bits`."""
+    total = int(widths.sum(dtype=np.int64))
+    if (total + 7) // 8 != len(data):
+        raise ValueError(f"bits: expected {(total + 7) // 8} bytes, got {len(data)}")
+    text = "".join(f"{byte:08b}" for byte in data)
+    ends = np.cumsum(widths, dtype=np.int64)
+    starts = ends - widths
+    values = [int(text[a:b] or "0", 2) for a, b in zip(starts, ends, strict=True)]
+    return np.array(values, np.uint32)
+
+
+def apply_basis(
+    values: Int, basis: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Twin of `entropy.apply_basis`: NumPy rounds each product and each sum apart."""
+    total = np.repeat(offset[None], len(values), axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for column, row in zip(values.T, basis, strict=True):
+            used = column != 0
+            total[used] += column[used, None].astype(np.float64) * row
+        return total.astype(np.float32)
 
 
 def _crc32c_row(byte: int) -> int:
