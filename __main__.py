@@ -150,7 +150,7 @@ def render(
         raise Misuse("-o: expected a folder or a name that ends in .mp4, got stdout")
     check_output(output, overwrite=overwrite, folder=not pictures.is_video(output))
     with console.quiet_stdout() as out, Progress() as progress:
-        model, views = press.model_and_views(source, cameras or scene, orbit)
+        model, views = press.model_and_views(source, cameras, scene, orbit)
         report = pictures.render_file(model, views, Path(output), progress)
     _finish({"input": source, "output": output, **report}, json_, out)
 

@@ -17,6 +17,7 @@ from .gaussians.compress import VIEW_SIZE, VIEWS, CompressSettings, compress
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .quant import container
+from .scenes.camera_file import read_cameras
 from .scenes.cameras import Cameras, Scene
 from .scenes.evaluate import Report, evaluate
 from .scenes.orbit import orbit
@@ -113,13 +114,13 @@ def orbit_views(model: SplatModel, count: int) -> Cameras:
 
 
 def model_and_views(
-    source: str, cameras: str | None, orbit: int | None
+    source: str, cameras: str | None, scene: str | None, orbit: int | None
 ) -> tuple[SplatModel, Cameras]:
-    """What `render` shows: a model, and views from a transforms.json or around its core."""
-    views = None
-    if cameras is not None:
-        scene = read_transforms(cameras)
-        views = _joined(scene.train, scene.test)
+    """What `render` shows: a model, and the views of a file, of a scene, or around its core."""
+    views = None if cameras is None else read_cameras(cameras)
+    if scene is not None:
+        photos = read_transforms(scene)
+        views = _joined(photos.train, photos.test)
     model = read_source(source).model
     return model, orbit_views(model, orbit or 1) if views is None else views
 

@@ -387,6 +387,25 @@ def test_render_writes_frames(
 
 
 @pytest.mark.usefixtures("quick")
+def test_render_from_cameras_without_photographs(
+    scene: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cameras = orbit((0, 0, 0), 4.0, 2, width=48, height=36)
+    write_transforms(tmp_path / "path.json", cameras, ["a.png", "b.png"])
+    args = ["render", str(scene), "--cameras", str(tmp_path / "path.json")]
+    report = run_json([*args, "-o", str(out / "frames")], capsys)
+    assert (report["views"], report["render_size"]) == (2, [48, 36])
+    image = pytest.importorskip("PIL.Image", reason="frames need pillow")
+    written = torch.from_numpy(np.array(image.open(out / "frames" / "frame_00001.png")))
+    expected = 255 * models.load(scene).render(cameras)[1].clamp(0, 1)
+    assert float((written - expected).abs().max()) < 0.51
+    text = (tmp_path / "path.json").read_text()
+    for old, new in (('"w": 48', '"w": 0'), ('"w": 48', '"w": 1e9'), ("[", "{"), ("0", "NaN")):
+        (tmp_path / "path.json").write_text(text.replace(old, new))
+        assert_fails_with_one_line([*args, "-o", str(out / "x")], "path.json", capsys)
+
+
+@pytest.mark.usefixtures("quick")
 def test_render_writes_a_video_or_names_the_extra(
     scene: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
