@@ -91,7 +91,7 @@ FP_INLINE Projected project_group(const Group& g, const Camera& c, const Setting
   if (set.antialiased)
     opacity *= root(most(raw_det / det,
                          all<Floats>(set.compensation_floor * set.compensation_floor)));
-  p.alive &= (opacity >= single(ALPHA_CUTOFF)) & (det > 0.0f);
+  p.alive &= (opacity >= single(ALPHA_CUTOFF)) & finite(opacity) & (det > 0.0f);
 
   const float root_half = std::sqrt(single(HALF_LOG2_E));
   p.reach = log2_of(most(opacity * 255.0f, all<Floats>(1.0f)));
