@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Double = NDArray[np.float64]
 
+# Literals: a library's log is no more to be trusted than its exp.
+_PER_LN2 = float.fromhex("0x1.71547652b82fep+0")
 _LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # ln 2 in two parts, so that k * high is exact
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 _EXP_TERMS = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
@@ -31,15 +33,22 @@ def _horner(x: Double, terms: tuple[float, ...]) -> Double:
 
 
 def exact_exp(x: Double) -> Double:
-    """e^x for float64 of any shape, |x| <= 700; relative error below 1e-15."""
+    """e^x for float64 of any shape, clipped to |x| <= 700; relative error below 1e-15.
+
+    NaN gives NaN.
+    """
     x = np.clip(np.asarray(x, np.float64), -700.0, 700.0)
-    k = np.floor(x * (1.0 / math.log(2.0)) + 0.5)
+    k = np.floor(x * _PER_LN2 + 0.5)
     rest = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    return np.ldexp(_horner(rest, _EXP_TERMS), k.astype(np.int32))
+    k = np.where(np.isnan(k), 0.0, k).astype(np.int32)
+    return np.ldexp(_horner(rest, _EXP_TERMS), k)
 
 
 def exact_sincos(x: Double) -> tuple[Double, Double]:
-    """Sine and cosine of float64 angles with |x| <= pi, in radians; absolute error below 1e-15."""
+    """Sine and cosine of float64 angles with |x| <= pi, in radians; absolute error below 1e-15.
+
+    Of any shape; beyond pi the error grows, and NaN gives NaN.
+    """
     x = np.asarray(x, np.float64)
     quarter = x * 0.25  # Taylor is short on |x| <= pi / 4; double the angle twice.
     square = quarter * quarter
