@@ -43,7 +43,6 @@ def run(verb: Callable[[], int | None], *, debug: bool = False) -> int:
         say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # The reader of stdout went away: nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILURE
     except Exception as error:
         if debug:
@@ -104,8 +103,7 @@ def quiet_stdout() -> Iterator[TextIO]:
 
 def print_json(report: Mapping[str, Any], out: TextIO) -> None:
     """One JSON object, one line; numbers that JSON does not know (NaN, infinity) become null."""
-    out.write(to_json(report, indent=None) + "\n")
-    out.flush()
+    _emit(to_json(report, indent=None) + "\n", out)
 
 
 def to_json(report: Mapping[str, Any], indent: int | None = 2) -> str:
@@ -114,9 +112,19 @@ def to_json(report: Mapping[str, Any], indent: int | None = 2) -> str:
 
 def print_table(report: Mapping[str, Any], out: TextIO) -> None:
     """The same report for people: one line per entry, nested ones indented."""
-    for line in _table_lines(report, ""):
-        out.write(line + "\n")
-    out.flush()
+    _emit("".join(line + "\n" for line in _table_lines(report, "")), out)
+
+
+def _emit(text: str | bytes, out: Any) -> None:
+    try:
+        out.write(text)
+        out.flush()
+    except OSError as error:
+        # What is left in the buffer would fail once more, with a traceback, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise ValueError(f"stdout: cannot write: {error.strerror}") from None
 
 
 def _table_lines(report: Mapping[str, Any], indent: str) -> Iterator[str]:
@@ -125,8 +133,12 @@ def _table_lines(report: Mapping[str, Any], indent: str) -> Iterator[str]:
         if isinstance(value, Mapping) and not indent:
             yield f"{key}:"
             yield from _table_lines(value, "  ")
-        elif value is not None:
+        elif value is not None and not _is_list_of_objects(value):
             yield f"{indent}{key!s:<{width}}  {_cell(value)}"
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value)
 
 
 def _cell(value: Any) -> str:
@@ -191,6 +203,10 @@ def whole(path: Path) -> Iterator[Path]:
         for file, place in moved:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, place)
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(workplace)):
+            raise  # Something else that was not readable, say.
+        raise ValueError(f"{path}: cannot write: {error.strerror}") from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 
@@ -210,18 +226,13 @@ def sink(output: str) -> Iterator[Callable[[bytes], bytes]]:
 
         yield hold
         assert sys.__stdout__ is not None
-        for data in held:
-            sys.__stdout__.buffer.write(data)
-        sys.__stdout__.buffer.flush()
+        _emit(b"".join(held), sys.__stdout__.buffer)
         return
     with whole(Path(output)) as new:
 
         def write(data: bytes) -> bytes:
-            try:
-                new.write_bytes(data)
-                return new.read_bytes()
-            except OSError as error:
-                raise ValueError(f"{output}: cannot write: {error.strerror}") from None
+            new.write_bytes(data)
+            return new.read_bytes()
 
         yield write
 

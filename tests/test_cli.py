@@ -596,6 +596,16 @@ def test_a_signal_leaves_nothing_half_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_behind_stdout_ends_in_one_line(scene: Path) -> None:
+    for args in (["info", str(scene)], ["convert", str(scene), "-"]):
+        line = [sys.executable, "-m", "fieldpress", *args]
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, timeout=120)
+        said = b"fieldpress: error: stdout: cannot write: No space left on device\n"
+        assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_a_closed_pipe_is_no_traceback(scene: Path) -> None:
     line = f"{sys.executable} -m fieldpress info {scene} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=120)
