@@ -98,7 +98,7 @@ def core_arguments(model: SplatModel) -> tuple[Any, Any, Any]:
 def split_views(model: SplatModel, scene: Scene | None, seed: int) -> tuple[Cameras, Cameras]:
     """Views to learn from and views to measure on: the scene's own, else synthesised ones."""
     if scene is not None:
-        return scene.train, scene.test
+        return (scene.train if len(scene.train) else scene.test), scene.test
     width, height = VIEW_SIZE
     return synthesise_cameras(
         *core_arguments(model), count=VIEWS, width=width, height=height, seed=seed

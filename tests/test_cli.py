@@ -541,6 +541,37 @@ def test_what_libraries_print_stays_off_stdout(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == '{"a": 1}\n'
 
 
+def test_progress_says_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 5.0, 30.0, 31.0, 60.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with console.Progress() as progress:
+        progress.part(0.0, 0.5)("encoding", 0.2)  # After 5 seconds: too early to say.
+        progress("encoding", 1.0)
+        progress.part(0.5, 1.0)("measuring", 0.1)  # A second later: just said.
+        progress("measuring", 0.5)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "fieldpress: encoding: 50 % done, about 30 s left",
+        "fieldpress: measuring: 75 % done, about 20 s left",
+    ]
+
+
+def test_progress_on_a_terminal_stays_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with console.Progress() as progress:
+        progress("encoding", 0.5)
+        progress("measuring", 1.0)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "measuring" in said.err
+
+
 # As a process
 
 
