@@ -1,9 +1,9 @@
 // One tile, front to back: image, or per-splat statistics.
 //
-// A tile is 4 x 4 blocks of 4 x 4 pixels. Splats come in batches; each block has a list of the
-// splats of the batch whose drawn ellipse touches it, and goes through that list with
-// transmittance and colour in registers. Lane i of a vector is the pixel at column i / ROWS, row
-// i % ROWS of its strip of ROWS rows, so that a row's terms reach all columns by one broadcast.
+// A tile is 32 cells of 4 x 2 pixels. Splats come in batches of 64; each cell has a 64-bit word of
+// the splats of the batch whose drawn ellipse touches it. A block, one cell or a pair of them, goes
+// through its word with transmittance and colour in registers. Lane i of a vector is the pixel at
+// column i / ROWS, row i % ROWS, so that a row's terms reach all columns by one broadcast.
 #include "constants.h"
 #include "frame.h"
 #include "simd.h"
@@ -11,30 +11,39 @@
 namespace fieldpress::render::FIELDPRESS_ISA {
 namespace {
 
-constexpr int BATCH = 128;
-constexpr int BLOCK = 4;                      // Pixels per block side.
-constexpr int SIDE = TILE / BLOCK;            // Blocks per tile side.
-constexpr int BLOCKS = SIDE * SIDE;
-constexpr int PIXELS = BLOCK * BLOCK;
-constexpr int PARTS = PIXELS / LANES;         // Vectors per block.
-constexpr int ROWS = LANES / BLOCK;           // Rows per vector.
-constexpr int WIDE = MAX_CHANNELS + 1;        // Any number of channels, and depth.
-constexpr float SLACK_PIXELS = 0.02f;
-constexpr float SLACK_REACH = 1e-3f;
+constexpr int BATCH = 64;
+constexpr int CELLS = 32;
+constexpr int COLUMNS = 4;                         // Pixels per block across.
+constexpr int ROWS = LANES / COLUMNS;              // Rows per vector.
+constexpr int HEIGHT = ROWS > 2 ? ROWS : 2;        // Rows per block.
+constexpr int PIXELS = COLUMNS * HEIGHT;
+constexpr int PARTS = PIXELS / LANES;              // Vectors per block.
+constexpr int PER_BLOCK = HEIGHT / 2;              // Cells per block.
+constexpr int BLOCKS = CELLS / PER_BLOCK;
+constexpr int RUN = 4 / PER_BLOCK;                 // Blocks in the upper or lower half of a column.
+constexpr int WIDE = MAX_CHANNELS + 1;             // Any number of channels, and depth.
 // The next float: T - STOP < 0 says T <= TRANSMITTANCE_STOP.
 constexpr float STOP = static_cast<float>(TRANSMITTANCE_STOP * (1.0 + 1.0 / (1 << 24)));
-constexpr float NEVER = -1.0f;                // Threshold of a finished pixel, whose T is 0.
+constexpr float NEVER = -1.0f;                     // Threshold of a finished pixel, whose T is 0.
 
-struct alignas(64) Row {
-  float shift[TILE];  // axy * dy - ax * x: the first square is (ax * column + shift)^2
-  float room[TILE];   // reach - (ay * dy)^2
+// A splat as one tile sees it.
+struct alignas(32) Entry {
+  float shift[TILE];  // per row: axy * dy - ax * x; the first square is (ax * column + shift)^2
+  float room[TILE];   // per row: reach - (ay * dy)^2
+  float color[4];
+  float ax, ceiling;
 };
 
 struct Batch {
-  Row rows[BATCH];
-  float ax[BATCH], ceiling[BATCH];
-  uint8_t lists[BLOCKS][BATCH];
-  int lengths[BLOCKS];
+  Entry entries[BATCH + 1];  // The last is never drawn: it makes a pair of an odd one.
+  uint64_t words[BLOCKS];
+
+  Batch() {
+    Entry& none = entries[BATCH];
+    for (int r = 0; r < TILE; ++r) none.shift[r] = 0.0f, none.room[r] = -1.0f;
+    for (float& c : none.color) c = 0.0f;
+    none.ax = none.ceiling = 0.0f;
+  }
 };
 
 struct alignas(64) Block {
@@ -43,183 +52,250 @@ struct alignas(64) Block {
   float left[PIXELS];   // transmittance of the finished pixels
 };
 
-// Blocks of the tile that the drawn ellipse touches: bit column * SIDE + row. x, y: the mean seen
-// from the tile's corner.
-FP_INLINE unsigned touched(const Splat& s, float x, float y) {
-  const Quad low = Quad{0, BLOCK, 2 * BLOCK, 3 * BLOCK} + (0.5f - y);
-  const Quad high = low + static_cast<float>(BLOCK - 1);
-  const Quad up = least(most(all<Quad>(s.widest_y), low), high);
-  const Quad down = least(most(all<Quad>(-s.widest_y), low), high);
-  const Quad room_up = s.reach + SLACK_REACH - (s.ay * up) * (s.ay * up);
-  const Quad room_down = s.reach + SLACK_REACH - (s.ay * down) * (s.ay * down);
-  const Quad zero{};
-  const Quad right = x + SLACK_PIXELS + (root(most(room_up, zero)) - s.axy * up) * s.inverse_ax;
-  const Quad left = x - SLACK_PIXELS - (root(most(room_down, zero)) + s.axy * down) * s.inverse_ax;
-  const unsigned inside = ~(signs(room_up) | signs(room_down)) & 15u;
-  unsigned mask = 0;
-  for (int c = 0; c < SIDE; ++c) {
-    const QuadInts hit = (right >= c * BLOCK + 0.5f) & (left <= c * BLOCK + (BLOCK - 0.5f));
-    mask |= (bits(hit) & inside) << (c * SIDE);
-  }
-  return mask;
+// Cells are numbered as pack() orders them: half of the tile, column, row of cells.
+constexpr int block_x(int b) { return b / RUN % COLUMNS * COLUMNS; }
+constexpr int block_y(int b) { return (b / (RUN * COLUMNS) * RUN + b % RUN) * HEIGHT; }
+constexpr int pixel_x(int i) { return i % LANES / ROWS; }
+constexpr int pixel_y(int i) { return i / LANES * ROWS + i % LANES % ROWS; }
+
+// All ones in the bytes of the cells that the drawn ellipse touches. x, y: the mean seen from the
+// tile's corner. Rows of cells that it misses are NaN and compare false.
+FP_INLINE Bytes touched(const Splat& s, float x, float y) {
+  const Eight low = Eight{0.5f, 2.5f, 4.5f, 6.5f, 8.5f, 10.5f, 12.5f, 14.5f} - y;
+  const Eight high = low + 1.0f;
+  const Eight ay = all<Eight>(s.ay), axy = all<Eight>(s.axy), widest = all<Eight>(s.widest_y);
+  const Eight up = least(most(widest, low), high), down = least(most(-widest, low), high);
+  const Eight reach = all<Eight>(s.reach + SLACK_REACH);
+  const Eight ru = rough_root(reach - (ay * up) * (ay * up));
+  const Eight rd = rough_root(reach - (ay * down) * (ay * down));
+  const Eight right = (x + SLACK_PIXELS) + (ru - axy * up) * s.inverse_ax;
+  const Eight left = (x - SLACK_PIXELS) - (rd + axy * down) * s.inverse_ax;
+  EightInts hit[COLUMNS];
+  for (int c = 0; c < COLUMNS; ++c)
+    hit[c] = (right >= c * COLUMNS + 0.5f) & (left <= c * COLUMNS + (COLUMNS - 0.5f));
+  return pack(hit);
 }
 
-FP_INLINE void fill_rows(const Splat& s, float x, float y, Row& row) {
+FP_INLINE Bytes enter(Entry& entry, const Splat& s, const Tile& tile) {
+  const float x = s.x - static_cast<float>(tile.x), y = s.y - static_cast<float>(tile.y);
   const float start = s.ax * x;
   for (int r = 0; r < TILE; ++r) {
-    const float dy = static_cast<float>(r) + 0.5f - y;
+    const float dy = (static_cast<float>(r) + 0.5f) - y;
     const float t = s.ay * dy;
-    row.shift[r] = s.axy * dy - start;
-    row.room[r] = s.reach - t * t;
+    entry.shift[r] = s.axy * dy - start;
+    entry.room[r] = s.reach - t * t;
   }
+  __builtin_memcpy(entry.color, s.color, sizeof entry.color);
+  entry.ax = s.ax;
+  entry.ceiling = s.ceiling;
+  return touched(s, x, y);
 }
 
-// Adds splat i of the batch to the lists of the open blocks it touches.
-FP_INLINE void enlist(Batch& batch, int i, const Splat& s, const Tile& tile, unsigned open) {
-  const float x = s.x - static_cast<float>(tile.x), y = s.y - static_cast<float>(tile.y);
-  unsigned mask = touched(s, x, y) & open;
-  fill_rows(s, x, y, batch.rows[i]);
-  batch.ax[i] = s.ax;
-  batch.ceiling[i] = s.ceiling;
-  for (; mask; mask &= mask - 1) {
-    const int b = __builtin_ctz(mask);
-    batch.lists[b][batch.lengths[b]++] = static_cast<uint8_t>(i);
+// Takes up to BATCH splats of the tile's list and finds the words of all blocks.
+FP_INLINE void fill(Batch& batch, const Splat* splats, const Tile& tile, int64_t start, int count) {
+  uint8_t planes[BATCH / 8][CELLS];
+  for (int group = 0; group < BATCH / 8; ++group) {
+    Bytes plane{};
+    for (int k = 0; k < least(8, count - group * 8); ++k) {
+      const int i = group * 8 + k;
+      if (start + i + 8 < tile.count) __builtin_prefetch(&splats[tile.list[start + i + 8]]);
+      plane |= enter(batch.entries[i], splats[tile.list[start + i]], tile) &
+               static_cast<int8_t>(1 << k);
+    }
+    store(planes[group], plane);
   }
+  uint64_t words[CELLS];
+  for (int cell = 0; cell < CELLS; ++cell) {
+    uint64_t word = 0;
+    for (int group = 0; group < BATCH / 8; ++group)
+      word |= static_cast<uint64_t>(planes[group][cell]) << (8 * group);
+    words[cell] = word;
+  }
+  for (int b = 0; b < BLOCKS; ++b)
+    batch.words[b] = words[b * PER_BLOCK] | words[b * PER_BLOCK + PER_BLOCK - 1];
 }
 
-FP_INLINE int lane_pixel_x(int lane) { return lane / ROWS; }
-FP_INLINE int lane_pixel_y(int lane) { return lane % ROWS; }
-
-// Pixels outside the image are born finished. Returns whether any pixel is inside.
-FP_INLINE bool open_block(Block& block, const Settings& set, const Tile& tile, int b) {
-  const int x0 = tile.x + b / SIDE * BLOCK, y0 = tile.y + b % SIDE * BLOCK;
-  bool any = false;
-  for (int i = 0; i < PIXELS; ++i) {
-    const int x = x0 + lane_pixel_x(i % LANES), y = y0 + i / LANES * ROWS + lane_pixel_y(i % LANES);
-    const bool inside = x < set.width && y < set.height;
-    block.trans[i] = inside ? 1.0f : 0.0f;
-    block.stop[i] = inside ? STOP : NEVER;
-    block.left[i] = 0.0f;
-    any |= inside;
-  }
-  return any;
+FP_INLINE bool is_whole(const Settings& set, const Tile& tile) {
+  return tile.x + TILE <= set.width && tile.y + TILE <= set.height;
 }
 
-// State of one block in registers.
-struct Rays {
-  Floats trans[PARTS], stop[PARTS], left[PARTS];
-};
-
-FP_INLINE Rays take(const Block& block) {
-  Rays rays;
-  for (int p = 0; p < PARTS; ++p) {
-    rays.trans[p] = load<Floats>(block.trans + p * LANES);
-    rays.stop[p] = load<Floats>(block.stop + p * LANES);
-    rays.left[p] = load<Floats>(block.left + p * LANES);
+// Pixels outside the image are born finished. Returns the blocks with a pixel inside.
+FP_INLINE unsigned open_blocks(Block* blocks, const Settings& set, const Tile& tile) {
+  const bool whole = is_whole(set, tile);
+  unsigned open = 0;
+  for (int b = 0; b < BLOCKS; ++b) {
+    const int width = set.width - tile.x - block_x(b), height = set.height - tile.y - block_y(b);
+    open |= (width > 0 && height > 0 ? 1u : 0u) << b;
+    for (int i = 0; i < PIXELS; ++i) {
+      blocks[b].trans[i] = 1.0f;
+      blocks[b].stop[i] = STOP;
+      blocks[b].left[i] = 0.0f;
+    }
+    for (int i = 0; !whole && i < PIXELS; ++i)
+      if (pixel_x(i) >= width || pixel_y(i) >= height) {
+        blocks[b].trans[i] = 0.0f;
+        blocks[b].stop[i] = NEVER;
+      }
   }
-  return rays;
-}
-
-FP_INLINE void put_back(const Rays& rays, Block& block) {
-  for (int p = 0; p < PARTS; ++p) {
-    store(block.trans + p * LANES, rays.trans[p]);
-    store(block.stop + p * LANES, rays.stop[p]);
-    store(block.left + p * LANES, rays.left[p]);
-  }
+  return open;
 }
 
 FP_INLINE Floats block_columns(int b) {
   Floats columns;
-  for (int i = 0; i < LANES; ++i)
-    columns[i] = static_cast<float>(b / SIDE * BLOCK + lane_pixel_x(i)) + 0.5f;
+  for (int i = 0; i < LANES; ++i) columns[i] = static_cast<float>(block_x(b) + pixel_x(i)) + 0.5f;
   return columns;
 }
 
-// Passes the rays of a block through splat i; weight[] is alpha * T where it is drawn, else 0.
-// Returns true once no ray is left.
-FP_INLINE bool pass(const Batch& batch, int i, Floats columns, int band, Rays& rays,
-                    Floats* weight) {
-  const Floats ax = all<Floats>(batch.ax[i]);
-  const Floats ceiling = all<Floats>(batch.ceiling[i]);
-  const Row& rows = batch.rows[i];
-  Floats after[PARTS], slack[PARTS];
-  unsigned stopped = 0;
+// The rays of one block: transmittance in registers, the rest touched only when a ray ends.
+struct Rays {
+  Floats trans[PARTS];
+  Block* block;
+  Floats columns;
+  int row;
+};
+
+// A ray ends before the splat that would take it to the threshold. Returns whether all have ended.
+FP_INLINE bool end_rays(Rays& rays, const Floats* slack, Floats* after, Floats* weight) {
+  bool finished = true;
   for (int p = 0; p < PARTS; ++p) {
-    const int r = band * BLOCK + p * ROWS;
-    const Floats u = ax * columns + repeat_rows(rows.shift + r);
-    const Floats e = repeat_rows(rows.room + r) - u * u;
-    // The sign of e is the cutoff alpha >= 1/255, and clears what exp2 makes of smaller ones.
-    const Ints drawn = ~(reinterpret_cast<Ints>(e) >> 31);
-    const Floats alpha = where(drawn, least(exp2_over_255(e), ceiling));
-    weight[p] = alpha * rays.trans[p];
-    after[p] = rays.trans[p] - weight[p];
-    slack[p] = after[p] - rays.stop[p];
+    float* stop = rays.block->stop + p * LANES;
+    float* left = rays.block->left + p * LANES;
+    const Ints over = reinterpret_cast<Ints>(slack[p]) >> 31;
+    store(left, load<Floats>(left) + where(over, rays.trans[p]));
+    store(stop, select(over, all<Floats>(NEVER), load<Floats>(stop)));
+    weight[p] = where(~over, weight[p]);
+    after[p] = where(~over, after[p]);
+    finished &= !bits(after[p] > 0.0f);
   }
-  Ints any = reinterpret_cast<Ints>(slack[0]);
-  for (int p = 1; p < PARTS; ++p) any |= reinterpret_cast<Ints>(slack[p]);
-  stopped = bits(any);
-  bool finished = false;
-  if (__builtin_expect(stopped != 0, 0)) {
-    finished = true;
-    for (int p = 0; p < PARTS; ++p) {
-      const Ints over = reinterpret_cast<Ints>(slack[p]) >> 31;
-      rays.left[p] += where(over, rays.trans[p]);
-      weight[p] = where(~over, weight[p]);
-      after[p] = where(~over, after[p]);
-      rays.stop[p] = select(over, all<Floats>(NEVER), rays.stop[p]);
-      finished &= !bits(after[p] > 0.0f);
-    }
-  }
-  for (int p = 0; p < PARTS; ++p) rays.trans[p] = after[p];
   return finished;
 }
 
-// Runs the batches of a tile: before(i, splat) for each splat taken, inside(b, rays, columns) for
-// each block with work, which returns true when the block is finished.
+FP_INLINE size_t take_first(uint64_t& word) {
+  const size_t first = word ? static_cast<size_t>(__builtin_ctzll(word)) : BATCH;
+  word &= word - 1;
+  return first;
+}
+
+// alpha of a splat at the pixels of a block; 0 where it is not drawn.
+FP_INLINE void opacity(const Entry& entry, const Entry& strip, Floats columns, Floats* alpha) {
+  for (int p = 0; p < PARTS; ++p) {
+    const Floats u = entry.ax * columns + repeat_rows(strip.shift + p * ROWS);
+    const Floats e = minus_product(repeat_rows(strip.room + p * ROWS), u, u);
+    // The sign of e is the cutoff alpha >= 1/255, and clears what exp2 makes of smaller ones.
+    alpha[p] = zero_where_negative(e, least(exp2_over_255(e), all<Floats>(entry.ceiling)));
+  }
+}
+
+// weight = alpha * T; returns whether a ray would fall to the threshold.
+FP_INLINE bool attenuate(const Block* block, const Floats* trans, const Floats* alpha,
+                         Floats* weight, Floats* after, Floats* slack) {
+  Ints any{};
+  for (int p = 0; p < PARTS; ++p) {
+    weight[p] = alpha[p] * trans[p];
+    after[p] = minus_product(trans[p], alpha[p], trans[p]);
+    slack[p] = after[p] - load<Floats>(block->stop + p * LANES);
+    any |= reinterpret_cast<Ints>(slack[p]);
+  }
+  return bits(any) != 0;
+}
+
+// Passes the rays of a block through the splats of a word, front to back. sink(i, weight) takes
+// alpha * T of splat i, zero where it is not drawn; i is BATCH once where their number is odd.
+// Two at a time: the exponentials of both are under way while T waits for neither. Returns true
+// once no ray is left.
+template <typename Sink>
+FP_INLINE bool march(const Batch& batch, uint64_t word, Rays& rays, Sink sink) {
+  const char* base = reinterpret_cast<const char*>(batch.entries);
+  const char* rows = base + rays.row * sizeof(float);
+  FP_OPAQUE(rows);  // Else each row's address is summed anew.
+  do {
+    size_t at[2];
+    Floats alpha[2][PARTS], weight[2][PARTS], middle[PARTS], after[PARTS], slack[PARTS];
+    for (int j = 0; j < 2; ++j) {
+      at[j] = take_first(word);
+      opacity(*reinterpret_cast<const Entry*>(base + at[j] * sizeof(Entry)),
+              *reinterpret_cast<const Entry*>(rows + at[j] * sizeof(Entry)), rays.columns, alpha[j]);
+    }
+    for (int p = 0; p < PARTS; ++p) {
+      weight[0][p] = alpha[0][p] * rays.trans[p];
+      middle[p] = minus_product(rays.trans[p], alpha[0][p], rays.trans[p]);
+    }
+    if (__builtin_expect(attenuate(rays.block, middle, alpha[1], weight[1], after, slack), 0)) {
+      for (int j = 0; j < 2; ++j) {
+        bool finished = false;
+        if (attenuate(rays.block, rays.trans, alpha[j], weight[j], after, slack))
+          finished = end_rays(rays, slack, after, weight[j]);
+        sink(at[j], weight[j]);
+        for (int p = 0; p < PARTS; ++p) rays.trans[p] = after[p];
+        if (finished) return true;
+      }
+      continue;
+    }
+    for (int p = 0; p < PARTS; ++p) rays.trans[p] = after[p];
+    for (int j = 0; j < 2; ++j) sink(at[j], weight[j]);
+  } while (word);
+  return false;
+}
+
+// Runs the batches of a tile: before(start, count) once a batch is filled, inside(b, word, rays)
+// for each block with work, which returns true when the block is finished, then after(start, count).
 template <typename Before, typename Inside, typename After>
 FP_INLINE void run_batches(const Settings& set, const Splat* splats, const Tile& tile,
                            Block* blocks, Batch& batch, Before before, Inside inside,
                            After after) {
-  unsigned open = 0;
-  for (int b = 0; b < BLOCKS; ++b) open |= (open_block(blocks[b], set, tile, b) ? 1u : 0u) << b;
+  unsigned open = open_blocks(blocks, set, tile);
   for (int64_t start = 0; start < tile.count && open; start += BATCH) {
     const int count = tile.count - start < BATCH ? static_cast<int>(tile.count - start) : BATCH;
-    for (int b = 0; b < BLOCKS; ++b) batch.lengths[b] = 0;
-    for (int i = 0; i < count; ++i) {
-      if (start + i + 8 < tile.count) __builtin_prefetch(&splats[tile.list[start + i + 8]]);
-      const Splat& s = splats[tile.list[start + i]];
-      enlist(batch, i, s, tile, open);
-      before(i, s);
-    }
-    for (int b = 0; b < BLOCKS; ++b) {
-      if (!batch.lengths[b]) continue;
-      Rays rays = take(blocks[b]);
-      if (inside(b, rays)) open &= ~(1u << b);
-      put_back(rays, blocks[b]);
+    fill(batch, splats, tile, start, count);
+    before(start, count);
+    for (unsigned rest = open; rest; rest &= rest - 1) {
+      const int b = __builtin_ctz(rest);
+      const uint64_t word = batch.words[b];
+      if (!word) continue;
+      Rays rays;
+      rays.block = &blocks[b];
+      rays.columns = block_columns(b);
+      rays.row = block_y(b);
+      for (int p = 0; p < PARTS; ++p) rays.trans[p] = load<Floats>(blocks[b].trans + p * LANES);
+      if (inside(b, word, rays)) open &= ~(1u << b);
+      for (int p = 0; p < PARTS; ++p) store(blocks[b].trans + p * LANES, rays.trans[p]);
     }
     after(start, count);
   }
 }
 
-FP_INLINE void write_pixels(const Settings& set, const Tile& tile, const Target& target,
-                            const Block* blocks, const float* sums, int channels, int stride) {
-  for (int b = 0; b < BLOCKS; ++b) {
-    const int x0 = tile.x + b / SIDE * BLOCK, y0 = tile.y + b % SIDE * BLOCK;
-    for (int i = 0; i < PIXELS; ++i) {
-      const int x = x0 + lane_pixel_x(i % LANES);
-      const int y = y0 + i / LANES * ROWS + lane_pixel_y(i % LANES);
-      if (x >= set.width || y >= set.height) continue;
-      const int64_t pixel = static_cast<int64_t>(y) * set.width + x;
-      const float trans = blocks[b].trans[i] + blocks[b].left[i];
-      float* out = target.image + pixel * channels;
-      for (int k = 0; k < channels; ++k) {
-        float value = sums[(b * stride + k) * PIXELS + i];
-        if (set.expected && k == channels - 1) value /= most(1.0f - trans, single(DEPTH_ALPHA_FLOOR));
-        out[k] = value + (target.background ? trans * target.background[k] : 0.0f);
-      }
-      target.alpha[pixel] = 1.0f - trans;
+// One block's sums and transmittance to the image.
+FP_INLINE void write_block(const Settings& set, const Target& target, const Block& block,
+                           const float* sums, int channels, int x0, int y0) {
+  alignas(64) float alpha[PIXELS];
+  alignas(64) float values[WIDE * PIXELS];
+  for (int p = 0; p < PARTS; ++p) {
+    const int at = p * LANES;
+    const Floats trans = load<Floats>(block.trans + at) + load<Floats>(block.left + at);
+    store(alpha + at, 1.0f - trans);
+    for (int k = 0; k < channels; ++k) {
+      Floats value = load<Floats>(sums + k * PIXELS + at);
+      if (set.expected && k == channels - 1)
+        value /= most(1.0f - trans, all<Floats>(single(DEPTH_ALPHA_FLOOR)));
+      if (target.background) value += trans * target.background[k];
+      store(values + k * PIXELS + at, value);
     }
   }
+  const int width = least(COLUMNS, set.width - x0), height = least(HEIGHT, set.height - y0);
+  const int64_t corner = static_cast<int64_t>(y0) * set.width + x0;
+  const auto copy = [&](int x, int y) {
+    const int i = y / ROWS * LANES + x * ROWS + y % ROWS;
+    const int64_t pixel = corner + static_cast<int64_t>(y) * set.width + x;
+    for (int k = 0; k < channels; ++k) target.image[pixel * channels + k] = values[k * PIXELS + i];
+    target.alpha[pixel] = alpha[i];
+  };
+  if (width == COLUMNS && height == HEIGHT) {
+    for (int y = 0; y < HEIGHT; ++y)
+      for (int x = 0; x < COLUMNS; ++x) copy(x, y);
+    return;
+  }
+  for (int y = 0; y < height; ++y)
+    for (int x = 0; x < width; ++x) copy(x, y);
 }
 
 // Up to four channels, summed in registers.
@@ -228,32 +304,26 @@ void blend_narrow(const Settings& set, const Splat* splats, const Tile& tile,
                   const Target& target) {
   Block blocks[BLOCKS];
   Batch batch;
-  alignas(64) float sums[BLOCKS * CHANNELS * PIXELS] = {};
-  float colors[BATCH][4];
+  alignas(64) float sums[BLOCKS][CHANNELS * PIXELS] = {};
   run_batches(
-      set, splats, tile, blocks, batch,
-      [&](int i, const Splat& s) { __builtin_memcpy(colors[i], s.color, sizeof colors[i]); },
-      [&](int b, Rays& rays) {
-        const Floats columns = block_columns(b);
-        float* sum = sums + b * CHANNELS * PIXELS;
+      set, splats, tile, blocks, batch, [](int64_t, int) {},
+      [&](int b, uint64_t word, Rays& rays) {
         Floats total[CHANNELS][PARTS];
         for (int k = 0; k < CHANNELS; ++k)
-          for (int p = 0; p < PARTS; ++p) total[k][p] = load<Floats>(sum + k * PIXELS + p * LANES);
-        bool finished = false;
-        const int length = batch.lengths[b];
-        for (int j = 0; j < length && !finished; ++j) {
-          const int i = batch.lists[b][j];
-          Floats weight[PARTS];
-          finished = pass(batch, i, columns, b % SIDE, rays, weight);
+          for (int p = 0; p < PARTS; ++p)
+            total[k][p] = load<Floats>(sums[b] + k * PIXELS + p * LANES);
+        const bool finished = march(batch, word, rays, [&](size_t i, const Floats* weight) {
           for (int k = 0; k < CHANNELS; ++k)
-            for (int p = 0; p < PARTS; ++p) total[k][p] += colors[i][k] * weight[p];
-        }
+            for (int p = 0; p < PARTS; ++p) total[k][p] += batch.entries[i].color[k] * weight[p];
+        });
         for (int k = 0; k < CHANNELS; ++k)
-          for (int p = 0; p < PARTS; ++p) store(sum + k * PIXELS + p * LANES, total[k][p]);
+          for (int p = 0; p < PARTS; ++p) store(sums[b] + k * PIXELS + p * LANES, total[k][p]);
         return finished;
       },
       [](int64_t, int) {});
-  write_pixels(set, tile, target, blocks, sums, CHANNELS, CHANNELS);
+  for (int b = 0; b < BLOCKS; ++b)
+    write_block(set, target, blocks[b], sums[b], CHANNELS, tile.x + block_x(b),
+                tile.y + block_y(b));
 }
 
 // Any number of channels, summed in memory.
@@ -262,35 +332,33 @@ void blend_wide(const Scene& scene, const Settings& set, const Splat* splats, co
   Block blocks[BLOCKS];
   Batch batch;
   const int channels = set.channels();
-  alignas(64) float sums[BLOCKS * WIDE * PIXELS];
+  alignas(64) float sums[BLOCKS][WIDE * PIXELS];
   __builtin_memset(sums, 0, sizeof sums);
-  float colors[BATCH][WIDE];
+  float colors[BATCH + 1][WIDE];
+  __builtin_memset(colors[BATCH], 0, sizeof colors[BATCH]);
   run_batches(
       set, splats, tile, blocks, batch,
-      [&](int i, const Splat& s) {
-        const float* source = scene.colors + s.id * scene.color_stride;
-        for (int k = 0; k < set.color_channels; ++k) colors[i][k] = source[k];
-        if (set.depth) colors[i][set.color_channels] = s.depth;
+      [&](int64_t start, int count) {
+        for (int i = 0; i < count; ++i) {
+          const Splat& s = splats[tile.list[start + i]];
+          const float* source = scene.colors + s.id * scene.color_stride;
+          for (int k = 0; k < set.color_channels; ++k) colors[i][k] = source[k];
+          if (set.depth) colors[i][set.color_channels] = s.depth;
+        }
       },
-      [&](int b, Rays& rays) {
-        const Floats columns = block_columns(b);
-        float* sum = sums + b * WIDE * PIXELS;
-        bool finished = false;
-        const int length = batch.lengths[b];
-        for (int j = 0; j < length && !finished; ++j) {
-          const int i = batch.lists[b][j];
-          Floats weight[PARTS];
-          finished = pass(batch, i, columns, b % SIDE, rays, weight);
+      [&](int b, uint64_t word, Rays& rays) {
+        return march(batch, word, rays, [&](size_t i, const Floats* weight) {
           for (int k = 0; k < channels; ++k)
             for (int p = 0; p < PARTS; ++p) {
-              float* slot = sum + k * PIXELS + p * LANES;
+              float* slot = sums[b] + k * PIXELS + p * LANES;
               store(slot, load<Floats>(slot) + colors[i][k] * weight[p]);
             }
-        }
-        return finished;
+        });
       },
       [](int64_t, int) {});
-  write_pixels(set, tile, target, blocks, sums, channels, WIDE);
+  for (int b = 0; b < BLOCKS; ++b)
+    write_block(set, target, blocks[b], sums[b], channels, tile.x + block_x(b),
+                tile.y + block_y(b));
 }
 
 // Per-lane sums of one splat of the batch.
@@ -309,6 +377,19 @@ FP_INLINE TileShare folded(const Tally& tally) {
   return share;
 }
 
+FP_INLINE void count(Tally& tally, const Floats* weight) {
+  Floats sum{}, square{}, peak{};
+  for (int p = 0; p < PARTS; ++p) {
+    sum += weight[p];
+    square += weight[p] * weight[p];
+    peak = most(peak, weight[p]);
+    tally.hits += static_cast<uint32_t>(__builtin_popcount(bits(weight[p] > 0.0f)));
+  }
+  store(tally.weight, load<Floats>(tally.weight) + sum);
+  store(tally.weight_sq, load<Floats>(tally.weight_sq) + square);
+  store(tally.max_weight, most(load<Floats>(tally.max_weight), peak));
+}
+
 }  // namespace
 
 void blend(const Scene& scene, const Settings& set, const Splat* splats, const Tile& tile,
@@ -325,35 +406,18 @@ void blend(const Scene& scene, const Settings& set, const Splat* splats, const T
 void measure(const Settings& set, const Splat* splats, const Tile& tile, TileShare* shares) {
   Block blocks[BLOCKS];
   Batch batch;
-  Tally tallies[BATCH];
+  Tally tallies[BATCH + 1];
+  __builtin_memset(&tallies[BATCH], 0, sizeof(Tally));
   __builtin_memset(shares, 0, sizeof(TileShare) * static_cast<size_t>(tile.count));
   run_batches(
       set, splats, tile, blocks, batch,
-      [&](int i, const Splat&) { __builtin_memset(&tallies[i], 0, sizeof(Tally)); },
-      [&](int b, Rays& rays) {
-        const Floats columns = block_columns(b);
-        bool finished = false;
-        const int length = batch.lengths[b];
-        for (int j = 0; j < length && !finished; ++j) {
-          const int i = batch.lists[b][j];
-          Tally& tally = tallies[i];
-          Floats weight[PARTS];
-          finished = pass(batch, i, columns, b % SIDE, rays, weight);
-          Floats sum{}, square{}, peak{};
-          for (int p = 0; p < PARTS; ++p) {
-            sum += weight[p];
-            square += weight[p] * weight[p];
-            peak = most(peak, weight[p]);
-            tally.hits += static_cast<uint32_t>(__builtin_popcount(bits(weight[p] > 0.0f)));
-          }
-          store(tally.weight, load<Floats>(tally.weight) + sum);
-          store(tally.weight_sq, load<Floats>(tally.weight_sq) + square);
-          store(tally.max_weight, most(load<Floats>(tally.max_weight), peak));
-        }
-        return finished;
+      [&](int64_t, int n) { __builtin_memset(tallies, 0, sizeof(Tally) * static_cast<size_t>(n)); },
+      [&](int, uint64_t word, Rays& rays) {
+        return march(batch, word, rays,
+                     [&](size_t i, const Floats* weight) { count(tallies[i], weight); });
       },
-      [&](int64_t start, int count) {
-        for (int i = 0; i < count; ++i) shares[start + i] = folded(tallies[i]);
+      [&](int64_t start, int n) {
+        for (int i = 0; i < n; ++i) shares[start + i] = folded(tallies[i]);
       });
 }
 

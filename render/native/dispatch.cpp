@@ -35,14 +35,15 @@ const Copy COPIES[] = {
     {"avx2",
      [] {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-              __builtin_cpu_supports("bmi2");
+              __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
      },
      {avx2::project, avx2::cover, avx2::blend, avx2::measure}},
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+              __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+              __builtin_cpu_supports("bmi2");
      },
      {avx512::project, avx512::cover, avx512::blend, avx512::measure}},
 #endif

@@ -63,35 +63,39 @@ void fill_tiles(const Kernels& kernels, const Splat* splats, const Key* sorted, 
   const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(set.threads, count)));
   scratch.runs.resize(static_cast<size_t>(parts));
   uint16_t* run_counts = scratch.run_counts.fit(static_cast<size_t>(count));
-  uint32_t* cursors = scratch.cursors.fit(static_cast<size_t>(parts * tiles));
+  uint32_t* cursors = scratch.cursors.fit(static_cast<size_t>(parts * (tiles + 1)));
 
   parallel(parts, parts, [&](int part) {
-    uint32_t* mine = cursors + part * tiles;
-    std::memset(mine, 0, static_cast<size_t>(tiles) * sizeof(uint32_t));
+    uint32_t* mine = cursors + part * (tiles + 1);
+    std::memset(mine, 0, static_cast<size_t>(tiles + 1) * sizeof(uint32_t));
     std::vector<uint32_t>& runs = scratch.runs[static_cast<size_t>(part)];
     const size_t room = 2 * static_cast<size_t>(lists.tiles_y);
     size_t used = 0;
     const int64_t end = part_begin(count, parts, part + 1);
     for (int64_t i = part_begin(count, parts, part); i < end; ++i) {
       if (runs.size() < used + room) runs.resize(2 * (used + room));
+      if (i + 8 < end) __builtin_prefetch(&splats[static_cast<uint32_t>(sorted[i + 8])]);
       const Splat& splat = splats[static_cast<uint32_t>(sorted[i])];
       const int n = kernels.cover(splat, lists.tiles_x, lists.tiles_y, runs.data() + used);
-      for (int k = 0; k < n; ++k)
-        for (uint32_t t = runs[used + 2 * k]; t < runs[used + 2 * k + 1]; ++t) ++mine[t];
+      for (int k = 0; k < n; ++k) {  // Where a run begins and ends: summed up below.
+        ++mine[runs[used + 2 * k]];
+        --mine[runs[used + 2 * k + 1]];
+      }
       run_counts[i] = static_cast<uint16_t>(n);
       used += 2 * static_cast<size_t>(n);
     }
   });
 
   lists.starts.resize(static_cast<size_t>(tiles) + 1);
+  std::vector<uint32_t> covering(static_cast<size_t>(parts), 0);  // Splats on the current tile.
   int64_t position = 0;
   for (int64_t t = 0; t < tiles; ++t) {
     lists.starts[static_cast<size_t>(t)] = position;
     for (int part = 0; part < parts; ++part) {
-      uint32_t& slot = cursors[part * tiles + t];
-      const uint32_t here = slot;
+      uint32_t& slot = cursors[part * (tiles + 1) + t];
+      covering[static_cast<size_t>(part)] += slot;
       slot = static_cast<uint32_t>(position);
-      position += here;
+      position += covering[static_cast<size_t>(part)];
     }
   }
   lists.starts[static_cast<size_t>(tiles)] = position;
@@ -100,7 +104,7 @@ void fill_tiles(const Kernels& kernels, const Splat* splats, const Key* sorted, 
   uint32_t* out = lists.splats.fit(static_cast<size_t>(position));
 
   parallel(parts, parts, [&](int part) {
-    uint32_t* mine = cursors + part * tiles;
+    uint32_t* mine = cursors + part * (tiles + 1);
     const uint32_t* run = scratch.runs[static_cast<size_t>(part)].data();
     const int64_t end = part_begin(count, parts, part + 1);
     for (int64_t i = part_begin(count, parts, part); i < end; ++i) {

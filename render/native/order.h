@@ -50,13 +50,11 @@ struct TileLists {
 
 struct BinScratch {
   std::vector<std::vector<uint32_t>> runs;    // per part: tile runs, in depth order
-  std::vector<std::vector<uint8_t>> counts;   // per part: spare
   Buffer<uint16_t> run_counts;                // per splat
-  Buffer<uint32_t> cursors;                   // [parts, tiles]
+  Buffer<uint32_t> cursors;                   // [parts, tiles + 1]
 };
 
-// Lists of the sorted splats per tile. `covered` (or null) receives each splat's number of tiles,
-// by sorted position.
+// Lists of the sorted splats per tile.
 void fill_tiles(const Kernels& kernels, const Splat* splats, const Key* sorted, int64_t count,
                 const Settings& set, BinScratch& scratch, TileLists& lists);
 
