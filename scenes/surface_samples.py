@@ -14,7 +14,7 @@ from .still_life import StillLife, Surface
 
 RAYS = 12  # Rays shot for each sample wanted.
 SIDES = 28  # Directions from which each sample is looked at.
-MARGIN = 0.1  # Of the frame: what lies just outside it is in other views, or in none.
+MARGIN = 0.02  # Of the frame: its border needs neighbours just outside.
 PLAIN, BUSY = 0.004, 0.06  # Differences between neighbouring pixels, 0 to 1.
 COARSEST = 4.0  # Spacing on plain surfaces over that on busy ones.
 

@@ -55,8 +55,8 @@ def capture(
         images[i] = photograph(life, cameras[i : i + 1])
         if progress is not None:
             progress(0.9 * (i + 1) / views)
-    surface = sample(life, cameras, images, samples, seed)
     is_test = torch.arange(views) % TEST_EVERY == 0
+    surface = sample(life, cameras[~is_test], images[~is_test], samples, seed)
     scene = Scene(
         "still-life",
         cameras[~is_test],

@@ -21,7 +21,7 @@ HEAT = (  # Dark to bright, monotone in lightness, safe for colour-blind readers
     (0.90, 0.36, 0.22), (0.98, 0.68, 0.10), (0.99, 1.00, 0.70),
 )  # fmt: skip
 TIMES, DASH = "\u00d7", "\u2013"
-ROW, LABEL, BAR = 26, 96, 400  # Pixels of the chart of bytes.
+ROW, LABEL, BAR = 26, 160, 400  # Pixels of the chart of bytes.
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,12 @@ class ViewPictures:
     photo: Tensor | None = None
 
 
-def html_report(title: str, report: Mapping[str, Any], pictures: Sequence[ViewPictures]) -> str:
+def html_report(
+    title: str,
+    report: Mapping[str, Any],
+    pictures: Sequence[ViewPictures],
+    section_names: Mapping[str, str] | None = None,
+) -> str:
     """A page with figures, a swipe comparison, bytes by section and a sortable table of views.
 
     The page loads nothing: pictures, style and script are inside it.
@@ -44,14 +49,18 @@ def html_report(title: str, report: Mapping[str, Any], pictures: Sequence[ViewPi
         report: DESIGN's keys (input_bytes, output_bytes, ratio, psnr, psnr_self, fps,
             bytes_by_section, per_view, ...); what is missing or None is left out.
         pictures: views to look at, the most interesting first; may be empty.
+        section_names: what to call the keys of bytes_by_section on the page.
     """
+    names: Mapping[str, str] = section_names or {}
+    by_section: Mapping[str, int] = report.get("bytes_by_section") or {}
+    sizes = {names.get(name, name): size for name, size in by_section.items()}
     here = resources.files(__package__ or "")
     style = (here / "report.css").read_text("utf-8")
     script = (here / "report.js").read_text("utf-8")
     sections = [
         _tiles(report),
         _comparison(pictures),
-        _bytes(report.get("bytes_by_section") or {}),
+        _bytes(sizes),
         _figures(report),
         _views(report.get("per_view") or []),
     ]
@@ -229,10 +238,10 @@ def _figures(report: Mapping[str, Any]) -> str:
 
 COLUMNS = (
     ("index", "view", "{}"),
-    ("psnr_self", "PSNR, uncompressed", "{:.2f}"),
-    ("ssim_self", "SSIM, uncompressed", "{:.4f}"),
-    ("psnr", "PSNR, photograph", "{:.2f}"),
-    ("ssim", "SSIM, photograph", "{:.4f}"),
+    ("psnr_self", "PSNR self", "{:.2f}"),
+    ("ssim_self", "SSIM self", "{:.4f}"),
+    ("psnr", "PSNR photo", "{:.2f}"),
+    ("ssim", "SSIM photo", "{:.4f}"),
     ("lpips", "LPIPS", "{:.4f}"),
     ("seconds", "ms a frame", "{:.1f}"),
 )
@@ -257,7 +266,8 @@ def _views(views: Sequence[Mapping[str, Any]]) -> str:
             cells.append(f"<td data-value='{value!r}'>{pattern.format(value)}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        "<section><h2>View by view</h2><p class='hint'>Click a heading to sort.</p>"
+        "<section><h2>View by view</h2><p class='hint'>Self: against the uncompressed render. "
+        "Click a heading to sort.</p>"
         f"<div class='scroll'><table class='views'><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div></section>"
     )
@@ -267,8 +277,8 @@ def _notes(report: Mapping[str, Any]) -> str:
     lpips = "" if report.get("lpips") is not None else " LPIPS needs its package and weights."
     return (
         "<footer>Every figure is the mean over views of each view's figure, measured on the file "
-        "decoded again from its bytes, on views that were not used to compress. PSNR is capped at "
-        f"100 dB.{lpips} MB are 10<sup>6</sup> bytes.</footer>"
+        "decoded again from its bytes, on held-out views. PSNR is capped at 100 dB."
+        f"{lpips} MB are 10<sup>6</sup> bytes.</footer>"
     )
 
 
