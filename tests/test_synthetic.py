@@ -82,7 +82,7 @@ def test_spherical_harmonics_are_recovered():
     colors = sh_colors(3, -toward, wanted[:, None].expand(5, 60, 16, 3))
     got = fit_sh(toward, colors, 3)
     again = sh_colors(3, -toward, got[:, None].expand(5, 60, 16, 3))
-    assert (again - colors).std() < 0.1 * colors.std()  # The ridge takes a little.
+    assert (again - colors).std() < 0.2 * colors.std()  # The ridge takes a little.
     assert fit_sh(toward[:0], colors[:0], 3).shape == (0, 16, 3)
 
 
