@@ -13,7 +13,7 @@ WHEEL_VENV := .venv-wheel
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := CMakeLists.txt $(wildcard */native/*)
-SOURCES := $(NATIVE) pyproject.toml $(wildcard *.py */*.py */*.pyi viewer/static/*)
+SOURCES := $(NATIVE) pyproject.toml $(wildcard *.py */*.py */*.pyi viewer/*)
 
 # A checkout elsewhere on the path must not be the one that is tested.
 unexport PYTHONPATH

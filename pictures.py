@@ -8,17 +8,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
 from . import __version__
 from .console import whole
 from .scenes.cameras import Cameras
+from .viewer.png import encode_png
 
 FRAMES_PER_SECOND = 30
 FRAME_NAME = "frame_{:05d}.png"
 VIDEO_CODECS = ("libx264", "libopenh264", "mpeg4")  # The first that this build of PyAV has.
 
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
 Progress = Callable[[str, float], None]
 
 
@@ -34,9 +34,12 @@ def render_file(model: Any, cameras: Cameras, output: Path, progress: Progress) 
     naming the output where the package that writes it is not installed.
     """
     start = time.perf_counter()
-    write = _write_video if is_video(output) else _write_frames
+    frames = _frames(model, cameras, progress)
     with whole(output) as new:
-        write(_frames(model, cameras, progress), new, output)
+        if is_video(output):
+            _write_video(frames, new, output)
+        else:
+            _write_frames(frames, new)
     for stale in output.glob("frame_*.png") if output.is_dir() else ():
         if stale.stem[6:].isdecimal() and int(stale.stem[6:]) >= len(cameras):
             stale.unlink()
@@ -48,26 +51,21 @@ def render_file(model: Any, cameras: Cameras, output: Path, progress: Progress) 
     }
 
 
-def _frames(model: Any, cameras: Cameras, progress: Progress) -> Iterator[Frame]:
+def _frames(model: Any, cameras: Cameras, progress: Progress) -> Iterator[Tensor]:
+    """Each view [H, W, 3] uint8."""
     for i in range(len(cameras)):
         progress("rendering", i / len(cameras))
         image = model.render(cameras[i : i + 1])[0].clamp(0, 1)
-        yield (255 * image + 0.5).byte().cpu().numpy()
+        yield (255 * image).round().byte().cpu()
 
 
-def _write_frames(frames: Iterator[Frame], folder: Path, output: Path) -> None:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ValueError(
-            f"{output}: PNG frames need pillow: pip install 'fieldpress[images]'"
-        ) from None
+def _write_frames(frames: Iterator[Tensor], folder: Path) -> None:
     folder.mkdir()
     for i, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / FRAME_NAME.format(i), compress_level=3)
+        (folder / FRAME_NAME.format(i)).write_bytes(encode_png(frame))
 
 
-def _write_video(frames: Iterator[Frame], path: Path, output: Path) -> None:
+def _write_video(frames: Iterator[Tensor], path: Path, output: Path) -> None:
     try:
         import av
     except ImportError:
@@ -82,6 +80,6 @@ def _write_video(frames: Iterator[Frame], path: Path, output: Path) -> None:
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.options = {"crf": "16"} if codec == "libx264" else {"b": "20000000"}
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = av.VideoFrame.from_ndarray(frame.contiguous().numpy(), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress import __version__, console, models, press
+from fieldpress import __version__, console, demo, models, press
 from fieldpress.__main__ import VERBS, main
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.scenes.orbit import orbit
@@ -395,7 +396,7 @@ def test_render_from_cameras_without_photographs(
     args = ["render", str(scene), "--cameras", str(tmp_path / "path.json")]
     report = run_json([*args, "-o", str(out / "frames")], capsys)
     assert (report["views"], report["render_size"]) == (2, [48, 36])
-    image = pytest.importorskip("PIL.Image", reason="frames need pillow")
+    image = pytest.importorskip("PIL.Image", reason="reading frames needs pillow")
     written = torch.from_numpy(np.array(image.open(out / "frames" / "frame_00001.png")))
     expected = 255 * models.load(scene).render(cameras)[1].clamp(0, 1)
     assert float((written - expected).abs().max()) < 0.51
@@ -501,7 +502,7 @@ def test_bytes_that_changed_on_disk_are_no_success(
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path)[:-1])
     args = ["compress", str(scene), "-o", str(out / "x.fpz")]
-    assert_fails_with_one_line(args, "x.fpz", capsys)
+    assert "read back" in assert_fails_with_one_line(args, "x.fpz", capsys)
     assert list(out.iterdir()) == []
 
 
@@ -570,6 +571,21 @@ def test_progress_on_a_terminal_stays_on_stderr(
     said = capsys.readouterr()
     assert said.out == ""
     assert "measuring" in said.err
+
+
+@pytest.mark.slow
+def test_demo_makes_its_folder(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"views": 9, "width": 64, "height": 48, "samples": 1500}
+    monkeypatch.setattr(demo, "run_demo", functools.partial(demo.run_demo, **small))
+    args = ["demo", "-o", str(out / "made")]
+    report = run_json(args, capsys)
+    assert set(report) >= REPORT_KEYS
+    assert report["output_bytes"] == (out / "made" / "scene.fpz").stat().st_size
+    assert (out / "made" / "report.html").is_file()
+    assert_fails_with_one_line(args, "--overwrite", capsys)
+    assert [path.name for path in out.iterdir()] == ["made"]
 
 
 # As a process
