@@ -25,7 +25,8 @@ Int = NDArray[np.int32]
 ANGLE_TABLE = np.array(
     [512, 170, 101, 71, 54, 43, 35, 30, 25, 22, 19, 16, 14, 12, 11, 9, 8, 7, 6, 6, 5, 4], np.int64
 )
-ROUND = {"opa": 32, "scl": 31, "tlt": 31, "rol": 31, "dc": 30, "ac": 26}  # Encoder's choice.
+# Where the encoder rounds up, in 1/64 of a step: to nearest, ties to zero; AC has many zeros.
+ROUND = {"opa": 33, "scl": 33, "tlt": 33, "rol": 33, "dc": 33, "ac": 35}
 CLASS_SIDE = 64  # A class enters predictions as this many units.
 
 
@@ -93,6 +94,15 @@ class Row:
     limits: Int | None = None
 
 
+def _quantise(key: str, wanted: Int | None, row: Row) -> tuple[Int, Int]:
+    assert wanted is not None
+    assert row.predictor is not None
+    return entropy.quantise_predicted(
+        wanted, row.scale, row.neighbors, row.side,
+        row.predictor.weights, row.predictor.fill, ROUND[key], row.bias,
+    )  # fmt: skip
+
+
 @dataclass
 class Writer:
     """Collects the sections of one block."""
@@ -116,20 +126,12 @@ class Writer:
         return wanted
 
     def values(self, key: str, wanted: Int | None, row: Row) -> Int:
-        assert wanted is not None and row.predictor is not None
-        symbols, values = entropy.quantise_predicted(
-            wanted, row.scale, row.neighbors, row.side,
-            row.predictor.weights, row.predictor.fill, ROUND[key], row.bias,
-        )  # fmt: skip
+        symbols, values = _quantise(key, wanted, row)
         self.ints(key, symbols, row)
         return values
 
     def limited(self, key: str, wanted: Int | None, row: Row) -> Int:
-        assert wanted is not None and row.predictor is not None
-        symbols, values = entropy.quantise_predicted(
-            wanted, row.scale, row.neighbors, row.side,
-            row.predictor.weights, row.predictor.fill, ROUND[key], row.bias,
-        )  # fmt: skip
+        symbols, values = _quantise(key, wanted, row)
         used = (symbols != 0) * np.arange(1, symbols.shape[1] + 1, dtype=np.int32)
         limits = self.ints("lim", used.max(1, keepdims=True), _limits_row(row))
         self.ints(key, symbols, _limited_row(row, limits[:, 0]))
@@ -138,6 +140,27 @@ class Writer:
     def bits(self, key: str, wanted: NDArray | None, widths: NDArray) -> NDArray:
         assert wanted is not None
         self._add(key, "bits", entropy.pack_bits(wanted, widths), 4 * len(wanted))
+        return wanted
+
+
+class Dry:
+    """Quantises as `Writer` does but codes nothing: what a decoder would see, for much less."""
+
+    def octree(self, level: int, codes: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
+        assert codes is not None
+        return codes >> np.uint64(3 * (DEPTH - level))
+
+    def ints(self, key: str, wanted: Int | None, row: Row) -> Int:
+        assert wanted is not None
+        return wanted
+
+    def values(self, key: str, wanted: Int | None, row: Row) -> Int:
+        return _quantise(key, wanted, row)[1]
+
+    limited = values
+
+    def bits(self, key: str, wanted: NDArray | None, widths: NDArray) -> NDArray:
+        assert wanted is not None
         return wanted
 
 
@@ -234,8 +257,8 @@ def angle_scales(layout: Layout, classes: Int, scales: Int) -> tuple[Int, Int, N
     first = (scales[:, 0].astype(np.int64) - scales[:, 1]) * eighth >> 16
     second = (scales[:, 1].astype(np.int64) - scales[:, 2]) * eighth >> 16
     needle = is_needle(scales)
-    # A disc's normal, and the roll of a needle, matter as one radian per radian at the most.
-    about = np.where(needle, first, np.minimum(first + second, 3))
+    # The roll of a needle matters as one radian per radian at the most.
+    about = np.where(needle, first, np.minimum(first + second, 16))
     tilt = _turned(row_scale(layout, "tlt", classes), about)
     about = np.where(needle, np.minimum(second, 3), first)
     roll = _turned(row_scale(layout, "rol", classes), about)

@@ -13,8 +13,10 @@ from torch import Tensor
 from ..scenes.cameras import Cameras
 from ..scenes.metrics import psnr
 from ..scenes.synthesise import synthesise_cameras
-from .codec import Steps, decode, encode
-from .importance import importance, prune_mask, reference, to_classes
+from .allocate import allocate
+from .codec import Steps, decode, encode_source, requantise
+from .fit_tables import Source
+from .importance import importance, reference, to_classes
 from .model import SplatModel
 from .sanitize import sanitize
 
@@ -26,9 +28,12 @@ VIEWS = 32  # statistics views; a quarter as many are held out for acceptance
 DB_TOLERANCE = 0.05
 BYTES_TOLERANCE = 0.005
 MAX_TRIALS = 10
-FACTOR_RANGE = (1 / 64, 64.0)  # of the steps of `Steps()`
-PRUNE_GAIN = 0.02  # Removal error per importance (squared contrast) over bits; see prune_mask.
-DB_SLOPE, SIZE_SLOPE = -7.0, 0.4  # First guesses: goal's excess per unit of ln(factor).
+COARSE_TRIALS = 4  # before the bits are shared anew
+FACTOR_RANGE = (1 / 64, 64.0)  # of the steps that a search starts from
+ROUNDS = 2  # of sharing the bits anew, for models up to
+SMALL = 120_000  # Gaussians; larger ones get one round.
+ALLOCATION_VIEWS = 4
+DB_SLOPE, SIZE_SLOPE = -7.0, 0.4  # First guesses: dB, ln(bytes) lost per unit of ln(factor).
 MAX_STEP = math.log(6.0)
 
 
@@ -67,9 +72,9 @@ class Compressed:
 
 @dataclass(frozen=True)
 class Trial:
-    """One real encode: the factor on all steps, the file, what decoding and rendering it gave."""
+    """One real encode: its steps, the file, what decoding and rendering it gave."""
 
-    factor: float
+    steps: Steps
     data: bytes
     count: int
     psnr_self: float
@@ -77,7 +82,7 @@ class Trial:
 
 @dataclass
 class _Job:
-    """One scene at work: what every trial needs and no trial changes."""
+    """One scene at work: what every trial needs and no trial changes, and the trials made."""
 
     model: SplatModel
     weight: Tensor
@@ -87,18 +92,39 @@ class _Job:
     header: dict[str, Any]
     steps: Steps = field(default_factory=Steps)
     trials: list[Trial] = field(default_factory=list)
+    evaluations: int = 0
+
+    def source(self, steps: Steps) -> Source:
+        """What is left after pruning at these steps, in octree order."""
+        keep = self.weight >= min(steps.prune * self.reference, float(self.weight.max()))
+        return Source.of(self.model[keep], to_classes(self.weight[keep], self.reference))
+
+    def quality(self, model: SplatModel) -> float:
+        """psnr_self of a model on the held-out views, view by view to bound memory."""
+        self.evaluations += 1
+        found = [
+            float(psnr(model.render(self.holdout[[c]]), self.pictures[[c]]))
+            for c in range(len(self.holdout))
+        ]
+        return sum(found) / len(found)
+
+    def preview(self, factor: float) -> float:
+        """The psnr_self that `run` will find, without coding."""
+        steps = self.steps.scaled(factor)
+        return self.quality(requantise(self.source(steps), steps))
+
+    def size(self, factor: float) -> int:
+        """The bytes that `run` will find."""
+        self.evaluations += 1
+        steps = self.steps.scaled(factor)
+        return len(encode_source(self.source(steps), steps, self.header))
 
     def run(self, factor: float) -> Trial:
         """Prune, encode, decode the bytes and render them."""
         steps = self.steps.scaled(factor)
-        keep = prune_mask(self.model, self.weight, self.reference, steps.dc, PRUNE_GAIN)
-        if not bool(keep.any()):
-            keep = self.weight == self.weight.max()
-        kept, weight = self.model[keep], self.weight[keep]
-        data = encode(kept, to_classes(weight, self.reference), steps, header=self.header)
+        data = encode_source(self.source(steps), steps, self.header)
         decoded = decode(data)
-        quality = float(psnr(decoded.render(self.holdout), self.pictures).mean())
-        trial = Trial(factor, data, len(decoded), quality)
+        trial = Trial(steps, data, len(decoded), self.quality(decoded))
         self.trials.append(trial)
         return trial
 
@@ -137,7 +163,7 @@ def compress(
     header = {"seed": settings.seed, "count_in": count_in}
     job = _Job(model, weight, reference(weight), holdout, model.render(holdout), header)
     say("encoding", 0.3)
-    best = _search(job, settings, lambda done: say("encoding", 0.3 + 0.7 * done))
+    best = _search(job, settings, views, lambda done: say("encoding", 0.3 + 0.7 * done))
     say("done", 1.0)
     report = {
         "count_in": count_in,
@@ -148,8 +174,8 @@ def compress(
         "psnr_self": best.psnr_self,
         "views": len(views),
         "holdout": len(holdout),
-        "trials": len(job.trials),
-        "factor": best.factor,
+        "trials": job.evaluations,
+        "steps": vars(best.steps),
         "statistics_seconds": statistics_seconds,
         "encode_seconds": time.perf_counter() - began,
         "seed": settings.seed,
@@ -172,71 +198,87 @@ def _views(
     return views or own_views, holdout or own_holdout
 
 
-def _search(job: _Job, settings: CompressSettings, say: Callable[[float], None]) -> Trial:
-    """Solve for the step factor by real encodes: secant steps inside a bracket."""
+def _search(
+    job: _Job, settings: CompressSettings, views: Cameras, say: Callable[[float], None]
+) -> Trial:
+    """Turn the factor on all steps to the goal; share the bits anew in between."""
     by_size = settings.target_bytes is not None
-    if by_size:
-        goal, tolerance = math.log(settings.target_bytes or 1), -math.log(1 - BYTES_TOLERANCE)
-    else:
-        goal, tolerance = settings.target_db or PRESETS[settings.preset], DB_TOLERANCE
+    goal = settings.target_db or PRESETS[settings.preset]
 
-    def excess(trial: Trial) -> float:
-        """What is left over of the goal: bytes not used, or dB too many; 0..tolerance is met."""
-        return goal - math.log(len(trial.data)) if by_size else trial.psnr_self - goal
+    def excess(x: float) -> float:
+        """How far a log factor overshoots the goal: falls with x, as quality and size do."""
+        if by_size:
+            return math.log(job.size(math.exp(x)) / (settings.target_bytes or 1))
+        return job.preview(math.exp(x)) - goal
 
+    slope = -SIZE_SLOPE if by_size else DB_SLOPE
+    rounds = ROUNDS if len(job.model) <= SMALL else 1
+    few = views[list(range(0, len(views), max(1, len(views) // ALLOCATION_VIEWS)))]
+    coarse = 0.1 if by_size else 0.4
+    for number in range(rounds):
+        x = solve(excess, slope, (-coarse, coarse), COARSE_TRIALS)
+        job.steps = job.steps.scaled(math.exp(x))
+        say((number + 0.5) / (rounds + 1))
+        job.steps = allocate(job, job.steps, few)
+        say((number + 1) / (rounds + 1))
+    fine = (-BYTES_TOLERANCE, 0.0) if by_size else (0.0, DB_TOLERANCE)
+    x = solve(excess, slope, fine, MAX_TRIALS)
+    trial = job.run(math.exp(x))
+    _check_goal(trial, settings)
+    return trial
+
+
+def solve(
+    excess: Callable[[float], float], slope: float, window: tuple[float, float], trials: int
+) -> float:
+    """A log factor at which a noisy falling function lies in the window, or nearest above it.
+
+    Secant steps to the middle of the window inside a shrinking bracket; at most `trials` calls.
+    Nearest means: inside the window on the good side of the goal (above its lower end for a
+    quality, below its upper end for a size), so that a goal is kept if it can be.
+    """
     low, high = (math.log(f) for f in FACTOR_RANGE)
+    aim = (window[0] + window[1]) / 2
     points: list[tuple[float, float]] = []
     x = 0.0
-    for trial_number in range(MAX_TRIALS):
-        trial = job.run(math.exp(x))
-        say((trial_number + 1) / MAX_TRIALS)
-        e = excess(trial)
-        if 0 <= e <= tolerance:
-            return trial
+    for _ in range(trials):
+        e = excess(x)
         points.append((x, e))
-        coarser = (e > 0) != by_size  # Bytes to spare ask for finer steps, dB for coarser ones.
-        low, high = (x, high) if coarser else (low, x)
+        if window[0] <= e <= window[1]:
+            return x
+        low, high = (x, high) if e > aim else (low, x)
         if high - low < 1e-4:
             break
-        x = _next(points, low, high, tolerance / 2, by_size)
-    return _acceptable(job, excess, settings)
+        x = _next(points, low, high, aim, slope)
+    good = [p for p in points if (p[1] <= 0 if window[1] == 0 else p[1] >= 0)]
+    return min(good or points, key=lambda p: abs(p[1] - aim))[0]
 
 
 def _next(
-    points: list[tuple[float, float]], low: float, high: float, aim: float, by_size: bool
+    points: list[tuple[float, float]], low: float, high: float, aim: float, slope: float
 ) -> float:
-    """The next log factor to try: a secant step to `aim`, kept inside the bracket."""
+    """The next log factor to try: a secant step, kept inside the bracket."""
     x, e = points[-1]
-    slope = SIZE_SLOPE if by_size else DB_SLOPE
     if len(points) > 1:
         # The two points nearest the goal; noise may give them a slope of the wrong sign.
-        (x0, e0), (x, e) = sorted(points, key=lambda p: abs(p[1] - aim))[1::-1]
-        if x0 != x and (e - e0) / (x - x0) * slope > 0:
+        (x, e), (x0, e0) = sorted(points, key=lambda p: abs(p[1] - aim))[:2]
+        if x0 != x and (e - e0) / (x - x0) < 0.2 * slope:
             slope = (e - e0) / (x - x0)
-    step = min(max((aim - e) / slope, -MAX_STEP), MAX_STEP)
-    guess = x + step
+    guess = x + min(max((aim - e) / slope, -MAX_STEP), MAX_STEP)
     margin = 0.02 * (high - low)
-    if not low + margin < guess < high - margin and len(points) > 1:
-        guess = min(max(guess, low + margin), high - margin)
-    return min(max(guess, low), high)
+    return min(max(guess, low + margin), high - margin)
 
 
-def _acceptable(
-    job: _Job, excess: Callable[[Trial], float], settings: CompressSettings
-) -> Trial:
-    """The best trial that meets the goal; a preset takes the closest one if none does."""
-    met = [trial for trial in job.trials if excess(trial) >= 0]
-    if met:
-        return min(met, key=excess)
-    closest = max(job.trials, key=excess)
-    if settings.target_bytes is not None:
+def _check_goal(trial: Trial, settings: CompressSettings) -> None:
+    """Refuse a file that misses an explicit goal; a preset takes the closest there is."""
+    size = len(trial.data)
+    if settings.target_bytes is not None and size > settings.target_bytes:
         raise ValueError(
             f"target size: expected at most {settings.target_bytes} bytes, the smallest file "
-            f"has {len(closest.data)}"
+            f"found has {size}"
         )
-    if settings.target_db is not None:
+    if settings.target_db is not None and trial.psnr_self < settings.target_db - DB_TOLERANCE:
         raise ValueError(
-            f"target quality: expected {settings.target_db} dB, the finest file reaches "
-            f"{closest.psnr_self:.2f}"
+            f"target quality: expected {settings.target_db} dB, the finest file found reaches "
+            f"{trial.psnr_self:.2f}"
         )
-    return closest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..quant import entropy
+from ..quant.transforms import contract, fit_klt, pack_basis, to_coefficients
 from . import blocks
 from .frames import sort_axes, to_angles
 from .layout import (
@@ -29,14 +31,15 @@ from .model import SplatModel
 if TYPE_CHECKING:
     from .codec import Steps, Tables
 
-Double = NDArray[np.float64]
+Double = NDArray[np.floating]
 LOGIT_RANGE = (-5.6, 7.0)  # alpha 1/270 to 0.999: beyond, nothing changes in the picture
-SCALE_RANGE = (-30.0, 30.0)
+SCALE_RANGE = (-30.0, 40.0)
 COARSEST = {"opa": 1.6, "scl": 0.6, "tlt": 0.6, "rol": 0.6, "dc": 0.6, "ac": 2.0}
 COARSEST_POSITION = 1.0  # of the second scale
 KLT_FROM = 4000  # Gaussians from which a 45x45 basis of bytes pays
 SAMPLE_BLOCKS = 3
-BIAS = {"opa": 0, "scl": 0, "tlt": 0, "rol": 0, "dc": 2, "ac": 4}
+SAMPLE_ROWS = 24_000  # rows of the least squares: more change the weights by less than rounding
+BIAS = {"opa": 0, "scl": 0, "tlt": 0, "rol": 0, "dc": 0, "ac": 1}
 
 
 @dataclass(frozen=True)
@@ -68,23 +71,27 @@ class Source:
         center = np.median(x, 0).astype(np.float32).astype(np.float64) if n else np.zeros(3)
         distance = np.abs(x - center).max(1) if n else np.ones(1)
         radius = max(float(np.float32(np.median(distance))), 1e-6)
-        t = np.sign(x - center) * np.log1p(np.abs(x - center) / radius)
+        t = contract(x - center, radius)
         low = t.min(0) if n else np.zeros(3)
         span = max(float((t.max(0) - low).max()) if n else 0.0, 1e-6) * (1 + 1e-9)
         cells = np.minimum((t - low) * ((1 << DEPTH) / span), (1 << DEPTH) - 1).astype(np.uint32)
         codes = entropy.morton_codes(cells)
         order = np.argsort(codes, kind="stable")
         return Source(
-            model, classes, order, codes[order], tuple(map(float, low)), span,
-            tuple(map(float, center)), radius,
+            model, classes, order, codes[order], _three(low), span, _three(center), radius,
         )  # fmt: skip
+
+    @cached_property
+    def bases(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        """Byte KLT bases of DC and AC, weighted by importance; rows are basis vectors."""
+        index = self.order[:: max(1, len(self.order) // 100_000)].copy()
+        part = self.model[torch.from_numpy(index)]
+        weights = 0.25 ** self.classes[index].astype(np.float64)
+        dc = _klt(part.sh0[:, 0].double().numpy(), weights)
+        return dc, _klt(part.shN.flatten(1).double().numpy(), weights)
 
     def part(self, place: slice) -> SplatModel:
         return self.model[torch.from_numpy(self.order[place])]
-
-    def rest(self, place: slice) -> Double:
-        index = torch.from_numpy(self.order[place])
-        return self.model.shN[index].reshape(len(index), -1).double().numpy()
 
     def wanted(self, place: slice, layout: Layout, tables: Tables) -> blocks.Wanted:
         """One block's values in the layout's integer units."""
@@ -100,17 +107,21 @@ class Source:
             tilt, roll = to_angles(axes, needle)
             return units(tilt, "tlt"), units(roll[:, None], "rol")
 
-        rest = part.shN.reshape(len(part), -1).double().numpy()
+        rest = part.shN.flatten(1).double().numpy()
         opacity = part.opacities.double().clamp(*LOGIT_RANGE).numpy()[:, None]
         return blocks.Wanted(
             codes=self.codes[place],
             classes=self.classes[self.order[place]],
             opacity=units(opacity, "opa"),
             scales=units(scales, "scl"),
-            dc=units(part.sh0[:, 0].double().numpy() @ np.linalg.inv(tables.dc), "dc"),
-            ac=units(rest @ np.linalg.inv(tables.ac), "ac"),
+            dc=units(to_coefficients(part.sh0[:, 0].double().numpy(), tables.dc), "dc"),
+            ac=units(to_coefficients(rest, tables.ac), "ac"),
             angles=angles,
         )
+
+
+def _three(x: NDArray) -> tuple[float, float, float]:
+    return float(x[0]), float(x[1]), float(x[2])
 
 
 def fit(source: Source, steps: Steps) -> tuple[Layout, Tables, bytes]:
@@ -118,12 +129,18 @@ def fit(source: Source, steps: Steps) -> tuple[Layout, Tables, bytes]:
     from .codec import Tables
 
     layout = _layout(source, steps)
-    dc, ac = _bases(source, layout)
+    dc, ac = source.bases
+    if layout.mix != "klt":
+        ac = np.zeros(0, np.int8)
     nothing = {a: _no_prediction(a, layout.rest) for a in ATTRIBUTES}
     tables = Tables.of(nothing, dc, ac, layout)
     predictors = _fit_predictors(source, layout, tables) if len(source.order) else nothing
     tables = replace(tables, predictors=predictors)
-    return layout, tables, pack_tables(predictors, np.concatenate([dc.ravel(), ac.ravel()]), layout.rest)
+    return (
+        layout,
+        tables,
+        pack_tables(predictors, np.concatenate([dc.ravel(), ac.ravel()]), layout.rest),
+    )
 
 
 def _layout(source: Source, steps: Steps) -> Layout:
@@ -162,26 +179,11 @@ def _octree_level(codes: NDArray[np.uint64]) -> int:
     return DEPTH
 
 
-def _bases(source: Source, layout: Layout) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Byte KLT bases of DC and AC, weighted by importance; rows are basis vectors."""
-    step = max(1, len(source.order) // 100_000)
-    part = source.model[torch.from_numpy(source.order[::step].copy())]
-    weights = 0.25 ** source.classes[source.order[::step]].astype(np.float64)
-    dc = _klt(part.sh0[:, 0].double().numpy(), weights)
-    if layout.mix != "klt":
-        return dc, np.zeros(0, np.int8)
-    return dc, _klt(part.shN.reshape(len(part), -1).double().numpy(), weights)
-
-
 def _klt(x: Double, weights: Double) -> NDArray[np.int8]:
-    if len(x) < 2:
-        return np.rint(np.eye(x.shape[1]) * 127).astype(np.int8)
-    centered = x - np.average(x, axis=0, weights=weights)
-    covariance = (centered * weights[:, None]).T @ centered / weights.sum()
-    _, vectors = np.linalg.eigh(covariance)
-    basis = vectors[:, ::-1].T
-    basis = basis * np.sign(basis[np.arange(len(basis)), np.abs(basis).argmax(1)])[:, None]
-    return np.rint(basis * 127).astype(np.int8)
+    if len(x):
+        x = x - np.average(x, axis=0, weights=weights)
+    packed = pack_basis(fit_klt(x, weights), 8)
+    return np.frombuffer(packed, np.int8).reshape(x.shape[1], x.shape[1])
 
 
 def _no_prediction(attribute: str, rest: int) -> Predictor:
@@ -194,11 +196,10 @@ def _no_prediction(attribute: str, rest: int) -> Predictor:
 def _fit_predictors(source: Source, layout: Layout, tables: Tables) -> dict[str, Predictor]:
     """Least squares per channel, each row weighted by 1 / step^2, on a few blocks."""
     chosen = np.unique(np.linspace(0, len(layout.counts) - 1, SAMPLE_BLOCKS).astype(int))
-    starts = np.concatenate([[0], np.cumsum(layout.counts)]).astype(int)
     shift = np.uint64(3 * (DEPTH - layout.level))
     rows: dict[str, list[tuple[Double, Double, Double]]] = {a: [] for a in ATTRIBUTES}
     for block in chosen:
-        wanted = source.wanted(slice(starts[block], starts[block + 1]), layout, tables)
+        wanted = source.wanted(layout.place(block), layout, tables)
         near = entropy.causal_neighbors(wanted.codes >> shift, layout.level, NEIGHBORS)
         _, _, needle, _ = blocks.angle_scales(layout, wanted.classes, wanted.scales)
         tilt, roll = wanted.angles(needle)
@@ -207,27 +208,30 @@ def _fit_predictors(source: Source, layout: Layout, tables: Tables) -> dict[str,
             "opa": wanted.opacity, "scl": wanted.scales, "tlt": tilt, "rol": roll,
             "dc": wanted.dc, "ac": wanted.ac,
         }  # fmt: skip
+        take = np.arange(0, len(near), max(1, len(chosen) * len(near) // SAMPLE_ROWS))
         for a, x in values.items():
-            x = x.astype(np.float64)
-            weight = 1.0 / blocks.row_scale(layout, a, wanted.classes).astype(np.float64)
-            rows[a].append((_features(a, x, near, side), x, weight))
+            weight = 1.0 / blocks.row_scale(layout, a, wanted.classes[take]).astype(np.float64)
+            rows[a].append((_features(a, x, near, side, take), x[take].astype(np.float64), weight))
     return {a: _solve(a, parts, layout.rest) for a, parts in rows.items()}
 
 
-def _features(attribute: str, x: Double, near: blocks.Int, side: blocks.Int) -> Double:
-    """[n, C, k + P + S] predictor inputs of every channel; absent neighbours are NaN."""
+def _features(
+    attribute: str, x: blocks.Int, near: blocks.Int, side: blocks.Int, take: NDArray[np.int64]
+) -> Double:
+    """[t, C, k + P + S] predictor inputs of the rows `take`; absent neighbours are NaN."""
     _, previous, sides = SHAPES[attribute]
-    n, channels = x.shape
-    around = np.where((near < 0)[:, :, None], np.nan, x[near])  # [n, k, C]
+    near = near[take]
+    around = np.where((near < 0)[:, :, None], np.nan, x[near].astype(np.float64))  # [t, k, C]
     if attribute == "ac":
         around = np.nansum(around, 1, keepdims=True)
     parts = [around.transpose(0, 2, 1)]
+    n, channels = len(take), x.shape[1]
     for p in range(previous):
         shifted = np.zeros((n, channels, 1))
-        shifted[:, p + 1 :, 0] = x[:, : channels - p - 1]
+        shifted[:, p + 1 :, 0] = x[take, : channels - p - 1]
         parts.append(shifted)
     if sides:
-        parts.append(np.broadcast_to(side[:, None, :sides], (n, channels, sides)))
+        parts.append(np.broadcast_to(side[take][:, None, :sides], (n, channels, sides)))
     return np.concatenate(parts, axis=2)
 
 

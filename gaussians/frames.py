@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..quant.exact import exact_sincos
 
-Double = NDArray[np.float64]
+Double = NDArray[np.floating]
 
 
 def is_needle(scales: NDArray) -> NDArray[np.bool_]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +13,6 @@ from ..scenes.cameras import Cameras
 from .layout import CLASSES
 from .model import SplatModel
 
-C0 = 0.28209479177387814
 REFERENCE_SHARE = 0.97  # Class 0 begins at this quantile of importance.
 UNSEEN_SHARE = 0.25  # Of its estimate, for a Gaussian that no view had in its frustum.
 
@@ -27,7 +24,7 @@ def raster_options(model: SplatModel) -> RasterOptions:
 
 
 def estimate(model: SplatModel) -> Tensor:
-    """[N] float64 importance without rendering: alpha^2 times the area of the larger cross-section."""
+    """[N] float64 importance without rendering: alpha^2 times the area of the widest section."""
     scales = model.scales.double().sort(dim=1).values
     return model.opacities.double().sigmoid().square() * (scales[:, 1] + scales[:, 2]).exp()
 
@@ -67,24 +64,11 @@ def covered(means: Tensor, views: Cameras) -> Tensor:
 def reference(weight: Tensor) -> float:
     """The importance at which class 0 begins."""
     values = weight[weight > 0]
-    return float(values.quantile(REFERENCE_SHARE)) if 0 < len(values) < 1 << 24 else (
-        float(values[:: 1 + len(values) // (1 << 22)].quantile(REFERENCE_SHARE)) if len(values) else 1.0
-    )
+    values = values[:: 1 + len(values) // (1 << 22)]  # torch's quantile takes 16M values at most.
+    return float(values.quantile(REFERENCE_SHARE)) if len(values) else 1.0
 
 
 def to_classes(weight: Tensor, ref: float) -> NDArray[np.int32]:
     """[N] 0..7: the power of two by which steps may grow so that weight * step^2 stays level."""
     octaves = 0.5 * torch.log2(ref / weight.clamp_min(1e-300)) + 0.5
     return octaves.floor().clamp(0, CLASSES - 1).numpy().astype(np.int32)
-
-
-def prune_mask(model: SplatModel, weight: Tensor, ref: float, step: float, gain: float) -> Tensor:
-    """[N] bool, the Gaussians worth their bits.
-
-    At the optimum one more bit anywhere lowers the squared error by the same slope, which for
-    colours at step s and importance w is 2 ln 2 * w * C0^2 * s^2 / 12 per bit. A Gaussian goes
-    when `gain` times the importance (its removal error per unit of contrast, over the bits it
-    would take) is below that slope.
-    """
-    slope = 2 * math.log(2) * ref * C0**2 * step**2 / 12
-    return weight * gain > slope

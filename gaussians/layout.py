@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +18,8 @@ CLASSES = 8
 ATTRIBUTES = ("opa", "scl", "tlt", "rol", "dc", "ac")
 GEOMETRY = ("pos", "cls", "opa", "scl", "tlt", "rol", "fin")
 MAX_BLOCKS = 1 << 16
+UNIT_RANGE = (1e-9, 1e3)
+SPAN_RANGE = (1e-7, 300.0)
 
 
 @dataclass(frozen=True)
@@ -62,27 +63,35 @@ class Layout:
         """AC values of one Gaussian: 3 (K - 1)."""
         return 3 * ((self.sh_degree + 1) ** 2 - 1)
 
+    def place(self, block: int) -> slice:
+        """Where a block's Gaussians stand in the file's order."""
+        start = sum(self.counts[:block])
+        return slice(start, start + self.counts[block])
+
     def to_header(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_header(header: Mapping[str, Any], name: str) -> Layout:
         """The layout that a header describes, every field checked; ValueError names it."""
-        fields = dict(header.get("layout") or {})
+        fields = header.get("layout")
+        if not isinstance(fields, dict):
+            what = type(fields).__name__
+            raise ValueError(f"{name}: header: expected a splat layout, got {what}")
         try:
             layout = Layout(
                 counts=tuple(_whole(n, 1, BLOCK) for n in fields["counts"]),
                 sh_degree=_whole(fields["sh_degree"], 0, 4),
                 antialiased=bool(fields["antialiased"]),
                 level=_whole(fields["level"], 0, DEPTH),
-                low=_three(fields["low"]),
-                span=_real(fields["span"], 1e-30),
-                center=_three(fields["center"]),
-                radius=_real(fields["radius"], 1e-30),
+                low=_three(fields["low"], SPAN_RANGE[1]),
+                span=_real(fields["span"], *SPAN_RANGE),
+                center=_three(fields["center"], 1e39),
+                radius=_real(fields["radius"], 1e-30, 1e39),
                 log_span=_whole(fields["log_span"], -(1 << 16), 1 << 16),
                 precision=_whole(fields["precision"], -(1 << 16), 1 << 16),
                 precision_cap=_whole(fields["precision_cap"], -(1 << 16), 1 << 16),
-                units={a: _real(fields["units"][a], 1e-30) for a in ATTRIBUTES},
+                units={a: _real(fields["units"][a], *UNIT_RANGE) for a in ATTRIBUTES},
                 caps={a: _whole(fields["caps"][a], 1, 1 << 24) for a in ATTRIBUTES},
                 bias={a: _whole(fields["bias"][a], 0, 31) for a in ATTRIBUTES},
                 mix=str(fields["mix"]),
@@ -91,25 +100,24 @@ class Layout:
             what = f"missing {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{name}: header: expected a splat layout, got {what}") from None
         if layout.mix not in ("color", "klt") or len(layout.counts) > MAX_BLOCKS:
-            raise ValueError(f"{name}: header: expected mix color or klt, got {layout.mix!r}")
+            raise ValueError(f"{name}: header: expected mix color or klt, got {layout.mix!r:.40}")
         return layout
 
 
 def _whole(value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{value!r} where {low}..{high} is expected")
+        raise ValueError(f"{value!r:.40} where {low}..{high} is expected")
     return value
 
 
-def _real(value: Any, low: float) -> float:
-    value = float(value)
-    if not (math.isfinite(value) and low <= value <= 1e30):
-        raise ValueError(f"{value!r} where {low}..1e30 is expected")
-    return value
+def _real(value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{value!r:.40} where {low}..{high} is expected")
+    return float(value)
 
 
-def _three(values: Any) -> tuple[float, float, float]:
-    x, y, z = (_real(float(v), -1e30) for v in values)
+def _three(values: Any, most: float) -> tuple[float, float, float]:
+    x, y, z = (_real(v, -most, most) for v in values)
     return x, y, z
 
 

@@ -61,7 +61,14 @@ def decode_ints(
 
 
 def quantise_predicted(
-    wanted: Int, scale: Int, neighbors: Int, side: Int, weights: Int, fill: Int, round: int, bias: int
+    wanted: Int,
+    scale: Int,
+    neighbors: Int,
+    side: Int,
+    weights: Int,
+    fill: Int,
+    round: int,
+    bias: int,
 ) -> tuple[Int, Int]:
     """Symbols [N, C] of closed-loop linear prediction, and the values that a decoder restores.
 
@@ -72,7 +79,7 @@ def quantise_predicted(
         side: [N, S] values that the decoder has.
         weights: [C, k + P + S + 1] in 1/4096, for neighbours, the P channels before, `side`, 1.
         fill: [C] value of a neighbour that is not there.
-        round: 1..64, the fraction of a step in 1/64 that is added before truncation (32: nearest).
+        round: 1..64, the fraction of a step in 1/64 from which a magnitude goes up (32: nearest).
         bias: 0..31, how far in 1/64 of a step values are pulled back to the prediction.
     """
     return _native.quantise_predicted(

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Double = NDArray[np.float64]
+Double = NDArray[np.floating]
 
 # Literals: a library's log is no more to be trusted than its exp.
 _PER_LN2 = float.fromhex("0x1.71547652b82fep+0")

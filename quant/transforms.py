@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .exact import exact_exp
 
-Double = NDArray[np.float64]
+Double = NDArray[np.floating]
 _EXP_LIMIT = 700.0  # what `exact_exp` takes
 
 

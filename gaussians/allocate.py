@@ -1,0 +1,110 @@
+"""How one scene's bits are best shared among its attributes, by measurement.
+
+To first order the squared errors that the attributes' quantisation leaves in the picture add up,
+each grows with the square of its step, and each attribute's rate falls by a fixed number of bits
+per octave of its step. Minimising the rate at a given error then asks for the same ratio of
+error to bits per octave everywhere: measure both, and set each step accordingly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from ..quant import container
+from ..scenes.cameras import Cameras
+from .codec import Steps, encode_source, requantise
+from .fit_tables import Source
+from .model import SplatModel
+
+# Step -> the sections that hold its bits.
+PARTS = {
+    "position": ("fin",),
+    "opacity": ("opa",),
+    "scale": ("scl",),
+    "rotation": ("tlt", "rol"),
+    "dc": ("dc",),
+    "ac": ("lim", "ac"),
+}
+OCTAVE = 0.5  # Rates are compared with steps this much coarser, in octaves.
+FINE = 1 / 32  # The other steps, while the error of one is measured.
+SPREAD = 1.5  # Thresholds this much to either side give the marginal error of pruning.
+PRUNED_BITS = 36  # What a Gaussian of the last class takes: position, class, a little of the rest.
+MOST = 2.5  # A step moves by no more than this factor in one round.
+
+
+class Prunable(Protocol):
+    """A scene that can be pruned and ordered for coding."""
+
+    model: SplatModel
+
+    def source(self, steps: Steps) -> Source: ...
+
+
+def section_bits(data: bytes) -> dict[str, int]:
+    """Bits by attribute of a file, all blocks together."""
+    total: dict[str, int] = {}
+    for name, size in container.sizes(data).items():
+        key = name.split("/")[0]
+        total[key] = total.get(key, 0) + 8 * size
+    return total
+
+
+def allocate(scene: Prunable, steps: Steps, views: Cameras) -> Steps:
+    """Steps of about the same error in the views [C], shared so that the rate is least.
+
+    One Newton step: with error ~ step^2 and a constant number of bits per octave, the ratio of
+    error to bits per octave is brought to the same value for all attributes. Pruning gets the
+    threshold at which the last Gaussian dropped costs as much error per bit as they do.
+    """
+    source = scene.source(steps)
+    fine = section_bits(encode_source(source, steps))
+    coarse = section_bits(encode_source(source, steps.scaled(2**OCTAVE)))
+    squared = errors(source, steps, views)
+    ratios = {}
+    for name, sections in PARTS.items():
+        saved = sum(fine.get(key, 0) - coarse.get(key, 0) for key in sections) / OCTAVE
+        if saved > 0 and squared[name] > 0:
+            ratios[name] = squared[name] / saved
+    if not ratios:
+        return steps
+    level = sum(squared[name] for name in ratios) / sum(squared[n] / r for n, r in ratios.items())
+    moved = {
+        name: getattr(steps, name) * _bounded((level / r) ** 0.5) for name, r in ratios.items()
+    }
+    slope = 2 * math.log(2) * level  # d error / d bit
+    return replace(steps, **moved, prune=_prune(scene, steps, views, slope))
+
+
+def _bounded(factor: float) -> float:
+    return max(1 / MOST, min(MOST, factor))
+
+
+def _prune(scene: Prunable, steps: Steps, views: Cameras, slope: float) -> float:
+    """The pruning threshold whose marginal error per Gaussian is worth the bits it takes."""
+    pictures = scene.model.render(views)
+
+    def measure(factor: float) -> tuple[float, int]:
+        kept = scene.source(replace(steps, prune=steps.prune * factor)).model
+        return float((kept.render(views) - pictures).double().square().mean()), len(kept)
+
+    (less, many), (more, few) = measure(1 / SPREAD), measure(SPREAD)
+    if many == few:  # Nothing there to prune: try a higher threshold next time.
+        return steps.prune * MOST
+    marginal = max(more - less, 1e-12) / (many - few)
+    return steps.prune * _bounded(slope * PRUNED_BITS / marginal)
+
+
+def errors(source: Source, steps: Steps, views: Cameras) -> dict[str, float]:
+    """Mean squared error in the views that each step alone causes."""
+    pictures = source.model[torch.from_numpy(source.order)].render(views)
+    fine = steps.scaled(FINE)
+    found = {}
+    for name in PARTS:
+        one = replace(fine, **{name: getattr(steps, name)})
+        picture = requantise(source, one).render(views)
+        found[name] = float((picture - pictures).double().square().mean())
+    return found
