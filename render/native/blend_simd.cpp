@@ -26,12 +26,22 @@ constexpr int WIDE = MAX_CHANNELS + 1;             // Any number of channels, an
 constexpr float STOP = static_cast<float>(TRANSMITTANCE_STOP * (1.0 + 1.0 / (1 << 24)));
 constexpr float NEVER = -1.0f;                     // Threshold of a finished pixel, whose T is 0.
 
+// A number that a whole vector shares, stored so that arithmetic takes it from memory: AVX-512 can
+// spread one by itself, elsewhere that costs an instruction in the innermost loop.
+#if defined(__AVX512F__)
+using Spread = float;
+#else
+using Spread = Floats;
+#endif
+
+FP_INLINE Spread spread(float x) { return x - Spread{}; }
+FP_INLINE Floats whole(Spread x) { return x - Floats{}; }
+
 // A splat as one tile sees it.
-struct alignas(32) Entry {
-  float shift[TILE];  // per row: axy * dy - ax * x; the first square is (ax * column + shift)^2
-  float room[TILE];   // per row: reach - (ay * dy)^2
-  float color[4];
-  float ax, ceiling;
+struct Entry {
+  alignas(32) float shift[TILE];  // per row: axy * dy - ax * x; the first square is
+  float room[TILE];               // (ax * column + shift)^2; per row: reach - (ay * dy)^2
+  Spread ax, ceiling, color[4];
 };
 
 struct Batch {
@@ -41,8 +51,8 @@ struct Batch {
   Batch() {
     Entry& none = entries[BATCH];
     for (int r = 0; r < TILE; ++r) none.shift[r] = 0.0f, none.room[r] = -1.0f;
-    for (float& c : none.color) c = 0.0f;
-    none.ax = none.ceiling = 0.0f;
+    for (Spread& c : none.color) c = spread(0.0f);
+    none.ax = none.ceiling = spread(0.0f);
   }
 };
 
@@ -76,6 +86,7 @@ FP_INLINE Bytes touched(const Splat& s, float x, float y) {
   return pack(hit);
 }
 
+template <int COLORS>
 FP_INLINE Bytes enter(Entry& entry, const Splat& s, const Tile& tile) {
   const float x = s.x - static_cast<float>(tile.x), y = s.y - static_cast<float>(tile.y);
   const float start = s.ax * x;
@@ -85,13 +96,14 @@ FP_INLINE Bytes enter(Entry& entry, const Splat& s, const Tile& tile) {
     entry.shift[r] = s.axy * dy - start;
     entry.room[r] = s.reach - t * t;
   }
-  __builtin_memcpy(entry.color, s.color, sizeof entry.color);
-  entry.ax = s.ax;
-  entry.ceiling = s.ceiling;
+  for (int k = 0; k < COLORS; ++k) entry.color[k] = spread(s.color[k]);
+  entry.ax = spread(s.ax);
+  entry.ceiling = spread(s.ceiling);
   return touched(s, x, y);
 }
 
 // Takes up to BATCH splats of the tile's list and finds the words of all blocks.
+template <int COLORS>
 FP_INLINE void fill(Batch& batch, const Splat* splats, const Tile& tile, int64_t start, int count) {
   uint8_t planes[BATCH / 8][CELLS];
   for (int group = 0; group < BATCH / 8; ++group) {
@@ -99,7 +111,7 @@ FP_INLINE void fill(Batch& batch, const Splat* splats, const Tile& tile, int64_t
     for (int k = 0; k < least(8, count - group * 8); ++k) {
       const int i = group * 8 + k;
       if (start + i + 8 < tile.count) __builtin_prefetch(&splats[tile.list[start + i + 8]]);
-      plane |= enter(batch.entries[i], splats[tile.list[start + i]], tile) &
+      plane |= enter<COLORS>(batch.entries[i], splats[tile.list[start + i]], tile) &
                static_cast<int8_t>(1 << k);
     }
     store(planes[group], plane);
@@ -177,12 +189,12 @@ FP_INLINE size_t take_first(uint64_t& word) {
 }
 
 // alpha of a splat at the pixels of a block; 0 where it is not drawn.
-FP_INLINE void opacity(const Entry& entry, const Entry& strip, Floats columns, Floats* alpha) {
+FP_INLINE void opacity(const Entry& entry, const Entry& strip, const Rays& rays, Floats* alpha) {
   for (int p = 0; p < PARTS; ++p) {
-    const Floats u = entry.ax * columns + repeat_rows(strip.shift + p * ROWS);
+    const Floats u = entry.ax * rays.columns + repeat_rows(strip.shift + p * ROWS);
     const Floats e = minus_product(repeat_rows(strip.room + p * ROWS), u, u);
     // The sign of e is the cutoff alpha >= 1/255, and clears what exp2 makes of smaller ones.
-    alpha[p] = zero_where_negative(e, least(exp2_over_255(e), all<Floats>(entry.ceiling)));
+    alpha[p] = zero_where_negative(e, least(exp2_over_255(e), whole(entry.ceiling)));
   }
 }
 
@@ -214,7 +226,7 @@ FP_INLINE bool march(const Batch& batch, uint64_t word, Rays& rays, Sink sink) {
     for (int j = 0; j < 2; ++j) {
       at[j] = take_first(word);
       opacity(*reinterpret_cast<const Entry*>(base + at[j] * sizeof(Entry)),
-              *reinterpret_cast<const Entry*>(rows + at[j] * sizeof(Entry)), rays.columns, alpha[j]);
+              *reinterpret_cast<const Entry*>(rows + at[j] * sizeof(Entry)), rays, alpha[j]);
     }
     for (int p = 0; p < PARTS; ++p) {
       weight[0][p] = alpha[0][p] * rays.trans[p];
@@ -239,14 +251,14 @@ FP_INLINE bool march(const Batch& batch, uint64_t word, Rays& rays, Sink sink) {
 
 // Runs the batches of a tile: before(start, count) once a batch is filled, inside(b, word, rays)
 // for each block with work, which returns true when the block is finished, then after(start, count).
-template <typename Before, typename Inside, typename After>
+template <int COLORS, typename Before, typename Inside, typename After>
 FP_INLINE void run_batches(const Settings& set, const Splat* splats, const Tile& tile,
                            Block* blocks, Batch& batch, Before before, Inside inside,
                            After after) {
   unsigned open = open_blocks(blocks, set, tile);
   for (int64_t start = 0; start < tile.count && open; start += BATCH) {
     const int count = tile.count - start < BATCH ? static_cast<int>(tile.count - start) : BATCH;
-    fill(batch, splats, tile, start, count);
+    fill<COLORS>(batch, splats, tile, start, count);
     before(start, count);
     for (unsigned rest = open; rest; rest &= rest - 1) {
       const int b = __builtin_ctz(rest);
@@ -305,7 +317,7 @@ void blend_narrow(const Settings& set, const Splat* splats, const Tile& tile,
   Block blocks[BLOCKS];
   Batch batch;
   alignas(64) float sums[BLOCKS][CHANNELS * PIXELS] = {};
-  run_batches(
+  run_batches<CHANNELS>(
       set, splats, tile, blocks, batch, [](int64_t, int) {},
       [&](int b, uint64_t word, Rays& rays) {
         Floats total[CHANNELS][PARTS];
@@ -336,7 +348,7 @@ void blend_wide(const Scene& scene, const Settings& set, const Splat* splats, co
   __builtin_memset(sums, 0, sizeof sums);
   float colors[BATCH + 1][WIDE];
   __builtin_memset(colors[BATCH], 0, sizeof colors[BATCH]);
-  run_batches(
+  run_batches<0>(
       set, splats, tile, blocks, batch,
       [&](int64_t start, int count) {
         for (int i = 0; i < count; ++i) {
@@ -409,7 +421,7 @@ void measure(const Settings& set, const Splat* splats, const Tile& tile, TileSha
   Tally tallies[BATCH + 1];
   __builtin_memset(&tallies[BATCH], 0, sizeof(Tally));
   __builtin_memset(shares, 0, sizeof(TileShare) * static_cast<size_t>(tile.count));
-  run_batches(
+  run_batches<0>(
       set, splats, tile, blocks, batch,
       [&](int64_t, int n) { __builtin_memset(tallies, 0, sizeof(Tally) * static_cast<size_t>(n)); },
       [&](int, uint64_t word, Rays& rays) {

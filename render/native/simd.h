@@ -225,8 +225,7 @@ FP_INLINE Floats exp2_over_255(Floats x) {
   const Floats low = 0.6931218147366892f * S * f + 0.9999992614457123f * S;
   const Floats high = 0.055917860319387586f * S * f + 0.2402474482786362f * S;
   const Floats p = (0.00957010191117129f * S * f2 + high) * f2 + low;
-  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) +
-                                  (whole << 23));
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (whole << 23));
 }
 
 }  // namespace fieldpress::render::FIELDPRESS_ISA
