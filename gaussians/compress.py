@@ -156,7 +156,9 @@ def compress(
     if not len(model):
         raise ValueError(f"no visible Gaussians to compress ({count_in} read)")
     say("views", 0.0)
-    views, holdout = _views(model, views, holdout, settings.seed)
+    if views is None or holdout is None:
+        own_views, own_holdout = scene_views(model, settings.seed)
+        views, holdout = views or own_views, holdout or own_holdout
     say("statistics", 0.05)
     weight = importance(model, views)
     statistics_seconds = time.perf_counter() - began
@@ -183,19 +185,14 @@ def compress(
     return Compressed(best.data, report)
 
 
-def _views(
-    model: SplatModel, views: Cameras | None, holdout: Cameras | None, seed: int
-) -> tuple[Cameras, Cameras]:
-    if views is not None and holdout is not None:
-        return views, holdout
-    scales = model.scales.exp().sort(dim=1).values
-    own_views, own_holdout = synthesise_cameras(
-        model.means,
-        model.opacities.sigmoid() * scales[:, 1] * scales[:, 2],
-        (scales[:, 1] * scales[:, 2]).sqrt(),
+def scene_views(model: SplatModel, seed: int) -> tuple[Cameras, Cameras]:
+    """Statistics views, and held-out views for acceptance, of a scene without cameras."""
+    scales = model.scales.sort(dim=1).values
+    area = (scales[:, 1] + scales[:, 2]).exp()
+    return synthesise_cameras(
+        model.means, model.opacities.sigmoid() * area, area.sqrt(),
         count=VIEWS, width=VIEW_SIZE[0], height=VIEW_SIZE[1], seed=seed,
     )  # fmt: skip
-    return views or own_views, holdout or own_holdout
 
 
 def _search(
