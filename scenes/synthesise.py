@@ -7,6 +7,7 @@ keeps cameras out of walls, from behind walls and, where the outside sees little
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,19 @@ Array = NDArray[np.float64]
 
 MAX_SPLATS = 200_000  # Enough for a median; keeps 5M-Gaussian scenes under a second.
 SAMPLES = 24_000  # Points of the Monte-Carlo depth buffer.
+SAMPLES_EACH = 40  # No more than these for each splat.
 GRID = (48, 36)  # Cells of that buffer, columns and rows.
 CORE_SHARE = 0.8  # The core's radius holds this share of its weight.
 CORE_REACH = 2.5  # Splats beyond this many median distances are not core.
 CANDIDATES = 5  # Candidate views for each view asked for, and
 MIN_CANDIDATES = 160  # no fewer than these: half of them may turn out to be behind a wall.
 GOOD = 0.6  # Views at least this good, in shares of the 90th percentile, may be chosen.
+VEILS = 1000  # Largest splats, looked at one by one: a single one can fog a picture.
+VEIL_GRID = (12, 9)  # Cells, columns and rows, on which they are looked at.
+VEIL_SHARE = 0.35  # More of the picture than this lost behind them: dropped.
+NEAR = 0.25  # Core radii in front of the camera that should be free.
 NEAR_SHARE = 0.12  # More of the picture than this covered by lens-near splats: dropped.
+UPSIDE_DOWN = 1.4  # Views from below are this much better: up was down.
 SURROUNDED = 0.12  # Views from within see this much more of the core's weight: stay inside.
 FLAT = 0.45  # Spread of the thinnest axis over that of the next: below, it is the up axis.
 
@@ -44,11 +51,19 @@ class Core:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Points drawn from the splats: positions [S, 3], optical area and weight of each [S]."""
+    """Points drawn from the splats, and the splats too large to be points.
+
+    Attributes:
+        points: [S, 3] positions.
+        area: [S] optical area that each stands for.
+        weight: [S] share of the splats that each stands for.
+        veils: [V, 5] centre, size and opacity of the largest splats.
+    """
 
     points: Array
     area: Array
     weight: Array
+    veils: Array
 
 
 def synthesise_cameras(
@@ -64,12 +79,13 @@ def synthesise_cameras(
     """Views for statistics, and held-out views that lie between them, of a scene without cameras.
 
     The core is found by weighted medians, so that outliers do not matter. Up is the core's
-    thinnest axis where there clearly is one (the ground, a wall), else -y. The same arguments
-    give the same cameras on every machine of one numpy version.
+    thinnest axis where there clearly is one (the ground, a wall), else -y, and the other way round
+    where the scene is clearly seen better from there. The same arguments give the same cameras on
+    every machine of one numpy version.
 
     Args:
         means: [N, 3] centres, world units; N may be 0.
-        weights: [N] how much a splat matters, e.g. its opacity; only ratios count.
+        weights: [N] opacity times sizes^2: how much light a splat stops.
         sizes: [N] typical standard deviation of a splat across its surface, world units.
         count: number of statistics views; a quarter as many (at least 2) are held out.
         width: image columns.
@@ -111,7 +127,10 @@ def find_core(means: Tensor, weights: Tensor, sizes: Tensor) -> Core:
 
 
 def _clean(means: Tensor, weights: Tensor, sizes: Tensor, rng: Any) -> tuple[Array, Array, Array]:
-    """Finite, visible splats, at most MAX_SPLATS, with weights clipped so that none dominates."""
+    """Finite, visible splats, at most MAX_SPLATS: centres, opacities and sizes.
+
+    Opacity is what they are counted by: background splats are few, but huge.
+    """
     shapes = [list(tensor.shape) for tensor in (means, weights, sizes)]
     if shapes != [[len(means), 3], [len(means)], [len(means)]]:
         raise ValueError(f"means, weights, sizes: expected [N, 3], [N], [N], got {shapes}")
@@ -124,9 +143,8 @@ def _clean(means: Tensor, weights: Tensor, sizes: Tensor, rng: Any) -> tuple[Arr
     if len(index) > MAX_SPLATS:
         index = np.sort(rng.choice(index, MAX_SPLATS, replace=False))
     points, mass, sigma = points[index], mass[index], sigma[index]
-    if len(mass):
-        mass = np.minimum(mass / np.median(mass), 1.0)
-    return points, mass, sigma
+    opacity = np.minimum(mass / np.maximum(sigma**2, 1e-30), 1.0)
+    return points, opacity, sigma
 
 
 def _find_core(points: Array, mass: Array, sigma: Array) -> Core:
@@ -163,16 +181,19 @@ def _up(offsets: Array, mass: Array) -> Array:
 def _draw_samples(points: Array, mass: Array, sigma: Array, rng: Any) -> _Samples:
     """Points on the splats, half of them drawn by weight and half by area."""
     if len(points) == 0:
-        return _Samples(np.zeros((0, 3)), np.zeros(0), np.zeros(0))
+        return _Samples(np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros((0, 5)))
     area = mass * np.minimum(sigma, np.quantile(sigma, 0.995)) ** 2
     by_mass, by_area = mass / mass.sum(), area / area.sum() if area.sum() > 0 else 0.0
     chance = 0.5 * by_mass + 0.5 * by_area
     chance = chance / chance.sum()
-    index = np.sort(rng.choice(len(points), SAMPLES, p=chance))
-    jitter = rng.standard_normal((SAMPLES, 3)) * sigma[index, None]
-    share = 1.0 / (SAMPLES * chance[index])  # Importance weights: sums over splats stay unbiased.
+    count = min(SAMPLES, SAMPLES_EACH * len(points))
+    index = np.sort(rng.choice(len(points), count, p=chance))
+    jitter = rng.standard_normal((count, 3)) * sigma[index, None]
+    share = 1.0 / (count * chance[index])  # Importance weights: sums over splats stay unbiased.
     optical = 2 * np.pi * mass[index] * sigma[index] ** 2 * share
-    return _Samples(points[index] + jitter, optical, mass[index] * share)
+    largest = np.argsort(-mass * sigma**2, kind="stable")[:VEILS]
+    veils = np.column_stack([points, sigma, mass])[largest]
+    return _Samples(points[index] + jitter, optical, mass[index] * share, veils)
 
 
 def _candidates(
@@ -182,6 +203,10 @@ def _candidates(
     focal = float(pinhole(1, width, height)[0, 0, 0])
     outside = _outside(core, count, rng)
     scores, seen = _score(outside, core, samples, width, height, focal)
+    below = _outside(dataclasses.replace(core, up=-core.up), count, rng)
+    scores_below, seen_below = _score(below, core, samples, width, height, focal)
+    if _level(scores_below) > UPSIDE_DOWN * _level(scores):
+        outside, scores, seen = below, scores_below, seen_below
     inner = np.linalg.norm(samples.points - core.center, axis=1) < 1.2 * core.radius
     weight = samples.weight * inner
     inside = _inside(core, count, rng)
@@ -189,6 +214,11 @@ def _candidates(
     if (weight * (seen_inside - seen)).sum() > SURROUNDED * weight.sum():
         return inside, scores_inside
     return outside, scores
+
+
+def _level(scores: Array) -> float:
+    """How good the better quarter of some views is."""
+    return float(np.sort(scores)[-max(1, len(scores) // 4) :].mean())
 
 
 def _outside(core: Core, count: int, rng: Any) -> Array:
@@ -220,7 +250,7 @@ def _score(
     scores, seen = np.zeros(len(viewmats)), np.zeros(len(samples.weight))
     if len(samples.weight) == 0:
         return scores, seen
-    near = 0.25 * core.radius
+    scale = focal**2 * GRID[0] * GRID[1] / (width * height)
     for i, viewmat in enumerate(viewmats):
         local = samples.points @ viewmat[:3, :3].T + viewmat[:3, 3]
         depth = np.maximum(local[:, 2], 1e-9)
@@ -231,18 +261,43 @@ def _score(
         if len(index) == 0:
             continue
         cell = row[index].astype(np.int64) * GRID[0] + column[index].astype(np.int64)
-        scale = focal**2 * GRID[0] * GRID[1] / (width * height)
         tau = samples.area[index] * scale / depth[index] ** 2
-        trans = _transmittance(cell, depth[index], tau)
-        covered = 1 - np.exp(-np.bincount(cell, tau, GRID[0] * GRID[1]))
-        close = depth[index] < near
-        hidden = 1 - np.exp(-np.bincount(cell[close], tau[close], GRID[0] * GRID[1]))
-        if hidden.mean() > NEAR_SHARE:
+        close = depth[index] < NEAR * core.radius
+        veiled = _veiled(viewmat, core, samples.veils, width / focal, height / focal)
+        if veiled > VEIL_SHARE or _covered(cell[close], tau[close]) > NEAR_SHARE:
             continue
-        weight = samples.weight[index]
-        scores[i] = (weight * trans).sum() / weight.sum() * min(covered.mean(), 0.8)
+        weight, trans = samples.weight[index], _transmittance(cell, depth[index], tau)
+        scores[i] = (weight * trans).sum() / weight.sum() * min(_covered(cell, tau), 0.8)
+        scores[i] *= 1 - veiled
         seen[index] = np.maximum(seen[index], trans)
     return scores, seen
+
+
+def _covered(cell: NDArray[np.int64], tau: Array) -> float:
+    """Share of the picture that samples of these optical depths cover."""
+    return float(1 - np.exp(-np.bincount(cell, tau, GRID[0] * GRID[1])).mean())
+
+
+def _veiled(viewmat: Array, core: Core, veils: Array, wide: float, high: float) -> float:
+    """Share of the picture lost behind large splats that hang between the camera and the core."""
+    local = veils[:, :3] @ viewmat[:3, :3].T + viewmat[:3, 3]
+    to_core = viewmat[2, :3] @ core.center + viewmat[2, 3]
+    depth = local[:, 2]
+    # In front of the core's middle part, and blurred over a good part of the picture.
+    hangs = (depth > 0.01 * core.radius) & (
+        depth < max(to_core - 0.7 * core.radius, 0.3 * core.radius)
+    )
+    hangs &= veils[:, 3] > 0.08 * wide * depth
+    local, depth = local[hangs], depth[hangs]
+    if len(depth) == 0:
+        return 0.0
+    x = (np.arange(VEIL_GRID[0]) + 0.5) / VEIL_GRID[0] - 0.5
+    y = (np.arange(VEIL_GRID[1]) + 0.5) / VEIL_GRID[1] - 0.5
+    sigma = veils[hangs, 3] / depth
+    across = np.exp(-0.5 * ((x * wide - (local[:, 0] / depth)[:, None]) / sigma[:, None]) ** 2)
+    down = np.exp(-0.5 * ((y * high - (local[:, 1] / depth)[:, None]) / sigma[:, None]) ** 2)
+    alpha = np.minimum(veils[hangs, 4], 0.99)[:, None, None] * down[:, :, None] * across[:, None]
+    return float(1 - np.exp(np.log1p(-alpha).sum(0)).mean())
 
 
 def _transmittance(cell: NDArray[np.int64], depth: Array, tau: Array) -> Array:

@@ -1,11 +1,17 @@
 import pytest
 import torch
 
+from fieldpress.scenes import synthesise as synthesise_module
 from fieldpress.scenes.cameras import Cameras
 from fieldpress.scenes.orbit import look_at, orbit, pinhole
 from fieldpress.scenes.synthesise import find_core, synthesise_cameras
 
 SIZE = {"width": 64, "height": 48}
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch):
+    monkeypatch.setattr(synthesise_module, "SAMPLES", 5000)  # Enough for small scenes.
 
 
 def ball(count: int = 3000, seed: int = 0) -> torch.Tensor:
@@ -93,6 +99,23 @@ def test_the_ball_fills_the_picture_and_cameras_stay_outside():
         depth = cameras.viewmats[:, 2, 3]  # Of the world's origin.
         pixels = cameras.Ks[:, 0, 0] / depth * 2
         assert (pixels > 0.6 * SIZE["height"]).all()
+
+
+def with_veil(height: float) -> tuple[torch.Tensor, ...]:
+    """A flat, finely printed sheet at y = 0, and a few huge soft splats at y = `height`."""
+    generator = torch.Generator().manual_seed(2)
+    sheet = (torch.rand(4000, 3, generator=generator) * 2 - 1) * torch.tensor([1.0, 0.02, 1.0])
+    veil = (torch.rand(40, 3, generator=generator) - 0.5) * torch.tensor([2.0, 0.1, 2.0])
+    points = torch.cat([sheet, veil + torch.tensor([0, height, 0])])
+    sizes = torch.cat([torch.full((4000,), 0.02), torch.full((40,), 0.6)])
+    return points, 0.8 * sizes**2, sizes
+
+
+@pytest.mark.parametrize("height", [-0.5, 0.5])
+def test_no_camera_stands_behind_a_veil(height):
+    train, _ = synthesise_cameras(*with_veil(height), count=12, **SIZE)
+    seen_from = train.positions[:, 1].sign()
+    assert (seen_from == -torch.tensor(height).sign()).float().mean() > 0.8
 
 
 def test_a_furnished_room_is_seen_from_within():
