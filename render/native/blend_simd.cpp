@@ -4,6 +4,8 @@
 // the splats of the batch whose drawn ellipse touches it. A block, one cell or a pair of them, goes
 // through its word with transmittance and colour in registers. Lane i of a vector is the pixel at
 // column i / ROWS, row i % ROWS, so that a row's terms reach all columns by one broadcast.
+#include <cstddef>
+
 #include "constants.h"
 #include "frame.h"
 #include "simd.h"
@@ -43,6 +45,7 @@ struct Entry {
   float room[TILE];               // (ax * column + shift)^2; per row: reach - (ay * dy)^2
   Spread ax, ceiling, color[4];
 };
+static_assert(offsetof(Entry, room) == TILE * sizeof(float), "opacity() goes from one to the other");
 
 struct Batch {
   Entry entries[BATCH + 1];  // The last is never drawn: it makes a pair of an odd one.
@@ -111,8 +114,8 @@ FP_INLINE void fill(Batch& batch, const Splat* splats, const Tile& tile, int64_t
     for (int k = 0; k < least(8, count - group * 8); ++k) {
       const int i = group * 8 + k;
       if (start + i + 8 < tile.count) __builtin_prefetch(&splats[tile.list[start + i + 8]]);
-      plane |= enter<COLORS>(batch.entries[i], splats[tile.list[start + i]], tile) &
-               static_cast<int8_t>(1 << k);
+      const int8_t bit = static_cast<int8_t>(1 << k);
+      plane |= enter<COLORS>(batch.entries[i], splats[tile.list[start + i]], tile) & bit;
     }
     store(planes[group], plane);
   }
@@ -188,11 +191,12 @@ FP_INLINE size_t take_first(uint64_t& word) {
   return first;
 }
 
-// alpha of a splat at the pixels of a block; 0 where it is not drawn.
-FP_INLINE void opacity(const Entry& entry, const Entry& strip, const Rays& rays, Floats* alpha) {
+// alpha of a splat at the pixels of a block; 0 where it is not drawn. rows: the entry's shift from
+// the block's first row on.
+FP_INLINE void opacity(const Entry& entry, const float* rows, const Rays& rays, Floats* alpha) {
   for (int p = 0; p < PARTS; ++p) {
-    const Floats u = entry.ax * rays.columns + repeat_rows(strip.shift + p * ROWS);
-    const Floats e = minus_product(repeat_rows(strip.room + p * ROWS), u, u);
+    const Floats u = entry.ax * rays.columns + repeat_rows(rows + p * ROWS);
+    const Floats e = minus_product(repeat_rows(rows + TILE + p * ROWS), u, u);
     // The sign of e is the cutoff alpha >= 1/255, and clears what exp2 makes of smaller ones.
     alpha[p] = zero_where_negative(e, least(exp2_over_255(e), whole(entry.ceiling)));
   }
@@ -226,7 +230,7 @@ FP_INLINE bool march(const Batch& batch, uint64_t word, Rays& rays, Sink sink) {
     for (int j = 0; j < 2; ++j) {
       at[j] = take_first(word);
       opacity(*reinterpret_cast<const Entry*>(base + at[j] * sizeof(Entry)),
-              *reinterpret_cast<const Entry*>(rows + at[j] * sizeof(Entry)), rays, alpha[j]);
+              reinterpret_cast<const float*>(rows + at[j] * sizeof(Entry)), rays, alpha[j]);
     }
     for (int p = 0; p < PARTS; ++p) {
       weight[0][p] = alpha[0][p] * rays.trans[p];
