@@ -12,8 +12,6 @@ import math
 from dataclasses import replace
 from typing import Protocol
 
-import torch
-
 from ..quant import container
 from ..scenes.cameras import Cameras
 from .codec import Steps, encode_source, requantise
@@ -88,7 +86,7 @@ def _prune(scene: Prunable, steps: Steps, views: Cameras, slope: float) -> float
     pictures = scene.model.render(views)
 
     def measure(factor: float) -> tuple[float, int]:
-        kept = scene.source(replace(steps, prune=steps.prune * factor)).model
+        kept = scene.source(replace(steps, prune=steps.prune * factor)).kept()
         return float((kept.render(views) - pictures).double().square().mean()), len(kept)
 
     (less, many), (more, few) = measure(1 / SPREAD), measure(SPREAD)
@@ -100,7 +98,7 @@ def _prune(scene: Prunable, steps: Steps, views: Cameras, slope: float) -> float
 
 def errors(source: Source, steps: Steps, views: Cameras) -> dict[str, float]:
     """Mean squared error in the views that each step alone causes."""
-    pictures = source.model[torch.from_numpy(source.order)].render(views)
+    pictures = source.kept().render(views)
     fine = steps.scaled(FINE)
     found = {}
     for name in PARTS:

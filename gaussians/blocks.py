@@ -71,6 +71,8 @@ class Stream(Protocol):
 
     def octree(self, level: int, codes: NDArray[np.uint64] | None) -> NDArray[np.uint64]: ...
 
+    def neighbors(self, level: int, codes: NDArray[np.uint64]) -> Int: ...
+
     def ints(self, key: str, wanted: Int | None, row: Row) -> Int: ...
 
     def values(self, key: str, wanted: Int | None, row: Row) -> Int: ...
@@ -108,6 +110,7 @@ class Writer:
     """Collects the sections of one block."""
 
     block: int
+    near: Int
     sections: dict[str, Section] = field(default_factory=dict)
 
     def _add(self, key: str, codec: str, payload: bytes, raw: int) -> None:
@@ -118,6 +121,9 @@ class Writer:
         leaves = codes >> np.uint64(3 * (DEPTH - level))
         self._add("pos", "octree", entropy.encode_octree(leaves, level), 8 * len(leaves))
         return leaves
+
+    def neighbors(self, level: int, codes: NDArray[np.uint64]) -> Int:
+        return self.near
 
     def ints(self, key: str, wanted: Int | None, row: Row) -> Int:
         assert wanted is not None
@@ -143,12 +149,18 @@ class Writer:
         return wanted
 
 
+@dataclass(frozen=True)
 class Dry:
     """Quantises as `Writer` does but codes nothing: what a decoder would see, for much less."""
+
+    near: Int
 
     def octree(self, level: int, codes: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
         assert codes is not None
         return codes >> np.uint64(3 * (DEPTH - level))
+
+    def neighbors(self, level: int, codes: NDArray[np.uint64]) -> Int:
+        return self.near
 
     def ints(self, key: str, wanted: Int | None, row: Row) -> Int:
         assert wanted is not None
@@ -194,6 +206,9 @@ class Reader:
     def octree(self, level: int, codes: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
         data = self._get("pos", "octree", 8 * self.count)
         return self._guard("pos", lambda: entropy.decode_octree(data, level, self.count))
+
+    def neighbors(self, level: int, codes: NDArray[np.uint64]) -> Int:
+        return entropy.causal_neighbors(codes, level, NEIGHBORS)
 
     def ints(self, key: str, wanted: Int | None, row: Row) -> Int:
         data = self._get(key, "ints", 4 * self.count * row.channels)
@@ -305,7 +320,7 @@ def code_block(
 ) -> Values:
     """Code one block in either direction; raises Missing where a cut file lacks its geometry."""
     codes = stream.octree(layout.level, wanted.codes if wanted else None)
-    neighbors = entropy.causal_neighbors(codes, layout.level, NEIGHBORS)
+    neighbors = stream.neighbors(layout.level, codes)
     n = len(codes)
     context = np.zeros((n, 2), np.uint8)
 

@@ -104,7 +104,7 @@ def encode_source(
     layout, tables, packed = fit_tables.fit(source, steps)
 
     def one(block: int) -> dict[str, container.Section]:
-        writer = blocks.Writer(block)
+        writer = blocks.Writer(block, source.near[block])
         wanted = source.wanted(layout.place(block), layout, tables)
         blocks.code_block(writer, layout, tables.predictors, wanted)
         return writer.sections
@@ -123,7 +123,9 @@ def requantise(source: fit_tables.Source, steps: Steps) -> SplatModel:
 
     def one(block: int) -> SplatModel:
         wanted = source.wanted(layout.place(block), layout, tables)
-        values = blocks.code_block(blocks.Dry(), layout, tables.predictors, wanted)
+        values = blocks.code_block(
+            blocks.Dry(source.near[block]), layout, tables.predictors, wanted
+        )
         return restore(values, layout, tables)
 
     return _join(parallel(one, range(len(layout.counts))), layout, {})

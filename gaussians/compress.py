@@ -87,6 +87,7 @@ class _Job:
     model: SplatModel
     weight: Tensor
     reference: float
+    whole: Source
     holdout: Cameras
     pictures: Tensor
     header: dict[str, Any]
@@ -97,16 +98,12 @@ class _Job:
     def source(self, steps: Steps) -> Source:
         """What is left after pruning at these steps, in octree order."""
         keep = self.weight >= min(steps.prune * self.reference, float(self.weight.max()))
-        return Source.of(self.model[keep], to_classes(self.weight[keep], self.reference))
+        return self.whole.keep(keep.numpy())
 
     def quality(self, model: SplatModel) -> float:
-        """psnr_self of a model on the held-out views, view by view to bound memory."""
+        """psnr_self of a model on the held-out views."""
         self.evaluations += 1
-        found = [
-            float(psnr(model.render(self.holdout[[c]]), self.pictures[[c]]))
-            for c in range(len(self.holdout))
-        ]
-        return sum(found) / len(found)
+        return float(psnr(model.render(self.holdout), self.pictures).mean())
 
     def preview(self, factor: float) -> float:
         """The psnr_self that `run` will find, without coding."""
@@ -163,7 +160,9 @@ def compress(
     weight = importance(model, views)
     statistics_seconds = time.perf_counter() - began
     header = {"seed": settings.seed, "count_in": count_in}
-    job = _Job(model, weight, reference(weight), holdout, model.render(holdout), header)
+    ref = reference(weight)
+    whole = Source.of(model, to_classes(weight, ref))
+    job = _Job(model, weight, ref, whole, holdout, model.render(holdout), header)
     say("encoding", 0.3)
     best = _search(job, settings, views, lambda done: say("encoding", 0.3 + 0.7 * done))
     say("done", 1.0)

@@ -38,16 +38,19 @@ COARSEST = {"opa": 1.6, "scl": 0.6, "tlt": 0.6, "rol": 0.6, "dc": 0.6, "ac": 2.0
 COARSEST_POSITION = 1.0  # of the second scale
 KLT_FROM = 4000  # Gaussians from which a 45x45 basis of bytes pays
 SAMPLE_BLOCKS = 3
-SAMPLE_ROWS = 24_000  # rows of the least squares: more change the weights by less than rounding
+SAMPLE_COLORS = 30_000  # Gaussians that the colour bases are fitted on
+SAMPLE_ROWS = 8_000  # rows of the least squares: more change the weights by less than rounding
 BIAS = {"opa": 0, "scl": 0, "tlt": 0, "rol": 0, "dc": 0, "ac": 1}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model in octree order, seen block by block so that memory stays bounded.
+    """Some of a model's Gaussians in octree order, seen block by block: the model is not copied.
 
     Attributes:
-        order: [N] index of the model's Gaussian at each place; codes: [N] sorted Morton codes.
+        classes: [N] importance class of each of the model's Gaussians.
+        order: [M] index of the model's Gaussian at each place; codes: [M] sorted Morton codes.
+        bases: byte KLT bases of DC [3, 3] and AC [R, R]; rows are basis vectors.
     """
 
     model: SplatModel
@@ -58,6 +61,7 @@ class Source:
     span: float
     center: tuple[float, float, float]
     radius: float
+    bases: tuple[NDArray[np.int8], NDArray[np.int8]]
 
     @staticmethod
     def of(model: SplatModel, classes: NDArray[np.int32]) -> Source:
@@ -79,26 +83,52 @@ class Source:
         order = np.argsort(codes, kind="stable")
         return Source(
             model, classes, order, codes[order], _three(low), span, _three(center), radius,
+            _bases(model, classes),
         )  # fmt: skip
 
-    @cached_property
-    def bases(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-        """Byte KLT bases of DC and AC, weighted by importance; rows are basis vectors."""
-        index = self.order[:: max(1, len(self.order) // 100_000)].copy()
-        part = self.model[torch.from_numpy(index)]
-        weights = 0.25 ** self.classes[index].astype(np.float64)
-        dc = _klt(part.sh0[:, 0].double().numpy(), weights)
-        return dc, _klt(part.shN.flatten(1).double().numpy(), weights)
+    def keep(self, mask: NDArray[np.bool_]) -> Source:
+        """The Gaussians of a mask [N]; the frame of the octree stays."""
+        kept = mask[self.order]
+        return replace(self, order=self.order[kept], codes=self.codes[kept])
 
-    def part(self, place: slice) -> SplatModel:
-        return self.model[torch.from_numpy(self.order[place])]
+    def kept(self) -> SplatModel:
+        """A copy of what is to be coded, in octree order."""
+        return self.model[torch.from_numpy(self.order)]
+
+    @cached_property
+    def level(self) -> int:
+        """Depth at which nearly every Gaussian has its own leaf; below it bits are noise."""
+        for level in range(1, DEPTH):
+            leaves = self.codes >> np.uint64(3 * (DEPTH - level))
+            if np.count_nonzero(leaves[1:] != leaves[:-1]) + 1 >= 0.9 * len(leaves):
+                return level
+        return DEPTH
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Gaussians of each block."""
+        n = len(self.order)
+        count = -(-n // BLOCK)
+        return tuple(n * (b + 1) // count - n * b // count for b in range(count))
+
+    @cached_property
+    def near(self) -> list[blocks.Int]:
+        """Causal neighbours of each block, as the decoder will find them."""
+        shift = np.uint64(3 * (DEPTH - self.level))
+        parts = np.split(self.codes >> shift, np.cumsum(self.counts)[:-1])
+        return [entropy.causal_neighbors(p, self.level, NEIGHBORS) for p in parts if len(p)]
 
     def wanted(self, place: slice, layout: Layout, tables: Tables) -> blocks.Wanted:
         """One block's values in the layout's integer units."""
-        part = self.part(place)
+        index = self.order[place]
         unit = layout.units
-        quats = torch.nn.functional.normalize(part.quats.double(), dim=1).numpy()
-        axes, scales = sort_axes(quats, part.scales.double().clamp(*SCALE_RANGE).numpy())
+
+        def part(x: torch.Tensor) -> Double:
+            return x.numpy()[index].astype(np.float64).reshape(len(index), -1)
+
+        quats = part(self.model.quats)
+        quats /= np.maximum(np.sqrt((quats * quats).sum(1, keepdims=True)), 1e-12)
+        axes, scales = sort_axes(quats, part(self.model.scales).clip(*SCALE_RANGE))
 
         def units(x: Double, attribute: str) -> blocks.Int:
             return np.rint(x / unit[attribute]).clip(-(1 << 28), 1 << 28).astype(np.int32)
@@ -107,15 +137,13 @@ class Source:
             tilt, roll = to_angles(axes, needle)
             return units(tilt, "tlt"), units(roll[:, None], "rol")
 
-        rest = part.shN.flatten(1).double().numpy()
-        opacity = part.opacities.double().clamp(*LOGIT_RANGE).numpy()[:, None]
         return blocks.Wanted(
             codes=self.codes[place],
-            classes=self.classes[self.order[place]],
-            opacity=units(opacity, "opa"),
+            classes=self.classes[index],
+            opacity=units(part(self.model.opacities).clip(*LOGIT_RANGE), "opa"),
             scales=units(scales, "scl"),
-            dc=units(to_coefficients(part.sh0[:, 0].double().numpy(), tables.dc), "dc"),
-            ac=units(to_coefficients(rest, tables.ac), "ac"),
+            dc=units(to_coefficients(part(self.model.sh0), tables.dc), "dc"),
+            ac=units(to_coefficients(part(self.model.shN), tables.ac), "ac"),
             angles=angles,
         )
 
@@ -144,18 +172,16 @@ def fit(source: Source, steps: Steps) -> tuple[Layout, Tables, bytes]:
 
 
 def _layout(source: Source, steps: Steps) -> Layout:
-    n, degree = len(source.order), source.model.sh_degree
-    count = -(-n // BLOCK)
-    sizes = [n * (b + 1) // count - n * b // count for b in range(count)] if n else []
+    degree = source.model.sh_degree
     worth = {
         "opa": steps.opacity, "scl": steps.scale, "tlt": steps.rotation, "rol": steps.rotation,
         "dc": steps.dc, "ac": steps.ac,
     }  # fmt: skip
     return Layout(
-        counts=tuple(sizes),
+        counts=source.counts,
         sh_degree=degree,
         antialiased=source.model.antialiased,
-        level=_octree_level(source.codes),
+        level=source.level,
         low=source.low,
         span=source.span,
         center=source.center,
@@ -166,17 +192,17 @@ def _layout(source: Source, steps: Steps) -> Layout:
         units={a: worth[a] / UNITS for a in ATTRIBUTES},
         caps={a: max(UNITS, round(COARSEST[a] / worth[a] * UNITS)) for a in ATTRIBUTES},
         bias=dict(BIAS),
-        mix="klt" if n >= KLT_FROM and degree else "color",
+        mix="klt" if len(source.order) >= KLT_FROM and degree else "color",
     )
 
 
-def _octree_level(codes: NDArray[np.uint64]) -> int:
-    """Depth at which nearly every Gaussian has its own leaf; below it bits are noise."""
-    for level in range(1, DEPTH):
-        leaves = np.unique(codes >> np.uint64(3 * (DEPTH - level)))
-        if len(leaves) >= 0.9 * len(codes):
-            return level
-    return DEPTH
+def _bases(
+    model: SplatModel, classes: NDArray[np.int32]
+) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    step = max(1, len(model) // SAMPLE_COLORS)
+    weights = 0.25 ** classes[::step].astype(np.float64)
+    dc, ac = (x[::step].flatten(1).double().numpy() for x in (model.sh0, model.shN))
+    return _klt(dc, weights), _klt(ac, weights)
 
 
 def _klt(x: Double, weights: Double) -> NDArray[np.int8]:
@@ -196,11 +222,10 @@ def _no_prediction(attribute: str, rest: int) -> Predictor:
 def _fit_predictors(source: Source, layout: Layout, tables: Tables) -> dict[str, Predictor]:
     """Least squares per channel, each row weighted by 1 / step^2, on a few blocks."""
     chosen = np.unique(np.linspace(0, len(layout.counts) - 1, SAMPLE_BLOCKS).astype(int))
-    shift = np.uint64(3 * (DEPTH - layout.level))
     rows: dict[str, list[tuple[Double, Double, Double]]] = {a: [] for a in ATTRIBUTES}
     for block in chosen:
         wanted = source.wanted(layout.place(block), layout, tables)
-        near = entropy.causal_neighbors(wanted.codes >> shift, layout.level, NEIGHBORS)
+        near = source.near[block]
         _, _, needle, _ = blocks.angle_scales(layout, wanted.classes, wanted.scales)
         tilt, roll = wanted.angles(needle)
         side = np.concatenate([wanted.classes[:, None] * blocks.CLASS_SIDE, wanted.opacity], 1)
@@ -246,17 +271,16 @@ def _solve(attribute: str, parts: list[tuple[Double, Double, Double]], rest: int
     features = np.concatenate([p[0] for p in parts])
     x, weight = (np.concatenate([p[i] for p in parts]) for i in (1, 2))
     fill = np.average(x, axis=0, weights=weight**2)
-    weights = plain.weights.copy()
-    for c in range(x.shape[1]):
-        inputs = np.where(np.isnan(features[:, c]), fill[c], features[:, c])
-        inputs = np.concatenate([inputs, np.ones((len(x), 1))], axis=1) * weight[:, None]
-        gram = inputs.T @ inputs
-        gram[np.diag_indices_from(gram)] *= 1 + 1e-6
-        gram[np.diag_indices_from(gram)] += 1e-9
-        solved = np.linalg.solve(gram, inputs.T @ (x[:, c] * weight))
-        gains = np.rint(solved[:-1].clip(-8, 8) * 4096).astype(np.int32)
-        if attribute == "ac":
-            gains = np.repeat(gains, NEIGHBORS)
-        weights[c, :-1] = gains
-        weights[c, -1] = round(float(np.clip(solved[-1], -(1 << 27), 1 << 27)))
+    inputs = np.where(np.isnan(features), fill[:, None], features)
+    inputs = np.concatenate([inputs, np.ones((*inputs.shape[:2], 1))], 2) * weight[:, None, None]
+    gram = np.einsum("tcf,tcg->cfg", inputs, inputs)
+    diagonal = np.arange(gram.shape[1])
+    gram[:, diagonal, diagonal] += 1e-6 * gram[:, diagonal, diagonal] + 1e-9
+    right = np.einsum("tcf,tc->cf", inputs, x * weight[:, None])
+    solved = np.linalg.solve(gram, right[:, :, None])[:, :, 0]
+    gains = np.rint(solved[:, :-1].clip(-8, 8) * 4096).astype(np.int32)
+    if attribute == "ac":
+        gains = np.repeat(gains, NEIGHBORS, axis=1)
+    constant = np.rint(solved[:, -1:].clip(-(1 << 27), 1 << 27)).astype(np.int32)
+    weights = np.concatenate([gains, constant], axis=1)
     return Predictor(weights, np.rint(fill).clip(-(1 << 27), 1 << 27).astype(np.int32))
