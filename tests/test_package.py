@@ -70,6 +70,14 @@ def test_installed_version_is_the_imported_one() -> None:
     assert installed == fieldpress.__version__
 
 
+def test_load_and_save_are_the_face() -> None:
+    from fieldpress import models
+
+    assert (fieldpress.load, fieldpress.save) == (models.load, models.save)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = fieldpress.lod  # type: ignore[attr-defined]
+
+
 @pytest.mark.wheel
 def test_help_does_not_wait_for_torch() -> None:
     code = (
