@@ -35,6 +35,7 @@ from .model import SplatModel
 
 T = TypeVar("T")
 U = TypeVar("U")
+Floats = dict[str, NDArray[np.float32]]  # one block's tensors, colours together
 COLOR = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float64)
 COLOR /= np.sqrt((COLOR * COLOR).sum(1, keepdims=True))  # Orthonormal luma and two chroma axes.
 
@@ -121,14 +122,14 @@ def requantise(source: fit_tables.Source, steps: Steps) -> SplatModel:
     """The model that decoding `encode_source(source, steps)` gives, without coding it."""
     layout, tables, _ = fit_tables.fit(source, steps)
 
-    def one(block: int) -> SplatModel:
+    def one(block: int) -> Floats:
         wanted = source.wanted(layout.place(block), layout, tables)
         values = blocks.code_block(
             blocks.Dry(source.near[block]), layout, tables.predictors, wanted
         )
         return restore(values, layout, tables)
 
-    return _join(parallel(one, range(len(layout.counts))), layout, {})
+    return _join(list(parallel(one, range(len(layout.counts)))), layout, {})
 
 
 def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> SplatModel:
@@ -151,7 +152,7 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
         return _join([], layout, found.header)
     tables = Tables.read(sections["tab"], layout, name)
 
-    def one(block: int) -> SplatModel | None:
+    def one(block: int) -> Floats | None:
         reader = blocks.Reader(block, layout.counts[block], sections, name)
         try:
             return restore(
@@ -165,11 +166,11 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
     parts = parallel(one, range(len(layout.counts)))
     if not partial:
         _check_complete(parts, layout, sections, name)
-    return _join([part for part in parts if part is not None], layout, found.header)
+    return _join(parts, layout, found.header)
 
 
 def _check_complete(
-    parts: list[SplatModel | None], layout: Layout, sections: Mapping[str, Any], name: str
+    parts: list[Floats | None], layout: Layout, sections: Mapping[str, Any], name: str
 ) -> None:
     keys = (*GEOMETRY, "dc", *(("lim", "ac") if layout.rest else ()))
     expected = {"tab"} | {f"{key}/{block}" for key in keys for block in range(len(parts))}
@@ -210,7 +211,7 @@ class Tables:
         return Tables(predictors, dc / 127.0, basis.reshape(3 * k, 3 * k))
 
 
-def restore(values: blocks.Values, layout: Layout, tables: Tables) -> SplatModel:
+def restore(values: blocks.Values, layout: Layout, tables: Tables) -> Floats:
     """Floats of a block's integers, by separately rounded IEEE operations only."""
     unit = layout.units
     n = len(values.cells)
@@ -220,39 +221,39 @@ def restore(values: blocks.Values, layout: Layout, tables: Tables) -> SplatModel
     needle = is_needle(values.scales)
     scales = np.where(needle[:, None], scales[:, [1, 2, 0]], scales)
     quats = from_angles(values.tilt * unit["tlt"], values.roll[:, 0] * unit["rol"])
-    zeros = np.zeros((n, 3), np.int32)
-    sh0 = entropy.apply_basis(
-        zeros if values.dc is None else values.dc, tables.dc * unit["dc"], np.zeros(3)
-    )
-    rest = np.zeros((n, layout.rest), np.float32)
+    colors = np.zeros((n, 1 + layout.rest // 3, 3), np.float32)
+    if values.dc is not None:
+        colors[:, 0] = entropy.apply_basis(values.dc, tables.dc * unit["dc"], np.zeros(3))
     if values.ac is not None:
         rest = entropy.apply_basis(values.ac, tables.ac * unit["ac"], np.zeros(layout.rest))
-
-    def tensor(x: NDArray) -> torch.Tensor:
-        return torch.from_numpy(x.astype(np.float32))
-
-    return SplatModel(
-        means=tensor(means),
-        quats=tensor(quats),
-        scales=tensor(scales),
-        opacities=tensor(values.opacity[:, 0] * unit["opa"]),
-        sh0=tensor(sh0)[:, None, :],
-        shN=tensor(rest).reshape(n, layout.rest // 3, 3),
-        antialiased=layout.antialiased,
-    )
-
-
-def _join(parts: list[SplatModel], layout: Layout, header: Mapping[str, Any]) -> SplatModel:
-    extra = {k: v for k, v in header.items() if k not in ("kind", "layout")}
-    shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}
-    shapes["shN"] = (layout.rest // 3, 3)
-    tensors = {
-        name: torch.cat([torch.zeros((0, *shape))] + [getattr(part, name) for part in parts])
-        for name, shape in shapes.items()
+        colors[:, 1:] = rest.reshape(n, -1, 3)
+    return {
+        "means": means.astype(np.float32),
+        "quats": quats.astype(np.float32),
+        "scales": scales.astype(np.float32),
+        "opacities": (values.opacity[:, 0] * unit["opa"]).astype(np.float32),
+        "colors": colors,
     }
+
+
+def _join(parts: list[Floats | None], layout: Layout, header: Mapping[str, Any]) -> SplatModel:
+    """The model of all blocks that there are; each block's floats are dropped once copied."""
+    n = sum(len(part["means"]) for part in parts if part is not None)
+    shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
+    shapes["colors"] = (1 + layout.rest // 3, 3)
+    tensors = {name: torch.empty((n, *shape)) for name, shape in shapes.items()}
+    at = 0
+    for index, part in enumerate(parts):
+        if part is None:
+            continue
+        end = at + len(part["means"])
+        for name, values in part.items():
+            tensors[name][at:end] = torch.from_numpy(values)
+        parts[index], at = None, end
+    extra = {k: v for k, v in header.items() if k not in ("kind", "layout")}
     return SplatModel(
         tensors["means"], tensors["quats"], tensors["scales"], tensors["opacities"],
-        tensors["sh0"], tensors["shN"], layout.antialiased, extra,
+        tensors["colors"][:, :1], tensors["colors"][:, 1:], layout.antialiased, extra,
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..render.splat import RasterOptions
 from ..render.statistics import statistics
 from ..scenes.cameras import Cameras
 from .layout import CLASSES
@@ -15,12 +14,6 @@ from .model import SplatModel
 
 REFERENCE_SHARE = 0.97  # Class 0 begins at this quantile of importance.
 UNSEEN_SHARE = 0.25  # Of its estimate, for a Gaussian that no view had in its frustum.
-
-
-def raster_options(model: SplatModel) -> RasterOptions:
-    """The options with which a model wants to be rendered."""
-    mode = "antialiased" if model.antialiased else "classic"
-    return RasterOptions(sh_degree=model.sh_degree, rasterize_mode=mode)
 
 
 def estimate(model: SplatModel) -> Tensor:
@@ -39,7 +32,7 @@ def importance(model: SplatModel, views: Cameras) -> Tensor:
     means, quats, scales, opacities, _ = model.activated()
     found = statistics(
         means, quats, scales, opacities, views.viewmats, views.Ks, views.width, views.height,
-        raster_options(model),
+        model.options(),
     )  # fmt: skip
     weight = found.weight_sq.double()
     guess = estimate(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,7 +82,27 @@ class SplatModel:
 
     def __getitem__(self, index: Tensor | slice) -> SplatModel:
         """The Gaussians that a mask, a slice or an index tensor selects, in that order."""
-        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+        parts = {name: getattr(self, name)[index] for name in ("means", "quats", "scales")}
+        colors = torch.empty(len(parts["means"]), self.shN.shape[1] + 1, 3, dtype=self.sh0.dtype)
+        colors[:, :1], colors[:, 1:] = self.sh0[index], self.shN[index]
+        return replace(
+            self, **parts, opacities=self.opacities[index], sh0=colors[:, :1], shN=colors[:, 1:]
+        )
+
+    def colors(self) -> Tensor:
+        """[N, K, 3] all SH coefficients; no copy where shN follows sh0 in memory."""
+        sh0, shN = self.sh0, self.shN
+        k = shN.shape[1] + 1
+        strides = (3 * k, 3, 1)
+        adjacent = (
+            k > 1
+            and sh0.stride() == shN.stride() == strides
+            and sh0.untyped_storage().data_ptr() == shN.untyped_storage().data_ptr()
+            and shN.storage_offset() == sh0.storage_offset() + 3
+        )
+        if adjacent:
+            return sh0.as_strided((len(sh0), k, 3), strides)
+        return torch.cat([sh0, shN], dim=1)
 
     def activated(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Means, unit quats, linear scales, opacities in [0, 1], SH colors [N, K, 3].
@@ -90,19 +110,30 @@ class SplatModel:
         The only place that applies exp, sigmoid and normalisation.
         """
         quats = torch.nn.functional.normalize(self.quats, dim=1)
-        colors = torch.cat([self.sh0, self.shN], dim=1)
-        return self.means, quats, self.scales.exp(), self.opacities.sigmoid(), colors
+        return self.means, quats, self.scales.exp(), self.opacities.sigmoid(), self.colors()
+
+    def options(self) -> RasterOptions:
+        """How this model wants to be rasterised."""
+        mode = "antialiased" if self.antialiased else "classic"
+        return RasterOptions(sh_degree=self.sh_degree, rasterize_mode=mode)
+
+    def renderer(self, options: RasterOptions | None = None) -> Callable[[Cameras], Tensor]:
+        """A function from C cameras to images [C, H, W, 3] float32 on black.
+
+        Activation happens once, here: render many views, or time them, through one renderer.
+        """
+        means, quats, scales, opacities, colors = self.activated()
+        options = options or self.options()
+
+        def render(cameras: Cameras) -> Tensor:
+            image, _, _ = rasterize(
+                means, quats, scales, opacities, colors,
+                cameras.viewmats, cameras.Ks, cameras.width, cameras.height, options,
+            )  # fmt: skip
+            return image
+
+        return render
 
     def render(self, cameras: Cameras, options: RasterOptions | None = None) -> Tensor:
         """[C, H, W, 3] float32 images on a black background."""
-        if options is None:
-            options = RasterOptions(
-                sh_degree=self.sh_degree,
-                rasterize_mode="antialiased" if self.antialiased else "classic",
-            )
-        means, quats, scales, opacities, colors = self.activated()
-        image, _, _ = rasterize(
-            means, quats, scales, opacities, colors,
-            cameras.viewmats, cameras.Ks, cameras.width, cameras.height, options,
-        )  # fmt: skip
-        return image
+        return self.renderer(options)(cameras)

@@ -114,10 +114,10 @@ def _gather(header: PlyHeader, rows: np.ndarray, n_rest: int) -> SplatModel:
         "quats": (n, 4),
         "scales": (n, 3),
         "opacities": (n, 1),
-        "sh0": (n, 3),
     }
     out = {key: np.empty(shape, np.float32) for key, shape in shapes.items()}
-    shN = np.empty((n, n_rest // 3, 3), np.float32)
+    colors = np.empty((n, 1 + n_rest // 3, 3), np.float32)
+    out["sh0"] = colors[:, 0]
     with np.errstate(over="ignore"):  # A double beyond float32 becomes inf: sanitize's task.
         for start in range(0, n, BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
@@ -128,15 +128,15 @@ def _gather(header: PlyHeader, rows: np.ndarray, n_rest: int) -> SplatModel:
                     out[key][block, j] = FLAT_SCALE if absent else part[column]
             for i in range(n_rest):
                 channel, k = divmod(i, n_rest // 3)
-                shN[block, k, channel] = part[f"f_rest_{i}"]
+                colors[block, k + 1, channel] = part[f"f_rest_{i}"]
     extra = {"source_format": "ply", **({"flat": True} if flat else {})}
     return SplatModel(
         means=torch.from_numpy(out["means"]),
         quats=torch.from_numpy(out["quats"]),
         scales=torch.from_numpy(out["scales"]),
         opacities=torch.from_numpy(out["opacities"][:, 0]),
-        sh0=torch.from_numpy(out["sh0"][:, None]),
-        shN=torch.from_numpy(shN),
+        sh0=torch.from_numpy(colors)[:, :1],
+        shN=torch.from_numpy(colors)[:, 1:],
         antialiased=any(comment.lower() in MIP_COMMENTS for comment in header.comments),
         extra=extra,
     )
