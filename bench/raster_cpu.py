@@ -4,7 +4,8 @@
 
 Prints a table and writes bench/results/raster_cpu.json: median milliseconds per frame and their
 spread, share per stage, 1 and 2 threads, against the pure-torch twin on a small case, and the
-error against the twin in double precision on three scenes.
+error against the twin in double precision on three scenes. On a shared machine give it the cores
+for its half minute (`chrt -f 1 python bench/raster_cpu.py`); the report says whether it had them.
 """
 
 from __future__ import annotations
@@ -104,14 +105,15 @@ def time_case(count: int, width: int, height: int, threads: int, frames: int) ->
     torch.set_num_threads(threads)
     scene = seeded_scene(count)
     views, Ks = seeded_cameras(4, width, height)
-    seconds, stages = [], {name: [] for name in STAGES}
+    seconds, busy, stages = [], [], {name: [] for name in STAGES}
     for frame in range(-4, frames):
         c = frame % 4
-        start = time.perf_counter()
+        start, busy_start = time.perf_counter(), time.process_time()
         _, _, meta = rasterize(*scene, views[c : c + 1], Ks[c : c + 1], width, height, OPTIONS)
         elapsed = time.perf_counter() - start
         if frame >= 0:
             seconds.append(elapsed)
+            busy.append(time.process_time() - busy_start)
             for name in STAGES:
                 stages[name].append(meta["seconds"][name])
     medians = {name: 1e3 * statistics.median(stages[name]) for name in STAGES}
@@ -120,6 +122,7 @@ def time_case(count: int, width: int, height: int, threads: int, frames: int) ->
         "gaussians": count, "width": width, "height": height, "threads": threads,
         "frames": frames, "median_ms": 1e3 * statistics.median(seconds),
         "min_ms": 1e3 * min(seconds), "quartiles_ms": [1e3 * quarter[0], 1e3 * quarter[2]],
+        "cpu_ms": 1e3 * statistics.median(busy),
         "fps": 1 / statistics.median(seconds), "stage_ms": medians,
     }  # fmt: skip
 
@@ -159,11 +162,11 @@ def parity(seed: int) -> dict:
 def against_torch(threads: int) -> dict:
     """The twin in float32 and the native rasteriser on one small case, in turn."""
     torch.set_num_threads(threads)
-    width, height = 160, 120
-    scene = seeded_scene(5_000)
+    width, height = 120, 90
+    scene = seeded_scene(3_000)
     views, Ks = seeded_cameras(1, width, height)
     ours, twin = [], []
-    for _ in range(5):
+    for _ in range(3):
         start = time.perf_counter()
         rasterize(*scene, views, Ks, width, height, OPTIONS)
         middle = time.perf_counter()
@@ -172,7 +175,7 @@ def against_torch(threads: int) -> dict:
         twin.append(time.perf_counter() - middle)
     mine, other = statistics.median(ours), statistics.median(twin)
     return {
-        "gaussians": 5_000, "width": width, "height": height, "threads": threads,
+        "gaussians": 3_000, "width": width, "height": height, "threads": threads,
         "native_ms": 1e3 * mine, "torch_ms": 1e3 * other, "ratio": other / mine,
     }  # fmt: skip
 
@@ -189,6 +192,7 @@ def machine() -> dict:
         "commit": commit, "cpu": model, "cores": os.cpu_count(), "isa": _native.isa(),
         "torch": torch.__version__, "python": platform.python_version(),
         "load_average": os.getloadavg()[0],
+        "realtime": os.sched_getscheduler(0) == os.SCHED_FIFO,
     }  # fmt: skip
 
 
@@ -210,8 +214,9 @@ def main() -> None:
             share = " ".join(f"{100 * ms / total:6.1f}" for ms in row["stage_ms"].values())
             low, high = row["quartiles_ms"]
             size = f"{case[1]}x{case[2]}"
-            print(f"{case[0]:9d}  {size:10s} {threads:7d} {row['median_ms']:9.2f}"
-                  f" ({low:.2f} .. {high:.2f}) {row['fps']:8.1f}   {share}")  # fmt: skip
+            print(f"{case[0]:9d}  {size:10s} {threads:4d} {row['median_ms']:9.2f}"
+                  f" ({low:.2f} .. {high:.2f}) {row['min_ms']:8.2f} {row['cpu_ms']:8.2f}"
+                  f" {row['fps']:7.1f} {share}")  # fmt: skip
     if arguments.quick:
         return
     report = {
