@@ -14,7 +14,7 @@ from ..scenes.cameras import Cameras
 from ..scenes.surface_samples import SurfaceSamples
 from .model import SplatModel
 
-SPREAD = 0.56  # Standard deviation across the surface, in sample spacings: few holes, little blur.
+SPREAD = 0.53  # Standard deviation across the surface, in sample spacings: few holes, little blur.
 THICKNESS = 0.04  # Standard deviation along the normal, in sample spacings.
 OPACITY = (0.90, 0.985)
 RIDGE = 0.002  # On the SH fit, times the squared degree: few directions must not run wild.

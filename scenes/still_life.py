@@ -216,7 +216,7 @@ def _delft(p: Tensor, noise: Noise) -> Tensor:
     bands = ((p[:, 1].abs() - 0.30).abs() < 0.02).float()
     wave = 0.02 * torch.sin(8 * angle)
     bands = torch.maximum(bands, ((p[:, 1] - 0.02 - wave).abs() < 0.012).float())
-    return _mix((0.80, 0.80, 0.76), (0.05, 0.11, 0.42), torch.maximum(0.85 * leaves, bands))
+    return _mix((0.76, 0.77, 0.74), (0.12, 0.20, 0.48), torch.maximum(0.85 * leaves, bands))
 
 
 def _teal(p: Tensor, noise: Noise) -> Tensor:
@@ -235,8 +235,8 @@ def _book(cover: tuple[float, float, float], stamp: tuple[float, float, float]) 
         title = (p[:, 2].abs() < 0.05) & (p[:, 0].abs() < 0.17) & (noise(p * 38) > -0.1)
         marked = (frame & (p[:, 2].abs() < 0.21)) | title
         color = torch.where(marked[:, None], p.new_tensor(stamp), cloth)
-        sheet = 0.5 + 0.5 * torch.sin(p[:, 1] * 420)
-        pages = _mix((0.62, 0.56, 0.44), (0.80, 0.75, 0.62), sheet + 0.3 * noise(p * 20))
+        sheet = 0.5 + 0.5 * torch.sin(p[:, 1] * 260)
+        pages = _mix((0.64, 0.58, 0.47), (0.74, 0.69, 0.57), sheet + 0.3 * noise(p * 20))
         inner = (p[:, 1].abs() < 0.038) & (p[:, 0] > -0.3)
         edge = inner & ((p[:, 0] > 0.325) | (p[:, 2].abs() > 0.232))
         return torch.where(edge[:, None], pages, color)
@@ -246,8 +246,8 @@ def _book(cover: tuple[float, float, float], stamp: tuple[float, float, float]) 
 
 def _plaid(p: Tensor, noise: Noise) -> Tensor:
     stripes = [0.5 + 0.5 * torch.sin(p[:, axis] * 28).clamp(-0.6, 0.6) / 0.6 for axis in (0, 2)]
-    color = _mix((0.74, 0.70, 0.60), (0.60, 0.16, 0.14), 0.5 * (stripes[0] + stripes[1]))
-    return color * (1 + 0.18 * noise(p * 60, 2)[:, None])
+    color = _mix((0.70, 0.66, 0.57), (0.56, 0.20, 0.17), 0.5 * (stripes[0] + stripes[1]))
+    return color * (1 + 0.12 * noise(p * 40, 2)[:, None])
 
 
 def _brass(p: Tensor, noise: Noise) -> Tensor:

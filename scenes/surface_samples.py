@@ -12,9 +12,10 @@ from .cameras import Cameras
 from .raycast import cast
 from .still_life import StillLife, Surface
 
-RAYS = 12  # Rays shot for each sample wanted.
+RAYS = 8  # Rays shot for each sample wanted.
 SIDES = 28  # Directions from which each sample is looked at.
-MARGIN = 0.02  # Of the frame: its border needs neighbours just outside.
+MARGIN = 0.1  # Of the frame: what lies just outside one view is the border of another.
+SWAY = 0.03  # World units between a camera and where its rays start: a look behind edges.
 PLAIN, BUSY = 0.004, 0.06  # Differences between neighbouring pixels, 0 to 1.
 COARSEST = 4.0  # Spacing on plain surfaces over that on busy ones.
 
@@ -79,6 +80,7 @@ def _shoot(
     for i in range(len(cameras)):
         pixels = (torch.rand(each, 2, generator=generator) * (1 + 2 * MARGIN) - MARGIN) * frame
         rays_o, rays_d = rays(cameras[i : i + 1], pixels)
+        rays_o = rays_o + SWAY * torch.randn(each, 3, generator=generator)
         depth, number = cast(life.solids, rays_o, rays_d, life.limit(rays_o, rays_d))
         column, row = (pixels.long().clamp_min(0).minimum(frame.long() - 1)).unbind(1)
         points.append(rays_o + depth[:, None] * rays_d)

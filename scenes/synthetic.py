@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +53,12 @@ def capture(
     life = StillLife(seed)
     cameras = _walk(seed, views, width, height)
     images = torch.empty(views, height, width, 3)
-    for i in range(views):
-        images[i] = photograph(life, cameras[i : i + 1])
-        if progress is not None:
-            progress(0.9 * (i + 1) / views)
+    with one_thread_each() as workers:
+        shots = workers.map(lambda i: photograph(life, cameras[i : i + 1]), range(views))
+        for i, image in enumerate(shots):
+            images[i] = image
+            if progress is not None:
+                progress(0.9 * (i + 1) / views)
     is_test = torch.arange(views) % TEST_EVERY == 0
     surface = sample(life, cameras[~is_test], images[~is_test], samples, seed)
     scene = Scene(
@@ -115,6 +119,21 @@ def photograph(life: StillLife, camera: Cameras) -> Tensor:
     return colors.reshape(image.shape)
 
 
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """Workers that take a view each, while torch uses one thread for each worker.
+
+    The tensors of one view are small: threads within an operation would mostly wait for another.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(before) as workers:
+            yield workers
+    finally:
+        torch.set_num_threads(before)
+
+
 def _look(life: StillLife, camera: Cameras, pixels: Tensor) -> Tensor:
     rays_o, rays_d = rays(camera, pixels)
     depth, number = cast(life.solids, rays_o, rays_d, life.limit(rays_o, rays_d))
@@ -135,12 +154,12 @@ def _edges(image: Tensor) -> Tensor:
 
 
 def _walk(seed: int, views: int, width: int, height: int) -> Cameras:
-    """Three rounds about the table at different heights, as someone with a phone would go."""
+    """Two rounds about the table, up and down and back to the start, as with a phone in hand."""
     rng = np.random.default_rng(seed)
     share = np.arange(views) / views
-    turn = 2 * np.pi * (3 * share + 0.02 * rng.standard_normal(views))
-    tilt = np.radians(14 + 38 * share + 3 * rng.standard_normal(views))
-    reach = 1.75 + 0.45 * np.sin(2 * np.pi * 5.3 * share) + 0.05 * rng.standard_normal(views)
-    target = np.asarray(TARGET) + 0.06 * rng.standard_normal((views, 3))
+    turn = 2 * np.pi * (2 * share + 0.006 * rng.standard_normal(views))
+    tilt = np.radians(29 + 13 * np.sin(2 * np.pi * share) + rng.standard_normal(views))
+    reach = 1.9 + 0.2 * np.sin(6 * np.pi * share) + 0.03 * rng.standard_normal(views)
+    target = np.asarray(TARGET) + 0.03 * rng.standard_normal((views, 3))
     eye = np.asarray(TARGET) + reach[:, None] * directions(turn, tilt, UP)
     return Cameras(look_at(eye, target), pinhole(views, width, height, FOV), width, height)

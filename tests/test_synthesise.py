@@ -118,7 +118,8 @@ def test_no_camera_stands_behind_a_veil(height):
     assert (seen_from == -torch.tensor(height).sign()).float().mean() > 0.8
 
 
-def test_a_furnished_room_is_seen_from_within():
+def test_a_furnished_room_is_seen_from_within(monkeypatch):
+    monkeypatch.setattr(synthesise_module, "SAMPLES", 24_000)
     generator = torch.Generator().manual_seed(1)
     walls = torch.rand(6000, 3, generator=generator) * 2 - 1
     side = torch.randint(0, 3, (6000,), generator=generator)
