@@ -1,0 +1,127 @@
+"""Print the results table from bench/results/*.json, and put it into README.md.
+
+python bench/table.py [--check]     --check fails where README.md is not up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def load(name: str) -> dict | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def provenance(result: dict) -> str:
+    return (
+        f"Commit {result['commit']}, {result['cores']} cores ({result['cpu']}, {result['isa']}), "
+        f"torch {result['torch']}."
+    )
+
+
+def scenes(result: dict) -> list[str]:
+    lines = [
+        f"`fieldpress compress --preset {result['preset']}` (`python bench/scenes.py`). "
+        + provenance(result),
+        "",
+        "| scene | SH | Gaussians in → out | bytes | ratio | psnr_self | ssim_self | encode s "
+        "| decode s | FPS before → after |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    lines += [
+        f"| {row['scene']} | {row['sh_degree']} | {row['count_in']:,} → {row['count_out']:,} "
+        f"| {row['output_bytes']:,} | {row['ratio']:.1f} | {row['psnr_self']:.2f} "
+        f"| {row['ssim_self']:.4f} | {row['encode_seconds']:.0f} | {row['decode_seconds']:.2f} "
+        f"| {row['fps_reference']:.0f} → {row['fps']:.0f} |"
+        for row in result["scenes"]
+    ]
+    return lines
+
+
+def peers(result: dict) -> list[str]:
+    lines = [
+        "Against today's formats at the same psnr_self or more, on the same views "
+        "(`python bench/peers.py`); for scenes that were born as SOG the peer is the original. "
+        + provenance(result),
+        "",
+        "| scene | peer | peer bytes | peer psnr_self | our bytes | our psnr_self | ours / peer |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        theirs = "original" if row["peer_psnr_self"] is None else f"{row['peer_psnr_self']:.2f}"
+        kind = {"spz": "SPZ v3", "sog": "SOG", "sog-born": "its own SOG"}[row["peer"]]
+        lines.append(
+            f"| {row['scene']} | {kind} | {row['peer_bytes']:,} | {theirs} | {row['our_bytes']:,} "
+            f"| {row['our_psnr_self']:.2f} | {row['share']:.2f} |"
+        )
+    return lines
+
+
+def raster(result: dict) -> list[str]:
+    lines = [
+        "The CPU rasteriser on seeded scenes (`python bench/raster_cpu.py`). " + provenance(result),
+        "",
+        "| Gaussians | size | threads | median ms (quartiles) | FPS |",
+        "| ---: | --- | ---: | --- | ---: |",
+    ]
+    for row in result["cases"]:
+        low, high = row["quartiles_ms"]
+        lines.append(
+            f"| {row['gaussians']:,} | {row['width']}x{row['height']} | {row['threads']} "
+            f"| {row['median_ms']:.1f} ({low:.1f} to {high:.1f}) | {row['fps']:.0f} |"
+        )
+    return lines
+
+
+def large(result: dict) -> list[str]:
+    lines = [
+        "Memory and time on seeded scenes (`python bench/large.py`). " + provenance(result),
+        "",
+    ]
+    for row in result["rows"]:
+        peak = f"{row['peak_rss_bytes'] / 1e6:.0f} MB, {row['peak_over_model']:.1f} times the model"
+        lines.append(
+            f"- {row['count_in']:,} Gaussians: encode {row['encode_seconds']:.0f} s, decode "
+            f"{row['decode_seconds']:.1f} s, ratio {row['ratio']:.1f} at {row['psnr_self']:.1f} dB, "
+            f"peak memory {peak}."
+        )
+    return lines
+
+
+def render() -> str:
+    parts = []
+    for name, write in (
+        ("scenes", scenes),
+        ("peers", peers),
+        ("raster_cpu", raster),
+        ("large", large),
+    ):
+        result = load(name)
+        if result is not None:
+            parts.append("\n".join(write(result)))
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    new = f"{before}{BEGIN}\n{render()}\n{END}{rest.split(END)[1]}"
+    if arguments.check and new != text:
+        raise SystemExit("README.md: results table is not up to date: run python bench/table.py")
+    readme.write_text(new)
+    print(render())
+
+
+if __name__ == "__main__":
+    main()
