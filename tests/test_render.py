@@ -175,6 +175,7 @@ def test_one_splat_peaks_at_its_opacity_and_clamps():
         ("faint", one_splat(opacity=0.0039), False),
         ("just visible", one_splat(opacity=0.0041, scale=(0.5, 0.5, 0.5)), True),
         ("huge", one_splat(scale=(300.0, 300.0, 300.0)), True),
+        ("enormous", one_splat(scale=(3e6, 3e6, 3e6)), True),
         ("huge and far aside", one_splat(mean=(900.0, 0.0, 0.0), scale=(400.0,) * 3), True),
         ("needle", one_splat(scale=(20.0, 1e-4, 1e-4), quat=(0.9, 0.1, 0.2, 0.37)), True),
         ("disc", one_splat(scale=(1.0, 1.0, 0.0)), True),

@@ -151,3 +151,11 @@ def test_bad_arguments_end_in_one_line():
         statistics(scene[0], scene[1][:2], *scene[2:], *cameras, WIDTH, HEIGHT)
     with pytest.raises(ValueError, match="width: expected 1 to"):
         statistics(*scene, *cameras, 0, HEIGHT)
+
+
+def test_lists_beyond_memory_are_refused():
+    n = 130
+    scene = (torch.zeros(n, 3), torch.ones(n, 4), torch.full((n, 3), 1e4), torch.full((n,), 0.9))
+    views, Ks = make_cameras(1, 32768, 32768)
+    with pytest.raises(ValueError, match="means: expected at most"):
+        statistics(*scene, views, Ks, 32768, 32768)

@@ -45,7 +45,7 @@ struct Entry {
   float room[TILE];               // (ax * column + shift)^2; per row: reach - (ay * dy)^2
   Spread ax, ceiling, color[4];
 };
-static_assert(offsetof(Entry, room) == TILE * sizeof(float), "opacity() goes from one to the other");
+static_assert(offsetof(Entry, room) == TILE * sizeof(float), "opacity() steps across");
 
 struct Batch {
   Entry entries[BATCH + 1];  // The last is never drawn: it makes a pair of an odd one.
@@ -254,7 +254,8 @@ FP_INLINE bool march(const Batch& batch, uint64_t word, Rays& rays, Sink sink) {
 }
 
 // Runs the batches of a tile: before(start, count) once a batch is filled, inside(b, word, rays)
-// for each block with work, which returns true when the block is finished, then after(start, count).
+// for each block with work, which returns true when the block is finished, at last
+// after(start, count).
 template <int COLORS, typename Before, typename Inside, typename After>
 FP_INLINE void run_batches(const Settings& set, const Splat* splats, const Tile& tile,
                            Block* blocks, Batch& batch, Before before, Inside inside,

@@ -82,6 +82,26 @@ Details make_details(DetailArrays& arrays, size_t rows) {
 
 StageSeconds pack(const Times& t) { return {t.project, t.sort, t.bin, t.blend}; }
 
+// Returns the floats from one camera's colours to the next; 0 where all share them.
+int64_t set_colors(Scene& scene, const In<float>& colors, const Settings& set, size_t cameras) {
+  const size_t n = static_cast<size_t>(scene.count), dims = colors.ndim();
+  expect(dims == 2 || dims == 3, "colors");
+  scene.colors = colors.data();
+  scene.sh_degree = set.sh_degree;
+  if (set.sh_degree >= 0) {
+    const size_t bases = static_cast<size_t>((set.sh_degree + 1) * (set.sh_degree + 1));
+    expect(dims == 3 && colors.shape(0) == n && colors.shape(1) >= bases && colors.shape(2) == 3 &&
+               set.color_channels == 3,
+           "colors");
+    scene.color_stride = static_cast<int64_t>(3 * colors.shape(1));
+    return 0;
+  }
+  expect(colors.shape(dims - 1) == static_cast<size_t>(set.color_channels), "colors");
+  expect(colors.shape(dims - 2) == n && (dims == 2 || colors.shape(0) == cameras), "colors");
+  scene.color_stride = set.color_channels;
+  return dims == 2 ? 0 : scene.count * scene.color_stride;
+}
+
 StageSeconds render(const In<float>& means, const In<float>& quats, const In<float>& scales,
                     const In<float>& opacities, std::optional<In<float>> colors,
                     const In<float>& viewmats, const In<float>& Ks, const Settings& set,
@@ -99,24 +119,7 @@ StageSeconds render(const In<float>& means, const In<float>& quats, const In<flo
   out.image = image.data();
   out.alpha = alpha.data();
   expect(colors.has_value() == (set.color_channels > 0), "colors");
-  if (colors) {
-    const In<float>& c = *colors;
-    const bool sh = set.sh_degree >= 0;
-    expect(c.ndim() == 2 || c.ndim() == 3, "colors");
-    const bool shared = sh || c.ndim() == 2;
-    expect(c.shape(shared ? 0 : 1) == n, "colors");
-    const size_t bases = static_cast<size_t>((set.sh_degree + 1) * (set.sh_degree + 1));
-    if (sh)
-      expect(c.ndim() == 3 && c.shape(2) == 3 && c.shape(1) >= bases, "colors");
-    else
-      expect(c.shape(c.ndim() - 1) == static_cast<size_t>(set.color_channels), "colors");
-    expect(!sh || set.color_channels == 3, "colors");
-    expect(shared || c.shape(0) == cameras, "colors");
-    scene.colors = c.data();
-    scene.sh_degree = set.sh_degree;
-    scene.color_stride = static_cast<int64_t>(sh ? 3 * c.shape(1) : c.shape(c.ndim() - 1));
-    out.colors_per_camera = shared ? 0 : scene.count * scene.color_stride;
-  }
+  if (colors) out.colors_per_camera = set_colors(scene, *colors, set, cameras);
   if (backgrounds) {
     expect(backgrounds->size() == cameras * channels, "backgrounds");
     out.backgrounds = backgrounds->data();

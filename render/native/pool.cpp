@@ -49,6 +49,9 @@ class Pool {
     work(task, count);
     std::unique_lock<std::mutex> lock(mutex_);
     seats_ = 0;  // Whoever wakes up now is too late.
+    lock.unlock();
+    for (int i = 0; i < SPINS && busy_.load(std::memory_order_acquire) != 0; ++i) pause_briefly();
+    lock.lock();
     idle_.wait(lock, [this] { return busy_ == 0; });
     task_ = nullptr;
     if (failure_) std::rethrow_exception(failure_);
@@ -100,9 +103,9 @@ class Pool {
   std::condition_variable wake_, idle_;
   std::vector<std::thread> workers_;
   std::atomic<unsigned> generation_{0};
-  std::atomic<int> next_{0};
+  std::atomic<int> next_{0}, busy_{0};
   const std::function<void(int)>* task_ = nullptr;
-  int count_ = 0, seats_ = 0, busy_ = 0;
+  int count_ = 0, seats_ = 0;
   std::exception_ptr failure_;
 };
 

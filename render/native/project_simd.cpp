@@ -108,58 +108,73 @@ struct Projected {
 
 FP_INLINE Ints finite(Floats v) { return (v - v) == 0.0f; }
 
+// The symmetric covariance on the screen, before the blur, and its determinant.
+struct Covariance {
+  Floats xx, xy, yy, det;
+};
+
+FP_INLINE Covariance square(const Floats f[2][3]) {
+  // det(F F^T) = |row0 x row1|^2: no cancellation for needles.
+  const Floats n0 = f[0][1] * f[1][2] - f[0][2] * f[1][1];
+  const Floats n1 = f[0][2] * f[1][0] - f[0][0] * f[1][2];
+  const Floats n2 = f[0][0] * f[1][1] - f[0][1] * f[1][0];
+  return {f[0][0] * f[0][0] + f[0][1] * f[0][1] + f[0][2] * f[0][2],
+          f[0][0] * f[1][0] + f[0][1] * f[1][1] + f[0][2] * f[1][2],
+          f[1][0] * f[1][0] + f[1][1] * f[1][1] + f[1][2] * f[1][2],
+          n0 * n0 + n1 * n1 + n2 * n2};
+}
+
+// Culls what lies off the screen by gsplat's box. The ceiling of a radius, a pixel at most, never
+// decides what is drawn.
+FP_INLINE Ints on_screen(const Projected& p, const Settings& set, Floats rx, Floats ry) {
+  Ints in = (p.x + rx > -1.0f) & (p.x - rx < static_cast<float>(set.width) + 1.0f) &
+            (p.y + ry > -1.0f) & (p.y - ry < static_cast<float>(set.height) + 1.0f);
+  if (set.radius_clip > 0.0f) {  // ceil(r) <= clip says r <= floor(clip).
+    const float clip = std::floor(set.radius_clip);
+    in &= (rx > clip) | (ry > clip);
+  }
+  return in;
+}
+
+// Ellipse, opacity and extent from the blurred covariance.
+FP_INLINE void shape(Projected& p, const Covariance& raw, Floats opacity, const Settings& set) {
+  const Floats xx = raw.xx + set.eps2d, yy = raw.yy + set.eps2d;
+  const Floats det = raw.det + set.eps2d * (raw.xx + raw.yy + set.eps2d);
+  if (set.antialiased)
+    opacity *= root(most(raw.det / det,
+                         all<Floats>(set.compensation_floor * set.compensation_floor)));
+  p.alive &= (opacity >= single(ALPHA_CUTOFF)) & finite(opacity) & (det > 0.0f);
+  p.reach = log2_of(most(opacity * 255.0f, all<Floats>(1.0f)));
+  p.ceiling = least(opacity, all<Floats>(set.alpha_clamp));
+
+  const float root_half = std::sqrt(single(HALF_LOG2_E));
+  const Floats sigma_x = root(xx), sigma_y = root(yy);
+  const Floats inverse = root_half / root(det);  // Roots first: products of variances overflow.
+  p.ax = sigma_y * inverse;
+  p.axy = -raw.xy / sigma_y * inverse;
+  p.ay = root_half / sigma_y;
+  p.inverse_ax = 1.0f / p.ax;
+  const Floats sigmas = root(p.reach * single(1.0 / HALF_LOG2_E));
+  p.extent_y = sigmas * sigma_y;
+  p.widest_y = sigmas * raw.xy / sigma_x;
+  const Floats bound = least(sigmas, all<Floats>(single(EXTENT_SIGMAS)));
+  p.alive &= on_screen(p, set, bound * sigma_x, bound * sigma_y);
+}
+
 FP_INLINE Projected project_group(const Group& g, const Camera& c, const Settings& set,
                                   Floats offset[3]) {
   Projected p;
-  Floats cam[3];
+  Floats cam[3], factor[2][3];
   for (int k = 0; k < 3; ++k) offset[k] = g.mean[k] - c.center[k];
   for (int k = 0; k < 3; ++k)
     cam[k] = c.rotation[3 * k] * offset[0] + c.rotation[3 * k + 1] * offset[1] +
              c.rotation[3 * k + 2] * offset[2] + c.shift[k];
   p.depth = cam[2];
   p.alive = (p.depth >= set.near_plane) & (p.depth <= set.far_plane) & (p.depth > 0.0f);
-
-  Floats f[2][3];
-  screen_factor(g, c, cam, f);
-  const Floats raw00 = f[0][0] * f[0][0] + f[0][1] * f[0][1] + f[0][2] * f[0][2];
-  const Floats raw11 = f[1][0] * f[1][0] + f[1][1] * f[1][1] + f[1][2] * f[1][2];
-  const Floats cov01 = f[0][0] * f[1][0] + f[0][1] * f[1][1] + f[0][2] * f[1][2];
-  // det(F F^T) = |row0 x row1|^2: no cancellation for needles.
-  const Floats n0 = f[0][1] * f[1][2] - f[0][2] * f[1][1];
-  const Floats n1 = f[0][2] * f[1][0] - f[0][0] * f[1][2];
-  const Floats n2 = f[0][0] * f[1][1] - f[0][1] * f[1][0];
-  const Floats raw_det = n0 * n0 + n1 * n1 + n2 * n2;
-  const Floats cov00 = raw00 + set.eps2d, cov11 = raw11 + set.eps2d;
-  const Floats det = raw_det + set.eps2d * (raw00 + raw11 + set.eps2d);
-  Floats opacity = g.opacity;
-  if (set.antialiased)
-    opacity *= root(most(raw_det / det,
-                         all<Floats>(set.compensation_floor * set.compensation_floor)));
-  p.alive &= (opacity >= single(ALPHA_CUTOFF)) & finite(opacity) & (det > 0.0f);
-
-  const float root_half = std::sqrt(single(HALF_LOG2_E));
-  p.reach = log2_of(most(opacity * 255.0f, all<Floats>(1.0f)));
-  p.ceiling = least(opacity, all<Floats>(set.alpha_clamp));
-  const Floats inverse_root = root_half / root(det * cov11);
-  p.ax = cov11 * inverse_root;
-  p.axy = -cov01 * inverse_root;
-  p.ay = root_half / root(cov11);
-  p.inverse_ax = 1.0f / p.ax;
   p.x = c.fx * cam[0] / cam[2] + c.cx;
   p.y = c.fy * cam[1] / cam[2] + c.cy;
-  const Floats sigmas = root(p.reach * single(1.0 / HALF_LOG2_E));
-  const Floats sigma_x = root(cov00), sigma_y = root(cov11);
-  p.extent_y = sigmas * sigma_y;
-  p.widest_y = sigmas * cov01 / sigma_x;
-  // Off the screen by gsplat's box; the ceiling of a radius never decides what is drawn.
-  const Floats bound = least(sigmas, all<Floats>(single(EXTENT_SIGMAS)));
-  const Floats rx = bound * sigma_x + 1.0f, ry = bound * sigma_y + 1.0f;
-  p.alive &= (p.x + rx > 0.0f) & (p.x - rx < static_cast<float>(set.width)) &
-             (p.y + ry > 0.0f) & (p.y - ry < static_cast<float>(set.height));
-  if (set.radius_clip > 0.0f) {  // ceil(r) <= clip says r <= floor(clip).
-    const float clip = std::floor(set.radius_clip);
-    p.alive &= (bound * sigma_x > clip) | (bound * sigma_y > clip);
-  }
+  screen_factor(g, c, cam, factor);
+  shape(p, square(factor), g.opacity, set);
   p.alive &= finite(p.x + p.y) & finite(p.ax + p.axy + p.ay + p.inverse_ax) &
              finite(p.extent_y + p.widest_y);
   return p;
@@ -257,7 +272,8 @@ int cover(const Splat& s, int tiles_x, int tiles_y, uint32_t* runs) {
   const float top = (s.y - s.extent_y - SLACK_PIXELS - LAST) * (1.0f / TILE);
   const float bottom = (s.y + s.extent_y + SLACK_PIXELS - 0.5f) * (1.0f / TILE);
   const int first = static_cast<int>(most(least(top + 1.0f, MANY), 0.0f));
-  const int last = least(static_cast<int>(most(least(bottom, MANY), -1.0f) + 1.0f) - 1, tiles_y - 1);
+  const int end_row = static_cast<int>(most(least(bottom, MANY), -1.0f) + 1.0f);
+  const int last = least(end_row, tiles_y) - 1;
   const Quad ay = all<Quad>(s.ay), axy = all<Quad>(s.axy), inverse = all<Quad>(s.inverse_ax);
   const Quad widest = all<Quad>(s.widest_y), reach = all<Quad>(s.reach + SLACK_REACH);
   int count = 0;
@@ -272,8 +288,9 @@ int cover(const Splat& s, int tiles_x, int tiles_y, uint32_t* runs) {
     const Quad left = s.x - SLACK_PIXELS - (rd + axy * down) * inverse;
     // Rounded up and down by truncation. A row that the ellipse misses is NaN, which most() turns
     // into its second argument: an empty run.
-    const Quad begin = least(most((left - LAST) * (1.0f / TILE), all<Quad>(-1.0f)), all<Quad>(MANY));
-    const Quad end = least(most((right - 0.5f) * (1.0f / TILE), all<Quad>(-1.0f)), all<Quad>(MANY));
+    const Quad outside = all<Quad>(-1.0f), many = all<Quad>(MANY);
+    const Quad begin = least(most((left - LAST) * (1.0f / TILE), outside), many);
+    const Quad end = least(most((right - 0.5f) * (1.0f / TILE), outside), many);
     int32_t x0[4], x1[4];
     store(x0, __builtin_convertvector(begin + 1.0f, QuadInts));
     store(x1, __builtin_convertvector(end + 1.0f, QuadInts));

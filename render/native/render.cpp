@@ -214,7 +214,7 @@ void add_shares(const Workspace& work, const Settings& set, const uint32_t* rank
         const uint32_t id = splats[*at].id;
         sums.hits[id] += share.hits;
         sums.opacity_hits[id] +=
-            static_cast<double>(share.hits) * std::exp2(static_cast<double>(splats[*at].reach)) * ALPHA_CUTOFF;
+            share.hits * std::exp2(static_cast<double>(splats[*at].reach)) * ALPHA_CUTOFF;
         sums.weight[id] += share.weight;
         sums.weight_sq[id] += share.weight_sq;
         sums.max_weight[id] = std::max(sums.max_weight[id], share.max_weight);
