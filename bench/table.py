@@ -89,7 +89,7 @@ def large(result: dict) -> list[str]:
         peak = f"{row['peak_rss_bytes'] / 1e6:.0f} MB, {row['peak_over_model']:.1f} times the model"
         lines.append(
             f"- {row['count_in']:,} Gaussians: encode {row['encode_seconds']:.0f} s, decode "
-            f"{row['decode_seconds']:.1f} s, ratio {row['ratio']:.1f} at {row['psnr_self']:.1f} dB, "
+            f"{row['decode_seconds']:.1f} s, {row['ratio']:.1f}x at {row['psnr_self']:.1f} dB, "
             f"peak memory {peak}."
         )
     return lines
