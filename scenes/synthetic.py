@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from .transforms_json import TEST_EVERY, write_transforms
 
 FOV = 48.0  # Degrees along the shorter side.
 TARGET = (0.0, -0.14, 0.02)  # World point around which the photographer walks.
-EDGE = 0.05  # Pixels that differ this much from a neighbour are sampled again.
+EDGE = 0.08  # Pixels that differ this much from a neighbour are sampled again.
 EXTRA_SAMPLES = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))  # Pixels.
 
 
@@ -53,14 +52,14 @@ def capture(
     life = StillLife(seed)
     cameras = _walk(seed, views, width, height)
     images = torch.empty(views, height, width, 3)
-    with one_thread_each() as workers:
-        shots = workers.map(lambda i: photograph(life, cameras[i : i + 1]), range(views))
-        for i, image in enumerate(shots):
-            images[i] = image
+    with one_thread():
+        for i in range(views):
+            images[i] = photograph(life, cameras[i : i + 1])
             if progress is not None:
                 progress(0.9 * (i + 1) / views)
     is_test = torch.arange(views) % TEST_EVERY == 0
-    surface = sample(life, cameras[~is_test], images[~is_test], samples, seed)
+    with one_thread():
+        surface = sample(life, cameras[~is_test], images[~is_test], samples, seed)
     scene = Scene(
         "still-life",
         cameras[~is_test],
@@ -120,16 +119,12 @@ def photograph(life: StillLife, camera: Cameras) -> Tensor:
 
 
 @contextlib.contextmanager
-def one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """Workers that take a view each, while torch uses one thread for each worker.
-
-    The tensors of one view are small: threads within an operation would mostly wait for another.
-    """
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on these small tensors more of them only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(before) as workers:
-            yield workers
+        yield
     finally:
         torch.set_num_threads(before)
 
