@@ -38,6 +38,7 @@ COARSEST = {"opa": 1.6, "scl": 0.6, "tlt": 0.6, "rol": 0.6, "dc": 0.6, "ac": 2.0
 COARSEST_POSITION = 1.0  # of the second scale
 KLT_FROM = 4000  # Gaussians from which a 45x45 basis of bytes pays
 SAMPLE_BLOCKS = 3
+LEAST_MOMENT = 0.15  # of the mean: what no view saw may be seen by the next
 SAMPLE_COLORS = 30_000  # Gaussians that the colour bases are fitted on
 SAMPLE_ROWS = 8_000  # rows of the least squares: more change the weights by less than rounding
 BIAS = {"opa": 0, "scl": 0, "tlt": 0, "rol": 0, "dc": 0, "ac": 1}
@@ -50,7 +51,8 @@ class Source:
     Attributes:
         classes: [N] importance class of each of the model's Gaussians.
         order: [M] index of the model's Gaussian at each place; codes: [M] sorted Morton codes.
-        bases: byte KLT bases of DC [3, 3] and AC [R, R]; rows are basis vectors.
+        bases: byte bases of DC [3, 3] and AC [R, R], rows are basis vectors; and what one unit
+            of an AC coefficient is worth.
     """
 
     model: SplatModel
@@ -61,10 +63,11 @@ class Source:
     span: float
     center: tuple[float, float, float]
     radius: float
-    bases: tuple[NDArray[np.int8], NDArray[np.int8]]
+    bases: tuple[NDArray[np.int8], NDArray[np.int8], float]
 
     @staticmethod
-    def of(model: SplatModel, classes: NDArray[np.int32]) -> Source:
+    def of(model: SplatModel, classes: NDArray[np.int32], moments: NDArray | None = None) -> Source:
+        """All of a model; `moments` as `importance` finds them, None for the identity."""
         n = len(model)
         if classes.shape != (n,) or (n and not 0 <= classes.min() <= classes.max() < CLASSES):
             raise ValueError(f"classes: expected [{n}] in 0..{CLASSES - 1}")
@@ -83,7 +86,7 @@ class Source:
         order = np.argsort(codes, kind="stable")
         return Source(
             model, classes, order, codes[order], _three(low), span, _three(center), radius,
-            _bases(model, classes),
+            _bases(model, classes, moments),
         )  # fmt: skip
 
     def keep(self, mask: NDArray[np.bool_]) -> Source:
@@ -157,7 +160,7 @@ def fit(source: Source, steps: Steps) -> tuple[Layout, Tables, bytes]:
     from .codec import Tables
 
     layout = _layout(source, steps)
-    dc, ac = source.bases
+    dc, ac, _ = source.bases
     if layout.mix != "klt":
         ac = np.zeros(0, np.int8)
     nothing = {a: _no_prediction(a, layout.rest) for a in ATTRIBUTES}
@@ -177,6 +180,8 @@ def _layout(source: Source, steps: Steps) -> Layout:
         "opa": steps.opacity, "scl": steps.scale, "tlt": steps.rotation, "rol": steps.rotation,
         "dc": steps.dc, "ac": steps.ac,
     }  # fmt: skip
+    mix = "klt" if len(source.order) >= KLT_FROM and degree else "color"
+    scale = dict.fromkeys(ATTRIBUTES, 1.0) | ({"ac": source.bases[2]} if mix == "klt" else {})
     return Layout(
         counts=source.counts,
         sh_degree=degree,
@@ -189,27 +194,47 @@ def _layout(source: Source, steps: Steps) -> Layout:
         log_span=round(float(np.log2(source.span * source.radius)) * 256),
         precision=round(float(np.log2(steps.position)) * 256),
         precision_cap=round(float(np.log2(max(COARSEST_POSITION, steps.position))) * 256),
-        units={a: worth[a] / UNITS for a in ATTRIBUTES},
+        units={a: worth[a] / UNITS * scale[a] for a in ATTRIBUTES},
         caps={a: max(UNITS, round(COARSEST[a] / worth[a] * UNITS)) for a in ATTRIBUTES},
         bias=dict(BIAS),
-        mix="klt" if len(source.order) >= KLT_FROM and degree else "color",
+        mix=mix,
     )
 
 
 def _bases(
-    model: SplatModel, classes: NDArray[np.int32]
-) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    model: SplatModel, classes: NDArray[np.int32], moments: NDArray | None
+) -> tuple[NDArray[np.int8], NDArray[np.int8], float]:
+    """Byte bases of DC and AC, and the worth of one unit of AC.
+
+    AC is rotated in the metric of the picture, E[e^T M e], so that equal steps of its coefficients
+    do equal harm: rows V M^(-1/2) with V the KLT of M^(1/2) x, scaled to fit a byte.
+    """
     step = max(1, len(model) // SAMPLE_COLORS)
     weights = 0.25 ** classes[::step].astype(np.float64)
     dc, ac = (x[::step].flatten(1).double().numpy() for x in (model.sh0, model.shN))
-    return _klt(dc, weights), _klt(ac, weights)
+    root, inverse = _roots(moments, ac.shape[1] // 3)
+    basis = _klt(ac @ root, weights) @ inverse
+    worth = float(np.float32(np.abs(basis).max(initial=1e-9)))
+    return _to_bytes(_klt(dc, weights)), _to_bytes(basis / worth), worth
 
 
-def _klt(x: Double, weights: Double) -> NDArray[np.int8]:
-    if len(x):
-        x = x - np.average(x, axis=0, weights=weights)
-    packed = pack_basis(fit_klt(x, weights), 8)
-    return np.frombuffer(packed, np.int8).reshape(x.shape[1], x.shape[1])
+def _roots(moments: NDArray | None, k: int) -> tuple[Double, Double]:
+    """M^(1/2) and M^(-1/2) on all three channels [3 k, 3 k], with unseen directions bounded."""
+    if moments is None or k == 0:
+        return np.eye(3 * k), np.eye(3 * k)
+    values, vectors = np.linalg.eigh(moments)
+    values = np.maximum(values, max(LEAST_MOMENT * float(values.mean()), 1e-6))
+    roots = (vectors * values**p @ vectors.T for p in (0.5, -0.5))
+    root, inverse = (np.kron(r, np.eye(3)) for r in roots)
+    return root, inverse
+
+
+def _klt(x: Double, weights: Double) -> Double:
+    return fit_klt(x - np.average(x, axis=0, weights=weights) if len(x) else x, weights)
+
+
+def _to_bytes(basis: Double) -> NDArray[np.int8]:
+    return np.frombuffer(pack_basis(basis, 8), np.int8).reshape(basis.shape)
 
 
 def _no_prediction(attribute: str, rest: int) -> Predictor:

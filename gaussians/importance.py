@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..render.sh import sh_bases
 from ..render.statistics import statistics
 from ..scenes.cameras import Cameras
 from .layout import CLASSES
 from .model import SplatModel
 
 REFERENCE_SHARE = 0.97  # Class 0 begins at this quantile of importance.
+SAMPLE = 20_000  # Gaussians whose directions are looked at.
 UNSEEN_SHARE = 0.25  # Of its estimate, for a Gaussian that no view had in its frustum.
 
 
@@ -22,25 +26,49 @@ def estimate(model: SplatModel) -> Tensor:
     return model.opacities.double().sigmoid().square() * (scales[:, 1] + scales[:, 2]).exp()
 
 
-def importance(model: SplatModel, views: Cameras) -> Tensor:
-    """[N] float64 sum over views and pixels of (alpha T)^2.
+def importance(model: SplatModel, views: Cameras) -> tuple[Tensor, Tensor]:
+    """How errors of colour enter the squared error of the pictures, to first order.
 
-    It is the weight with which an error of a Gaussian's colour enters the squared error of the
-    pictures (to first order, neglecting cross terms). Gaussians outside every view's frustum get
-    a share of what `estimate` says, calibrated on the others, because nothing is known of them.
+    Cross terms between Gaussians are neglected.
+
+    Returns:
+        weight: [N] float64 sum over views and pixels of (alpha T)^2. Gaussians outside every
+            view's frustum get a share of what `estimate` says, calibrated on the others, because
+            nothing is known of them.
+        moments: [K-1, K-1] float64, 4 pi times the mean over Gaussians of Y(d) Y(d)^T for the AC
+            bases Y in the directions d in which they are seen, each weighted by its share of the
+            Gaussian's weight: the identity if all directions were seen alike.
     """
     means, quats, scales, opacities, _ = model.activated()
-    found = statistics(
-        means, quats, scales, opacities, views.viewmats, views.Ks, views.width, views.height,
-        model.options(),
-    )  # fmt: skip
-    weight = found.weight_sq.double()
+    weight = torch.zeros(len(model), dtype=torch.float64)
+    parts = []
+    sample = slice(None, None, max(1, len(model) // SAMPLE))
+    for index in range(len(views)):
+        view = views[index : index + 1]
+        found = statistics(
+            means, quats, scales, opacities, view.viewmats, view.Ks, view.width, view.height,
+            model.options(),
+        )  # fmt: skip
+        weight += found.weight_sq
+        parts.append(found.weight_sq[sample].double())
+    moments = _moments(means[sample], views.positions, torch.stack(parts), model.sh_degree)
     guess = estimate(model)
     seen = covered(model.means, views)
     known = seen & (weight > 0)
     if bool(known.any()):
         guess = guess * (weight[known] / guess[known].clamp_min(1e-300)).median()
-    return torch.where(seen, weight, UNSEEN_SHARE * guess)
+    return torch.where(seen, weight, UNSEEN_SHARE * guess), moments
+
+
+def _moments(means: Tensor, positions: Tensor, weights: Tensor, degree: int) -> Tensor:
+    """Mean direction moments of the AC bases: means [S, 3], positions [C, 3], weights [C, S]."""
+    share = weights / weights.sum(0).clamp_min(1e-300)
+    total = torch.zeros((degree + 1) ** 2 - 1, (degree + 1) ** 2 - 1, dtype=torch.float64)
+    for position, part in zip(positions, share, strict=True):
+        directions = torch.nn.functional.normalize(means - position, dim=1)
+        bases = sh_bases(degree, directions)[:, 1:].double()
+        total += (bases * part[:, None]).T @ bases
+    return total * (4 * math.pi / max(float(share.sum()), 1e-9))
 
 
 def covered(means: Tensor, views: Cameras) -> Tensor:
