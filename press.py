@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from . import __version__, models
 from .console import Progress, say, sink
 from .gaussians.codec import decode
-from .gaussians.compress import VIEW_SIZE, VIEWS, CompressSettings, compress
+from .gaussians.compress import VIEW_SIZE, VIEWS, Compressed, CompressSettings, compress
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .quant import container
@@ -150,26 +151,17 @@ def compress_file(
     views, holdout = split_views(model, photos, settings.seed)
     with sink(output) as write:
         start = time.perf_counter()
-        try:
-            pressed = compress(
-                model,
-                settings,
-                views=views,
-                holdout=holdout,
-                progress=progress.part(0, ENCODE_SHARE),
-            )
-        except ValueError as error:
-            raise ValueError(f"{_name(source)}: {error}") from None
+        share = progress.part(0, ENCODE_SHARE)
+        with _naming(source):
+            pressed = compress(model, settings, views=views, holdout=holdout, progress=share)
         encode_seconds = time.perf_counter() - start
         data = write(pressed.data)
         start = time.perf_counter()
-        decoded = _verified(data, pressed.data, pressed.report, output)
+        decoded = _verified(data, pressed, output)
         decode_seconds = time.perf_counter() - start
         measured = _measure(decoded, holdout, model, photos, progress.part(ENCODE_SHARE, 1))
     return {
-        **_sizes(given, data),
-        "count_in": len(given.model),
-        "count_out": len(decoded),
+        **_sizes(given, decoded, data),
         **_without_views(measured),
         "bytes_by_section": bytes_by_attribute(container.sizes(data)),
         "encode_seconds": encode_seconds,
@@ -194,24 +186,35 @@ def _sanitised(model: SplatModel, name: str) -> tuple[SplatModel, dict[str, int]
     return clean, found
 
 
-def _verified(data: bytes, meant: bytes, report: Mapping[str, Any], name: str) -> SplatModel:
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Put the file's name before what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{_name(source)}: {error}") from None
+
+
+def _verified(data: bytes, pressed: Compressed, name: str) -> SplatModel:
     """The model of the written bytes. Raises ValueError where they are not what was encoded."""
-    if data != meant:
+    if data != pressed.data:
         raise ValueError(f"{name}: what was read back is not what was written")
     decoded = decode(data, name=_name(name))
-    if len(decoded) != report["count_out"]:
-        expected = f"expected {report['count_out']} Gaussians, got {len(decoded)}"
-        raise ValueError(f"{name}: does not decode to what was encoded: {expected}")
+    expected = pressed.report["count_out"]
+    if len(decoded) != expected:
+        raise ValueError(f"{name}: expected to decode {expected} Gaussians, got {len(decoded)}")
     return decoded
 
 
-def _sizes(given: Source, data: bytes) -> dict[str, Any]:
-    """Input and output bytes, and both ratios: against 4 bytes a float, and against the file."""
+def _sizes(given: Source, decoded: SplatModel, data: bytes) -> dict[str, Any]:
+    """Bytes, counts, and both ratios: against 4 bytes a float, and against the input file."""
     return {
         "input_bytes": given.input_bytes,
         "output_bytes": len(data),
         "ratio": given.model.float_bytes / len(data),
         "ratio_to_input": None if given.input_bytes is None else given.input_bytes / len(data),
+        "count_in": len(given.model),
+        "count_out": len(decoded),
     }
 
 
