@@ -95,8 +95,8 @@ def _measure(
     decoded = decode(data, name=str(out / "scene.fpz"))
     decode_seconds = time.perf_counter() - start
     photos = scene.test_images
-    measured = evaluate(decoded.render, scene.test, reference=model.render, photos=photos)
-    original = evaluate(model.render, scene.test, photos=photos)
+    measured = evaluate(decoded.renderer(), scene.test, reference=model.renderer(), photos=photos)
+    original = evaluate(model.renderer(), scene.test, photos=photos)
     report = {
         "input_bytes": (out / "scene.ply").stat().st_size,
         "output_bytes": len(data),

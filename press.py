@@ -14,7 +14,14 @@ import torch
 from . import __version__, models
 from .console import Progress, say, sink
 from .gaussians.codec import decode
-from .gaussians.compress import VIEW_SIZE, VIEWS, Compressed, CompressSettings, compress
+from .gaussians.compress import (
+    VIEW_SIZE,
+    Compressed,
+    CompressSettings,
+    compress,
+    core_arguments,
+    scene_views,
+)
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .quant import container
@@ -22,7 +29,7 @@ from .scenes.camera_file import read_cameras
 from .scenes.cameras import Cameras, Scene
 from .scenes.evaluate import Report, evaluate
 from .scenes.orbit import orbit
-from .scenes.synthesise import find_core, synthesise_cameras
+from .scenes.synthesise import find_core
 from .scenes.transforms_json import read_transforms
 
 ENCODE_SHARE = 0.85  # Of the time of a compression; the rest is measuring.
@@ -90,20 +97,11 @@ def _size_on_disk(path: Path, model: SplatModel) -> int | None:
 # Views
 
 
-def core_arguments(model: SplatModel) -> tuple[Any, Any, Any]:
-    """Means, weights and sizes with which `scenes.synthesise` finds the core of a scene."""
-    area = model.scales.sort(dim=1).values[:, 1:].sum(dim=1).exp()
-    return model.means, model.opacities.sigmoid() * area, area.sqrt()
-
-
 def split_views(model: SplatModel, scene: Scene | None, seed: int) -> tuple[Cameras, Cameras]:
     """Views to learn from and views to measure on: the scene's own, else synthesised ones."""
     if scene is not None:
         return (scene.train if len(scene.train) else scene.test), scene.test
-    width, height = VIEW_SIZE
-    return synthesise_cameras(
-        *core_arguments(model), count=VIEWS, width=width, height=height, seed=seed
-    )
+    return scene_views(model, seed)
 
 
 def orbit_views(model: SplatModel, count: int) -> Cameras:
@@ -146,8 +144,7 @@ def compress_file(
 ) -> dict[str, Any]:
     """Compress `source` to `output`, which appears once its bytes were decoded and measured."""
     photos = None if scene is None else read_transforms(scene)
-    given = read_source(source)
-    model, removed = _sanitised(given.model, _name(source))
+    model, facts = _sanitised_source(source)
     views, holdout = split_views(model, photos, settings.seed)
     with sink(output) as write:
         start = time.perf_counter()
@@ -161,7 +158,7 @@ def compress_file(
         decode_seconds = time.perf_counter() - start
         measured = _measure(decoded, holdout, model, photos, progress.part(ENCODE_SHARE, 1))
     return {
-        **_sizes(given, decoded, data),
+        **_sizes(facts, decoded, data),
         **_without_views(measured),
         "bytes_by_section": bytes_by_attribute(container.sizes(data)),
         "encode_seconds": encode_seconds,
@@ -171,8 +168,25 @@ def compress_file(
         "input": source,
         "output": output,
         "sh_degree": model.sh_degree,
-        "sanitised": removed,
+        "sanitised": facts.removed,
     }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report says of an input; the input itself need not stay in memory for it."""
+
+    count: int
+    float_bytes: int
+    input_bytes: int | None
+    removed: dict[str, int]
+
+
+def _sanitised_source(source: str) -> tuple[SplatModel, Facts]:
+    given = read_source(source)
+    model, removed = _sanitised(given.model, _name(source))
+    count, float_bytes = len(given.model), given.model.float_bytes
+    return model, Facts(count, float_bytes, given.input_bytes, removed)
 
 
 def _sanitised(model: SplatModel, name: str) -> tuple[SplatModel, dict[str, int]]:
@@ -206,14 +220,14 @@ def _verified(data: bytes, pressed: Compressed, name: str) -> SplatModel:
     return decoded
 
 
-def _sizes(given: Source, decoded: SplatModel, data: bytes) -> dict[str, Any]:
+def _sizes(given: Facts, decoded: SplatModel, data: bytes) -> dict[str, Any]:
     """Bytes, counts, and both ratios: against 4 bytes a float, and against the input file."""
     return {
         "input_bytes": given.input_bytes,
         "output_bytes": len(data),
-        "ratio": given.model.float_bytes / len(data),
+        "ratio": given.float_bytes / len(data),
         "ratio_to_input": None if given.input_bytes is None else given.input_bytes / len(data),
-        "count_in": len(given.model),
+        "count_in": given.count,
         "count_out": len(decoded),
     }
 
@@ -226,9 +240,9 @@ def _measure(
     progress: Progress,
 ) -> Report:
     return evaluate(
-        model.render,
+        model.renderer(),
         cameras,
-        reference=None if reference is None else reference.render,
+        reference=None if reference is None else reference.renderer(),
         photos=None if scene is None else scene.test_images,
         progress=lambda done: progress("measuring", done),
     )

@@ -186,12 +186,16 @@ def compress(
 
 def scene_views(model: SplatModel, seed: int) -> tuple[Cameras, Cameras]:
     """Statistics views, and held-out views for acceptance, of a scene without cameras."""
-    scales = model.scales.sort(dim=1).values
-    area = (scales[:, 1] + scales[:, 2]).exp()
+    width, height = VIEW_SIZE
     return synthesise_cameras(
-        model.means, model.opacities.sigmoid() * area, area.sqrt(),
-        count=VIEWS, width=VIEW_SIZE[0], height=VIEW_SIZE[1], seed=seed,
-    )  # fmt: skip
+        *core_arguments(model), count=VIEWS, width=width, height=height, seed=seed
+    )
+
+
+def core_arguments(model: SplatModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, weights and sizes with which `scenes.synthesise` finds the core of a scene."""
+    area = model.scales.sort(dim=1).values[:, 1:].sum(dim=1).exp()
+    return model.means, model.opacities.sigmoid() * area, area.sqrt()
 
 
 def _search(

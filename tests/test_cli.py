@@ -20,6 +20,7 @@ import torch
 
 from fieldpress import __version__, console, demo, models, press
 from fieldpress.__main__ import VERBS, main
+from fieldpress.gaussians import compress as pressing
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.scenes.orbit import orbit
 from fieldpress.scenes.transforms_json import write_transforms
@@ -36,7 +37,8 @@ Ply = Callable[..., Path]
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few and small views: what is tested here is the command, not the codec."""
-    monkeypatch.setattr(press, "VIEWS", 4)
+    monkeypatch.setattr(pressing, "VIEWS", 4)
+    monkeypatch.setattr(pressing, "VIEW_SIZE", (64, 48))
     monkeypatch.setattr(press, "VIEW_SIZE", (64, 48))
 
 
@@ -50,8 +52,8 @@ def pressed(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small .fpz file, made by the command."""
     path = tmp_path_factory.mktemp("fpz") / "scene.fpz"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(press, "VIEWS", 4)
-        patch.setattr(press, "VIEW_SIZE", (64, 48))
+        patch.setattr(pressing, "VIEWS", 4)
+        patch.setattr(pressing, "VIEW_SIZE", (64, 48))
         assert main(["compress", str(scene), "-o", str(path), "--target-db", "35"]) == 0
     return path
 
