@@ -12,6 +12,9 @@ import math
 from dataclasses import replace
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from ..quant import container
 from ..scenes.cameras import Cameras
 from .codec import Steps, encode_source, requantise
@@ -87,7 +90,7 @@ def _prune(scene: Prunable, steps: Steps, views: Cameras, slope: float) -> float
 
     def measure(factor: float) -> tuple[float, int]:
         kept = scene.source(replace(steps, prune=steps.prune * factor)).kept()
-        return float((kept.render(views) - pictures).double().square().mean()), len(kept)
+        return squared_error(kept, views, pictures), len(kept)
 
     (less, many), (more, few) = measure(1 / SPREAD), measure(SPREAD)
     if many == few:  # Nothing there to prune: try a higher threshold next time.
@@ -103,6 +106,16 @@ def errors(source: Source, steps: Steps, views: Cameras) -> dict[str, float]:
     found = {}
     for name in PARTS:
         one = replace(fine, **{name: getattr(steps, name)})
-        picture = requantise(source, one).render(views)
-        found[name] = float((picture - pictures).double().square().mean())
+        found[name] = squared_error(requantise(source, one), views, pictures)
     return found
+
+
+def squared_error(model: SplatModel, views: Cameras, pictures: Tensor) -> float:
+    """Mean squared difference from pictures [C, H, W, 3], one view in memory at a time."""
+    render = model.renderer()
+    total = 0.0
+    for c in range(len(views)):
+        total += float(
+            (render(views[c : c + 1])[0] - pictures[c]).square().mean(dtype=torch.float64)
+        )
+    return total / len(views)

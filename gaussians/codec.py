@@ -9,6 +9,7 @@ over many octaves.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from .model import SplatModel
 
 T = TypeVar("T")
 U = TypeVar("U")
-Floats = dict[str, NDArray[np.float32]]  # one block's tensors, colours together
+Floats = dict[str, NDArray[np.float32]]  # a block's tensors, colours together
 COLOR = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float64)
 COLOR /= np.sqrt((COLOR * COLOR).sum(1, keepdims=True))  # Orthonormal luma and two chroma axes.
 
@@ -122,14 +123,12 @@ def requantise(source: fit_tables.Source, steps: Steps) -> SplatModel:
     """The model that decoding `encode_source(source, steps)` gives, without coding it."""
     layout, tables, _ = fit_tables.fit(source, steps)
 
-    def one(block: int) -> Floats:
+    def one(block: int, out: Floats) -> None:
         wanted = source.wanted(layout.place(block), layout, tables)
-        values = blocks.code_block(
-            blocks.Dry(source.near[block]), layout, tables.predictors, wanted
-        )
-        return restore(values, layout, tables)
+        stream = blocks.Dry(source.near[block])
+        restore(blocks.code_block(stream, layout, tables.predictors, wanted), layout, tables, out)
 
-    return _join(list(parallel(one, range(len(layout.counts)))), layout, {})
+    return _paint(one, range(len(layout.counts)), layout, {})
 
 
 def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> SplatModel:
@@ -140,43 +139,42 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
     one line that names the file and the section.
     """
     found = container.read(data, partial=partial, name=name)
-    if found.header.get("kind") != "gaussians":
-        raise ValueError(
-            f"{name}: header: expected kind 'gaussians', got {found.header.get('kind')!r}"
-        )
+    kind = found.header.get("kind")
+    if kind != "gaussians":
+        raise ValueError(f"{name}: header: expected kind 'gaussians', got {kind!r}")
     layout = Layout.from_header(found.header, name)
     sections = {section.name: section for section in found.sections}
-    if "tab" not in sections:
-        if layout.counts and not partial:
-            raise ValueError(f"{name}: section 'tab': expected, got none")
-        return _join([], layout, found.header)
+    if not partial:
+        _check_complete(layout, sections, name)
+    here = [
+        block
+        for block in range(len(layout.counts))
+        if "tab" in sections and all(f"{key}/{block}" in sections for key in GEOMETRY)
+    ]
+    if not here:
+        return _paint(lambda block, out: None, here, layout, found.header)
     tables = Tables.read(sections["tab"], layout, name)
 
-    def one(block: int) -> Floats | None:
+    def one(block: int, out: Floats) -> None:
         reader = blocks.Reader(block, layout.counts[block], sections, name)
-        try:
-            return restore(
-                blocks.code_block(reader, layout, tables.predictors, None), layout, tables
-            )
-        except blocks.Missing as error:
-            if partial:
-                return None
-            raise ValueError(str(error)) from None
+        restore(blocks.code_block(reader, layout, tables.predictors, None), layout, tables, out)
 
-    parts = parallel(one, range(len(layout.counts)))
-    if not partial:
-        _check_complete(parts, layout, sections, name)
-    return _join(parts, layout, found.header)
+    return _paint(one, here, layout, found.header)
 
 
-def _check_complete(
-    parts: list[Floats | None], layout: Layout, sections: Mapping[str, Any], name: str
-) -> None:
+def _check_complete(layout: Layout, sections: Mapping[str, Any], name: str) -> None:
+    """Refuse missing and unknown sections: nothing is allocated for blocks that are not there."""
+    if not layout.counts and not sections:
+        return
     keys = (*GEOMETRY, "dc", *(("lim", "ac") if layout.rest else ()))
-    expected = {"tab"} | {f"{key}/{block}" for key in keys for block in range(len(parts))}
-    for section in sorted(expected ^ set(sections)):
-        what = "expected, got none" if section in expected else "expected none, got one"
-        raise ValueError(f"{name}: section {section!r}: {what}")
+    names = (f"{key}/{block}" for block in range(len(layout.counts)) for key in keys)
+    for section in itertools.chain(["tab"], names):  # Lazily: the counts are only a claim.
+        if section not in sections:
+            raise ValueError(f"{name}: section {section!r}: expected, got none")
+    if len(sections) > 1 + len(keys) * len(layout.counts):
+        known = {"tab"} | {f"{k}/{b}" for k in keys for b in range(len(layout.counts))}
+        extra = sorted(set(sections) - known)[0]
+        raise ValueError(f"{name}: section {extra!r}: expected none, got one")
 
 
 @dataclass(frozen=True)
@@ -211,50 +209,57 @@ class Tables:
         return Tables(predictors, dc / 127.0, basis.reshape(3 * k, 3 * k))
 
 
-def restore(values: blocks.Values, layout: Layout, tables: Tables) -> Floats:
-    """Floats of a block's integers, by separately rounded IEEE operations only."""
+def restore(values: blocks.Values, layout: Layout, tables: Tables, out: Floats) -> None:
+    """Write a block's floats, made by separately rounded IEEE operations only, into `out`."""
     unit = layout.units
-    n = len(values.cells)
     t = values.cells * (layout.span / (2 << DEPTH)) + np.array(layout.low)
     means = expand(t, layout.radius) + np.array(layout.center)
     scales = values.scales * unit["scl"]
     needle = is_needle(values.scales)
     scales = np.where(needle[:, None], scales[:, [1, 2, 0]], scales)
     quats = from_angles(values.tilt * unit["tlt"], values.roll[:, 0] * unit["rol"])
-    colors = np.zeros((n, 1 + layout.rest // 3, 3), np.float32)
+    out["means"][:] = means
+    out["quats"][:] = quats
+    out["scales"][:] = scales
+    out["opacities"][:] = values.opacity[:, 0] * unit["opa"]
+    colors = out["colors"]
+    colors[:] = 0
     if values.dc is not None:
         colors[:, 0] = entropy.apply_basis(values.dc, tables.dc * unit["dc"], np.zeros(3))
     if values.ac is not None:
         rest = entropy.apply_basis(values.ac, tables.ac * unit["ac"], np.zeros(layout.rest))
-        colors[:, 1:] = rest.reshape(n, -1, 3)
-    return {
-        "means": means.astype(np.float32),
-        "quats": quats.astype(np.float32),
-        "scales": scales.astype(np.float32),
-        "opacities": (values.opacity[:, 0] * unit["opa"]).astype(np.float32),
-        "colors": colors,
-    }
+        colors[:, 1:] = rest.reshape(len(rest), -1, 3)
 
 
-def _join(parts: list[Floats | None], layout: Layout, header: Mapping[str, Any]) -> SplatModel:
-    """The model of all blocks that there are; each block's floats are dropped once copied."""
-    n = sum(len(part["means"]) for part in parts if part is not None)
+def _paint(
+    one: Callable[[int, Floats], None],
+    here: Iterable[int],
+    layout: Layout,
+    header: Mapping[str, Any],
+) -> SplatModel:
+    """A model whose blocks `here`, in order, are each written by `one` into their place."""
+    here = list(here)
+    ends = np.cumsum([0] + [layout.counts[block] for block in here])
     shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
     shapes["colors"] = (1 + layout.rest // 3, 3)
-    tensors = {name: torch.empty((n, *shape)) for name, shape in shapes.items()}
-    at = 0
-    for index, part in enumerate(parts):
-        if part is None:
-            continue
-        end = at + len(part["means"])
-        for name, values in part.items():
-            tensors[name][at:end] = torch.from_numpy(values)
-        parts[index], at = None, end
-    extra = {k: v for k, v in header.items() if k not in ("kind", "layout")}
+    whole = {name: np.empty((ends[-1], *shape), np.float32) for name, shape in shapes.items()}
+
+    def place(index: int) -> None:
+        part = slice(ends[index], ends[index + 1])
+        one(here[index], {name: values[part] for name, values in whole.items()})
+
+    parallel(place, range(len(here)))
+    tensors = {name: torch.from_numpy(values) for name, values in whole.items()}
     return SplatModel(
-        tensors["means"], tensors["quats"], tensors["scales"], tensors["opacities"],
-        tensors["colors"][:, :1], tensors["colors"][:, 1:], layout.antialiased, extra,
-    )  # fmt: skip
+        means=tensors["means"],
+        quats=tensors["quats"],
+        scales=tensors["scales"],
+        opacities=tensors["opacities"],
+        sh0=tensors["colors"][:, :1],
+        shN=tensors["colors"][:, 1:],
+        antialiased=layout.antialiased,
+        extra={k: v for k, v in header.items() if k not in ("kind", "layout")},
+    )
 
 
 __all__ = ["BLOCK", "Steps", "Tables", "decode", "encode"]

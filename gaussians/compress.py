@@ -80,6 +80,15 @@ class Trial:
     psnr_self: float
 
 
+def mean_psnr(model: SplatModel, cameras: Cameras, pictures: Tensor) -> float:
+    """Mean over the views of each view's PSNR against pictures [C, H, W, 3], view by view."""
+    render = model.renderer()
+    found = [
+        float(psnr(render(cameras[c : c + 1]), pictures[c : c + 1])) for c in range(len(cameras))
+    ]
+    return sum(found) / len(found)
+
+
 @dataclass
 class _Job:
     """One scene at work: what every trial needs and no trial changes, and the trials made."""
@@ -103,7 +112,7 @@ class _Job:
     def quality(self, model: SplatModel) -> float:
         """psnr_self of a model on the held-out views."""
         self.evaluations += 1
-        return float(psnr(model.render(self.holdout), self.pictures).mean())
+        return mean_psnr(model, self.holdout, self.pictures)
 
     def preview(self, factor: float) -> float:
         """The psnr_self that `run` will find, without coding."""
