@@ -89,8 +89,8 @@ def _prune(scene: Prunable, steps: Steps, views: Cameras, slope: float) -> float
     pictures = scene.model.render(views)
 
     def measure(factor: float) -> tuple[float, int]:
-        kept = scene.source(replace(steps, prune=steps.prune * factor)).kept()
-        return squared_error(kept, views, pictures), len(kept)
+        source = scene.source(replace(steps, prune=steps.prune * factor))
+        return squared_error(source.kept(), views, pictures), len(source.order)
 
     (less, many), (more, few) = measure(1 / SPREAD), measure(SPREAD)
     if many == few:  # Nothing there to prune: try a higher threshold next time.

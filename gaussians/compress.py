@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import time
 from collections.abc import Callable
@@ -80,8 +82,15 @@ class Trial:
     psnr_self: float
 
 
+def give_back() -> None:
+    """Return freed memory to the system: glibc keeps what large temporaries leave behind."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def mean_psnr(model: SplatModel, cameras: Cameras, pictures: Tensor) -> float:
     """Mean over the views of each view's PSNR against pictures [C, H, W, 3], view by view."""
+    give_back()
     render = model.renderer()
     found = [
         float(psnr(render(cameras[c : c + 1]), pictures[c : c + 1])) for c in range(len(cameras))
@@ -169,6 +178,7 @@ def compress(
     weight, moments = importance(model, views)
     statistics_seconds = time.perf_counter() - began
     header = {"seed": settings.seed, "count_in": count_in}
+    give_back()
     ref = reference(weight)
     whole = Source.of(model, to_classes(weight, ref), moments.numpy())
     job = _Job(model, weight, ref, whole, holdout, model.render(holdout), header)
@@ -229,6 +239,7 @@ def _search(
         job.steps = job.steps.scaled(math.exp(x))
         say((number + 0.5) / (rounds + 1))
         job.steps = allocate(job, job.steps, few)
+        give_back()
         say((number + 1) / (rounds + 1))
     fine = (-BYTES_TOLERANCE, 0.0) if by_size else (0.0, DB_TOLERANCE)
     x = solve(excess, slope, fine, MAX_TRIALS)

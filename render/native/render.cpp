@@ -16,7 +16,7 @@ namespace fieldpress::render {
 namespace {
 
 constexpr int64_t CHUNK = 1024;              // Gaussians per projection task.
-constexpr int64_t KEEP_BYTES = 256 << 20;    // Larger workspaces are given back after the call.
+constexpr int64_t KEEP_BYTES = 64 << 20;    // Larger workspaces are given back after the call.
 constexpr int64_t SUM_CHUNK = 2048;          // Sorted splats per reduction task.
 
 struct Workspace {
