@@ -4,8 +4,10 @@ Float-born scenes: the peer's file (SPZ v3, SOG; written by the peer's own tool,
 the scene) is decoded and rendered on held-out views against the original; then ours is made to
 reach the same psnr_self, or more. SOG-born scenes: ours at 45 dB against the .sog itself.
 
-    python bench/peers.py [--written DIR]     DIR holds NAME.spz and NAME.sog made from the PLYs,
-                                              e.g. by `splat-transform NAME.ply NAME.sog`
+    python bench/peers.py [--written DIR]
+
+DIR holds NAME.spz and NAME.sog made from the PLYs, e.g. by `splat-transform NAME.ply NAME.sog`;
+with demo.ply (of `fieldpress demo`) and demo.spz in it, the demo's capture is measured as well.
 """
 
 from __future__ import annotations
@@ -100,6 +102,10 @@ def main() -> None:
             peer = folder / beside if beside else (arguments.written or folder) / f"{name}.{kind}"
             if name in arguments.only and peer.exists():
                 rows.append(against(name, folder / source, peer, kind))
+    demo = (arguments.written or folder) / "demo.ply"
+    for kind in ("spz", "sog"):
+        if demo.exists() and demo.with_suffix(f".{kind}").exists():
+            rows.append(against("demo", demo, demo.with_suffix(f".{kind}"), kind))
     for name, source in SOG_BORN.items():
         if name in arguments.only:
             model, _ = sanitize(models.load(folder / source))

@@ -74,7 +74,7 @@ def splats(n: int, degree: int, klt: bool) -> bytes:
     )
     classes = np.arange(n) % 5
     with (
-        mock.patch.object(fit_tables, "BLOCK", 1 + n // 2),
+        mock.patch.object(fit_tables, "BLOCK_SIZE", 1 + n // 2),
         mock.patch.object(fit_tables, "KLT_FROM", 1 if klt else n + 1),
     ):
         return codec.encode(model, classes, codec.Steps(), header={"recipe": "golden"})

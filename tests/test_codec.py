@@ -51,7 +51,7 @@ def covariances(model: SplatModel) -> np.ndarray:
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(fit_tables, "BLOCK", size)
+    monkeypatch.setattr(fit_tables, "BLOCK_SIZE", size)
 
 
 def bound(layout: dict, attribute: str, classes: np.ndarray) -> np.ndarray:
@@ -132,11 +132,11 @@ def threads():
 
 
 def test_two_full_blocks_decode_alike_on_any_threads(tiny_model, threads):
-    model = tiny_model(70_000, 0)
-    classes = mixed_classes(70_000)
+    model = tiny_model(60_000, 0)
+    classes = mixed_classes(60_000)
     data = codec.encode(model, classes, codec.Steps(), header={"recipe": "test"})
     found = container.read(data)
-    assert found.header["layout"]["counts"] == [35_000, 35_000]
+    assert found.header["layout"]["counts"] == [30_000, 30_000]
     geometry = ["pos", "cls", "opa", "scl", "tlt", "rol", "fin", "dc"]
     names = ["tab", *(f"{key}/{block}" for block in (0, 1) for key in geometry)]
     assert [section.name for section in found.sections] == names
@@ -144,7 +144,7 @@ def test_two_full_blocks_decode_alike_on_any_threads(tiny_model, threads):
     for count in (1, 2, 3):
         threads(count)
         decoded.append(codec.decode(data))
-    assert len(decoded[0]) == 70_000
+    assert len(decoded[0]) == 60_000
     assert decoded[0].extra == {"recipe": "test"}
     assert same(decoded[0], decoded[1])
     assert same(decoded[0], decoded[2])
