@@ -6,8 +6,9 @@ reach the same psnr_self, or more. SOG-born scenes: ours at 45 dB against the .s
 
     python bench/peers.py [--written DIR]
 
-DIR holds NAME.spz and NAME.sog made from the PLYs, e.g. by `splat-transform NAME.ply NAME.sog`;
-with demo.ply (of `fieldpress demo`) and demo.spz in it, the demo's capture is measured as well.
+DIR holds NAME.spz and NAME.sog made from the PLYs, e.g. by `splat-transform NAME.ply NAME.sog`.
+With `fieldpress demo -o DIR/demo` and DIR/demo.spz made from its PLY, the demo's capture is
+measured as well: on synthesised views like the others, and on the views of the capture itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from fieldpress import models
 from fieldpress.gaussians.codec import decode
 from fieldpress.gaussians.compress import CompressSettings, compress, scene_views
 from fieldpress.gaussians.sanitize import sanitize
+from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.evaluate import evaluate
+from fieldpress.scenes.transforms_json import read_transforms
 
 FLOAT_BORN = {
     "fox": "fox-trained/point_cloud.ply",
@@ -52,7 +55,7 @@ def ours_at(model, db: float, views, holdout) -> dict:
     start = time.perf_counter()
     made = compress(model, CompressSettings(target_db=db), views=views, holdout=holdout)
     seconds = time.perf_counter() - start
-    found = evaluate(decode(made.data).render, holdout, reference=model.render)
+    found = evaluate(decode(made.data).renderer(), holdout, reference=model.renderer())
     return {
         "our_bytes": len(made.data),
         "our_psnr_self": found.psnr_self,
@@ -61,10 +64,10 @@ def ours_at(model, db: float, views, holdout) -> dict:
     }
 
 
-def against(name: str, source: Path, peer: Path, kind: str) -> dict:
+def against(name: str, source: Path, peer: Path, kind: str, scene: Scene | None = None) -> dict:
     model, _ = sanitize(models.load(source))
-    views, holdout = scene_views(model, 0)
-    theirs = evaluate(models.load(peer).render, holdout, reference=model.render)
+    views, holdout = scene_views(model, 0) if scene is None else (scene.train, scene.test)
+    theirs = evaluate(models.load(peer).renderer(), holdout, reference=model.renderer())
     ours = ours_at(model, theirs.psnr_self, views, holdout)
     return row(name, kind, file_bytes(peer), theirs.psnr_self, theirs.ssim_self, ours)
 
@@ -83,7 +86,7 @@ def row(
         "share_wanted": WANTED[kind],
     }
     print(
-        f"{name:10s} {kind:8s} {size:9d} B {psnr or 0:6.2f} dB | ours {ours['our_bytes']:9d} B"
+        f"{name:15s} {kind:8s} {size:9d} B {psnr or 0:6.2f} dB | ours {ours['our_bytes']:9d} B"
         f" {ours['our_psnr_self']:6.2f} dB | {found['share']:.3f}x (want <= {WANTED[kind]})",
         flush=True,
     )
@@ -102,10 +105,12 @@ def main() -> None:
             peer = folder / beside if beside else (arguments.written or folder) / f"{name}.{kind}"
             if name in arguments.only and peer.exists():
                 rows.append(against(name, folder / source, peer, kind))
-    demo = (arguments.written or folder) / "demo.ply"
-    for kind in ("spz", "sog"):
-        if demo.exists() and demo.with_suffix(f".{kind}").exists():
-            rows.append(against("demo", demo, demo.with_suffix(f".{kind}"), kind))
+    demo = (arguments.written or folder) / "demo"
+    if demo.exists():
+        peer = demo.with_suffix(".spz")
+        rows.append(against("demo", demo / "scene.ply", peer, "spz"))
+        scene = read_transforms(demo / "capture")
+        rows.append(against("demo, own views", demo / "scene.ply", peer, "spz", scene))
     for name, source in SOG_BORN.items():
         if name in arguments.only:
             model, _ = sanitize(models.load(folder / source))

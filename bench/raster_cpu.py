@@ -14,16 +14,15 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
 import torch
+from record import machine
 from torch import Tensor
 
-from fieldpress.render import _native, _reference
+from fieldpress.render import _reference
 from fieldpress.render.splat import RasterOptions, rasterize
 from fieldpress.render.statistics import statistics as splat_statistics
 
@@ -180,22 +179,6 @@ def against_torch(threads: int) -> dict:
     }  # fmt: skip
 
 
-def machine() -> dict:
-    model = "unknown"
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    here = Path(__file__).resolve().parents[1]
-    git = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "commit": commit, "cpu": model, "cores": os.cpu_count(), "isa": _native.isa(),
-        "torch": torch.__version__, "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-        "realtime": os.sched_getscheduler(0) == os.SCHED_FIFO,
-    }  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=15)
@@ -220,7 +203,7 @@ def main() -> None:
     if arguments.quick:
         return
     report = {
-        **machine(), "cases": rows,
+        **machine(), "realtime": os.sched_getscheduler(0) == os.SCHED_FIFO, "cases": rows,
         "weights": {f"{n} {w}x{h}": describe(n, w, h) for n, w, h in CASES},
         "torch_twin": against_torch(2), "parity": [parity(seed) for seed in (0, 1, 2)],
     }  # fmt: skip
