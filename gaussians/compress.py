@@ -100,7 +100,7 @@ def mean_psnr(model: SplatModel, cameras: Cameras, pictures: Tensor) -> float:
 
 @dataclass
 class _Job:
-    """One scene at work: what every trial needs and no trial changes, and the trials made."""
+    """One scene at work: what every trial needs and no trial changes, and how many were made."""
 
     model: SplatModel
     weight: Tensor
@@ -110,7 +110,6 @@ class _Job:
     pictures: Tensor
     header: dict[str, Any]
     steps: Steps = field(default_factory=Steps)
-    trials: list[Trial] = field(default_factory=list)
     evaluations: int = 0
 
     def source(self, steps: Steps) -> Source:
@@ -139,9 +138,7 @@ class _Job:
         steps = self.steps.scaled(factor)
         data = encode_source(self.source(steps), steps, self.header)
         decoded = decode(data)
-        trial = Trial(steps, data, len(decoded), self.quality(decoded))
-        self.trials.append(trial)
-        return trial
+        return Trial(steps, data, len(decoded), self.quality(decoded))
 
 
 def compress(
@@ -232,7 +229,7 @@ def _search(
 
     slope = -SIZE_SLOPE if by_size else DB_SLOPE
     rounds = ROUNDS if len(job.model) <= SMALL else 1
-    few = views[list(range(0, len(views), max(1, len(views) // ALLOCATION_VIEWS)))]
+    few = views[:: max(1, len(views) // ALLOCATION_VIEWS)]
     coarse = 0.1 if by_size else 0.4
     for number in range(rounds):
         x = solve(excess, slope, (-coarse, coarse), COARSE_TRIALS)

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+import torch
+
+from fieldpress.gaussians import codec, compress, fit_tables
+from fieldpress.gaussians.importance import to_classes
+
+
+def test_requantising_shows_what_decoding_gives(tiny_model):
+    model = tiny_model(500, 2)
+    source = fit_tables.Source.of(model, np.arange(500, dtype=np.int32) % 8)
+    previewed = codec.requantise(source, codec.Steps())
+    decoded = codec.decode(codec.encode_source(source, codec.Steps()))
+    for name, tensor in decoded.tensors().items():
+        assert torch.equal(tensor, previewed.tensors()[name]), name
+
+
+@pytest.mark.parametrize("goal", [-3.0, 0.0, 7.5, 20.0])
+def test_solve_meets_its_window(goal):
+    x = compress.solve(lambda x: -6 * x - 0.3 * x * abs(x) - goal, -7.0, (0.0, 0.05), 12)
+    assert 0 <= -6 * x - 0.3 * x * abs(x) - goal <= 0.05
+
+
+def test_classes_halve_the_step_for_four_times_the_weight():
+    weight = torch.tensor([4.0, 1.0, 0.25, 1e-9, 0.0], dtype=torch.float64)
+    assert to_classes(weight, 1.0).tolist() == [0, 0, 1, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"preset": "tiny"}, "preset"), ({"target_bytes": 0}, "target_bytes"),
+     ({"target_db": 200.0}, "target_db"), ({"target_db": 40.0, "target_bytes": 9}, "goal")],
+)  # fmt: skip
+def test_goals_that_make_no_sense_are_named(settings, name):
+    with pytest.raises(ValueError, match=name):
+        compress.CompressSettings(**settings)
