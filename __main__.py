@@ -71,6 +71,58 @@ def compress(
     _finish(report, json_, out if output != "-" else sys.stderr)
 
 
+def fit_gaussians(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    output: Annotated[str, _output("OUT")],
+    budget: int = 100_000,
+    steps: int = 10_000,
+    init: Literal["auto", "points", "random"] = "auto",
+    sh_degree: Literal[0, 1, 2, 3, 4] = 3,
+    downscale: float = 1.0,
+    exposure: bool = False,
+    preset: Literal["small", "balanced", "high"] = "high",
+    resume: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Fit Gaussians to a folder of posed photographs; every eighth is held out and measured.
+
+    Ctrl-C or a crash loses a minute at most: OUT.checkpoint stays, and --resume goes on from it to
+    the same result.
+
+    Args:
+        source: A COLMAP model with images, transforms.json, Blender or LLFF.
+        output: The .ply to write, or a .fpz, compressed.
+        budget: Gaussians, at most.
+        steps: Training steps, one photograph each.
+        init: Start from SfM points or from random ones; auto takes points where there should be.
+        sh_degree: Of the colours.
+        downscale: Make photographs this many times smaller, each way.
+        exposure: Learn a colour change per photograph.
+        preset: How much of the fit a .fpz keeps.
+        resume: Go on from OUT.checkpoint.
+        seed: Of every random choice; the same seed gives the same splats.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import fitting
+
+    check_output(output, overwrite=overwrite)
+    try:
+        settings = fitting.FitSettings(
+            budget=budget, steps=steps, sh_degree=sh_degree, exposure=exposure, seed=seed
+        )
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = fitting.fit_gaussians(
+            source, output, settings, init=init, downscale=downscale, resume=resume,
+            pressing=fitting.CompressSettings(preset, seed=seed), progress=progress,
+        )  # fmt: skip
+    _finish(report, json_, out)
+
+
 def decompress(
     source: Input,
     output: Annotated[str, _output("OUT")],
@@ -226,6 +278,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compress": compress,
     "decompress": decompress,
     "convert": convert,
+    "fit gaussians": fit_gaussians,
     "render": render,
     "eval": evaluate,
     "info": info,
