@@ -1,0 +1,134 @@
+#include "workspace.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+
+#include "constants.h"
+
+namespace fieldpress::render {
+namespace {
+
+constexpr size_t KEEP_BYTES = 64 << 20;  // Larger workspaces are given back after the call.
+
+class Shelf {
+ public:
+  std::unique_ptr<Workspace> take() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!kept_) return std::make_unique<Workspace>();
+    return std::move(kept_);
+  }
+  void put_back(std::unique_ptr<Workspace> work) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (work->bytes() <= KEEP_BYTES) kept_ = std::move(work);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<Workspace> kept_;
+};
+
+Shelf& shelf() {
+  static Shelf* one = new Shelf;  // Outlives static destruction.
+  return *one;
+}
+
+uint32_t depth_bits(float depth) {
+  uint32_t bits;
+  std::memcpy(&bits, &depth, sizeof bits);
+  return bits;
+}
+
+void project_all(const Kernels& k, const Scene& scene, const Camera& camera, const Settings& set,
+                 Workspace& work) {
+  const int chunks = static_cast<int>((scene.count + CHUNK - 1) / CHUNK);
+  Splat* splats = work.splats.fit(static_cast<size_t>(chunks) * CHUNK);
+  work.survivors.assign(static_cast<size_t>(chunks) + 1, 0);
+  parallel(set.threads, chunks, [&](int c) {
+    const int64_t begin = c * CHUNK, end = std::min(begin + CHUNK, scene.count);
+    work.survivors[static_cast<size_t>(c) + 1] =
+        k.project(scene, camera, set, begin, end, splats + begin);
+  });
+  for (int c = 0; c < chunks; ++c)
+    work.survivors[static_cast<size_t>(c) + 1] += work.survivors[static_cast<size_t>(c)];
+  work.visible = work.survivors.back();
+}
+
+void sort_all(const Settings& set, Workspace& work) {
+  Key* keys = work.keys.fit(static_cast<size_t>(work.visible));
+  Key* spare = work.spare.fit(static_cast<size_t>(work.visible));
+  const Splat* splats = work.splats.get();
+  const int chunks = static_cast<int>(work.survivors.size()) - 1;
+  parallel(set.threads, chunks, [&](int c) {
+    const int64_t first = work.survivors[static_cast<size_t>(c)];
+    const int64_t count = work.survivors[static_cast<size_t>(c) + 1] - first;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = c * CHUNK + i;
+      keys[first + i] = static_cast<Key>(depth_bits(splats[at].depth)) << 32 | static_cast<Key>(at);
+    }
+  });
+  work.sorted = sort_by_depth(keys, spare, work.visible, set.threads, work.counters);
+}
+
+}  // namespace
+
+size_t Workspace::bytes() const {
+  return splats.bytes() + keys.bytes() + spare.bytes() + shares.bytes() + lists.splats.bytes() +
+         pair_grads.bytes() + splat_grads.bytes();
+}
+
+std::unique_ptr<Workspace> take_workspace() { return shelf().take(); }
+void put_back(std::unique_ptr<Workspace> work) { shelf().put_back(std::move(work)); }
+
+// In double: the camera's centre is subtracted from the means before they are rotated, which
+// keeps scenes far from the origin steady.
+Camera make_camera(const float* view, const float* K, const Settings& set) {
+  Camera c;
+  double r[9], t[3];
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j) r[3 * i + j] = view[4 * i + j];
+    t[i] = view[4 * i + 3];
+  }
+  const double cof[9] = {r[4] * r[8] - r[5] * r[7], r[2] * r[7] - r[1] * r[8],
+                         r[1] * r[5] - r[2] * r[4], r[5] * r[6] - r[3] * r[8],
+                         r[0] * r[8] - r[2] * r[6], r[2] * r[3] - r[0] * r[5],
+                         r[3] * r[7] - r[4] * r[6], r[1] * r[6] - r[0] * r[7],
+                         r[0] * r[4] - r[1] * r[3]};
+  const double det = r[0] * cof[0] + r[1] * cof[3] + r[2] * cof[6];
+  if (!(det != 0) || !std::isfinite(det))
+    throw std::invalid_argument("viewmats: expected invertible rotations, got determinant 0");
+  for (int i = 0; i < 3; ++i)
+    c.center[i] = static_cast<float>(
+        -(cof[3 * i] * t[0] + cof[3 * i + 1] * t[1] + cof[3 * i + 2] * t[2]) / det);
+  for (int i = 0; i < 3; ++i) {
+    double shift = t[i];
+    for (int j = 0; j < 3; ++j) shift += r[3 * i + j] * static_cast<double>(c.center[j]);
+    c.shift[i] = static_cast<float>(shift);
+  }
+  for (int i = 0; i < 9; ++i) c.rotation[i] = static_cast<float>(r[i]);
+  c.fx = K[0], c.fy = K[4], c.cx = K[2], c.cy = K[5];
+  const float margin_x = single(FRUSTUM_MARGIN) * 0.5f * static_cast<float>(set.width) / c.fx;
+  const float margin_y = single(FRUSTUM_MARGIN) * 0.5f * static_cast<float>(set.height) / c.fy;
+  c.limit_x_low = -(c.cx / c.fx + margin_x);
+  c.limit_x_high = (static_cast<float>(set.width) - c.cx) / c.fx + margin_x;
+  c.limit_y_low = -(c.cy / c.fy + margin_y);
+  c.limit_y_high = (static_cast<float>(set.height) - c.cy) / c.fy + margin_y;
+  return c;
+}
+
+Times prepare(const Kernels& k, const Scene& scene, const Camera& camera, const Settings& set,
+              Workspace& work) {
+  Times times;
+  Stopwatch watch;
+  project_all(k, scene, camera, set, work);
+  times.project = watch.lap();
+  sort_all(set, work);
+  times.sort = watch.lap();
+  fill_tiles(k, work.splats.get(), work.sorted, work.visible, set, work.bins, work.lists);
+  times.bin = watch.lap();
+  return times;
+}
+
+}  // namespace fieldpress::render
