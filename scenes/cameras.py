@@ -68,6 +68,9 @@ class Scene:
         train_images, test_images: [C, H, W, 3] float32 in [0, 1], sRGB, or None without photos.
         points: [P, 3] world positions for initialisation, or None.
         colors: [P, 3] in [0, 1], or None.
+        train_masks, test_masks: [C, H, W] float32 in [0, 1], 0 where a pixel is not to be looked
+            at, or None if every pixel counts.
+        train_names, test_names: the C file names of each split, or empty.
     """
 
     name: str
@@ -77,3 +80,7 @@ class Scene:
     test_images: Tensor | None = None
     points: Tensor | None = None
     colors: Tensor | None = None
+    train_masks: Tensor | None = None
+    test_masks: Tensor | None = None
+    train_names: tuple[str, ...] = ()
+    test_names: tuple[str, ...] = ()
