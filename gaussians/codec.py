@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..quant import container, entropy
 from ..quant.transforms import expand
-from . import blocks, fit_tables
+from . import blocks, fit_tables, vectree_file
 from .frames import from_angles, is_needle
 from .layout import (
     BLOCK,
@@ -142,6 +142,8 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
     kind = found.header.get("kind")
     if kind != "gaussians":
         raise ValueError(f"{name}: header: expected kind 'gaussians', got {kind!r}")
+    if found.header.get("codec") == vectree_file.NAME:
+        return vectree_file.decode(found, partial=partial, name=name)
     layout = Layout.from_header(found.header, name)
     sections = {section.name: section for section in found.sections}
     if not partial:
