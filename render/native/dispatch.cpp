@@ -11,6 +11,8 @@ namespace fieldpress::render {
   int cover(const Splat&, int, int, uint32_t*);                                                \
   void blend(const Scene&, const Settings&, const Splat*, const Tile&, const Target&);         \
   void measure(const Settings&, const Splat*, const Tile&, TileShare*);                        \
+  void photometric(const LossViews&, const LossBand&, const LossSlopes&, LossSums*, float*);   \
+  void moments(const LossViews&, const LossBand&, float*, float*);                             \
   }
 
 FIELDPRESS_DECLARE(baseline)
@@ -25,19 +27,22 @@ struct Copy {
   const char* name;
   bool (*usable)();
   Kernels kernels;
+  LossKernels loss;
 };
 
 // Worst first.
 const Copy COPIES[] = {
     {"baseline", [] { return true; },
-     {baseline::project, baseline::cover, baseline::blend, baseline::measure}},
+     {baseline::project, baseline::cover, baseline::blend, baseline::measure},
+     {baseline::photometric, baseline::moments}},
 #ifdef FIELDPRESS_X86
     {"avx2",
      [] {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
      },
-     {avx2::project, avx2::cover, avx2::blend, avx2::measure}},
+     {avx2::project, avx2::cover, avx2::blend, avx2::measure},
+     {avx2::photometric, avx2::moments}},
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -45,7 +50,8 @@ const Copy COPIES[] = {
               __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
               __builtin_cpu_supports("bmi2");
      },
-     {avx512::project, avx512::cover, avx512::blend, avx512::measure}},
+     {avx512::project, avx512::cover, avx512::blend, avx512::measure},
+     {avx512::photometric, avx512::moments}},
 #endif
 };
 
@@ -64,6 +70,8 @@ std::atomic<const Copy*>& chosen() {
 }  // namespace
 
 Kernels kernels() { return chosen().load()->kernels; }
+
+LossKernels loss_kernels() { return chosen().load()->loss; }
 
 std::string isa() { return chosen().load()->name; }
 

@@ -5,10 +5,12 @@
 #include <vector>
 
 #include "frame.h"
+#include "loss.h"
 
 namespace fieldpress::render {
 
 Kernels kernels();
+LossKernels loss_kernels();
 std::string isa();
 void set_isa(const std::string& name);  // std::invalid_argument where the machine lacks it
 std::vector<std::string> available_isas();

@@ -10,6 +10,7 @@
 
 #include "constants.h"
 #include "dispatch.h"
+#include "loss_module.h"
 #include "render.h"
 
 namespace nb = nanobind;
@@ -208,5 +209,6 @@ NB_MODULE(_native, m) {
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);
+  bind_loss(m);
   export_constants(m);
 }
