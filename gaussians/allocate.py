@@ -61,7 +61,14 @@ def allocate(scene: Prunable, steps: Steps, views: Cameras) -> Steps:
     error to bits per octave is brought to the same value for all attributes. Pruning gets the
     threshold at which the last Gaussian dropped costs as much error per bit as they do.
     """
-    source = scene.source(steps)
+    shared, slope = share_bits(scene.source(steps), steps, views)
+    if slope <= 0:
+        return steps
+    return replace(shared, prune=_prune(scene, steps, views, slope))
+
+
+def share_bits(source: Source, steps: Steps, views: Cameras) -> tuple[Steps, float]:
+    """That step for what is kept, and its slope: mean squared error that one bit more takes off."""
     fine = section_bits(encode_source(source, steps))
     coarse = section_bits(encode_source(source, steps.scaled(2**OCTAVE)))
     squared = errors(source, steps, views)
@@ -71,13 +78,12 @@ def allocate(scene: Prunable, steps: Steps, views: Cameras) -> Steps:
         if saved > 0 and squared[name] > 0:
             ratios[name] = squared[name] / saved
     if not ratios:
-        return steps
+        return steps, 0.0
     level = sum(squared[name] for name in ratios) / sum(squared[n] / r for n, r in ratios.items())
     moved = {
         name: getattr(steps, name) * _bounded((level / r) ** 0.5) for name, r in ratios.items()
     }
-    slope = 2 * math.log(2) * level  # d error / d bit
-    return replace(steps, **moved, prune=_prune(scene, steps, views, slope))
+    return replace(steps, **moved), 2 * math.log(2) * level  # d error / d bit
 
 
 def _bounded(factor: float) -> float:

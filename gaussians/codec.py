@@ -119,13 +119,21 @@ def encode_source(
     return container.write(head, sections)
 
 
-def requantise(source: fit_tables.Source, steps: Steps) -> SplatModel:
-    """The model that decoding `encode_source(source, steps)` gives, without coding it."""
+Watch = Callable[[Layout, "Tables"], Callable[[int], blocks.Stream]]
+
+
+def requantise(source: fit_tables.Source, steps: Steps, watch: Watch | None = None) -> SplatModel:
+    """The model that decoding `encode_source(source, steps)` gives, without coding it.
+
+    `watch`, given the file's layout and tables, gives the stream that each block goes through
+    instead of `blocks.Dry`, for callers that want to see predictions and symbols.
+    """
     layout, tables, _ = fit_tables.fit(source, steps)
+    new_stream = watch(layout, tables) if watch else lambda block: blocks.Dry(source.near[block])
 
     def one(block: int, out: Floats) -> None:
         wanted = source.wanted(layout.place(block), layout, tables)
-        stream = blocks.Dry(source.near[block])
+        stream = new_stream(block)
         restore(blocks.code_block(stream, layout, tables.predictors, wanted), layout, tables, out)
 
     return _paint(one, range(len(layout.counts)), layout, {})

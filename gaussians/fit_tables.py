@@ -81,13 +81,20 @@ class Source:
         t = contract(x - center, radius)
         low = t.min(0) if n else np.zeros(3)
         span = max(float((t.max(0) - low).max()) if n else 0.0, 1e-6) * (1 + 1e-9)
-        cells = np.minimum((t - low) * ((1 << DEPTH) / span), (1 << DEPTH) - 1).astype(np.uint32)
-        codes = entropy.morton_codes(cells)
+        codes = _codes(t, low, span)
         order = np.argsort(codes, kind="stable")
         return Source(
             model, classes, order, codes[order], _three(low), span, _three(center), radius,
             _bases(model, classes, moments),
         )  # fmt: skip
+
+    def moved(self, model: SplatModel) -> Source:
+        """All of the same Gaussians with other finite values; frame, classes and bases stay."""
+        x = model.means.double().numpy()
+        t = contract(x - np.array(self.center), self.radius)
+        codes = _codes(t, np.array(self.low), self.span)
+        order = np.argsort(codes, kind="stable")
+        return replace(self, model=model, order=order, codes=codes[order])
 
     def keep(self, mask: NDArray[np.bool_]) -> Source:
         """The Gaussians of a mask [N]; the frame of the octree stays."""
@@ -152,6 +159,13 @@ class Source:
             ac=units(to_coefficients(part(self.model.shN), tables.ac), "ac"),
             angles=angles,
         )
+
+
+def _codes(t: Double, low: Double, span: float) -> NDArray[np.uint64]:
+    """[N] Morton codes of contracted positions [N, 3], those outside the cube at its faces."""
+    top = (1 << DEPTH) - 1
+    cells = ((t - low) * ((1 << DEPTH) / span)).clip(0, top).astype(np.uint32)
+    return entropy.morton_codes(cells)
 
 
 def _three(x: NDArray) -> tuple[float, float, float]:
