@@ -12,6 +12,7 @@ namespace fieldpress::render {
 namespace {
 
 constexpr int64_t SUM_CHUNK = 2048;          // Sorted splats per reduction task.
+constexpr int64_t BAND_PAIRS = 1 << 20;      // Shares held at once, 16 MB of them.
 
 // Recovers gsplat's quantities from the completed squares.
 void write_details(const Workspace& work, const Details& all, int64_t base) {
@@ -37,24 +38,35 @@ void write_details(const Workspace& work, const Details& all, int64_t base) {
     ++all.tiles_per_gauss[base + work.splats.get()[work.lists.splats.get()[i]].id];
 }
 
-// Each splat's shares are added in tile order, whoever adds them: lists are in sorted order, so a
-// range of ranks is a range of every list.
-void add_shares(const Workspace& work, const Settings& set, const uint32_t* rank_of,
-                const Sums& sums) {
-  const TileLists& lists = work.lists;
+// One past the last tile of the band that begins at `first`: whole tile rows, as many as keep the
+// band's entries below BAND_PAIRS, at least one. Depends on the lists alone.
+int64_t band_end(const TileLists& lists, int64_t first) {
   const int64_t tiles = static_cast<int64_t>(lists.tiles_x) * lists.tiles_y;
+  int64_t end = first + lists.tiles_x;
+  const int64_t most = lists.starts[static_cast<size_t>(first)] + BAND_PAIRS;
+  while (end < tiles && lists.starts[static_cast<size_t>(end + lists.tiles_x)] <= most)
+    end += lists.tiles_x;
+  return end;
+}
+
+// Each splat's shares are added in tile order, whoever adds them and whatever the bands: lists are
+// in sorted order, so a range of ranks is a range of every list.
+void add_shares(const Workspace& work, const Settings& set, int64_t first_tile, int64_t end_tile,
+                const uint32_t* rank_of, const Sums& sums) {
+  const TileLists& lists = work.lists;
+  const int64_t base = lists.starts[static_cast<size_t>(first_tile)];
   const int parts = static_cast<int>((work.visible + SUM_CHUNK - 1) / SUM_CHUNK);
   const Splat* splats = work.splats.get();
   parallel(set.threads, parts, [&](int part) {
     const int64_t first = part * SUM_CHUNK, last = std::min(first + SUM_CHUNK, work.visible);
-    for (int64_t t = 0; t < tiles; ++t) {
+    for (int64_t t = first_tile; t < end_tile; ++t) {
       const uint32_t* begin = lists.splats.get() + lists.starts[static_cast<size_t>(t)];
       const uint32_t* end = lists.splats.get() + lists.starts[static_cast<size_t>(t) + 1];
       const uint32_t* at = std::lower_bound(begin, end, first, [&](uint32_t splat, int64_t rank) {
         return rank_of[splat] < rank;
       });
       for (; at < end && rank_of[*at] < last; ++at) {
-        const TileShare& share = work.shares.get()[at - lists.splats.get()];
+        const TileShare& share = work.shares.get()[at - lists.splats.get() - base];
         const uint32_t id = splats[*at].id;
         sums.hits[id] += share.hits;
         sums.opacity_hits[id] +=
@@ -65,6 +77,28 @@ void add_shares(const Workspace& work, const Settings& set, const uint32_t* rank
       }
     }
   });
+}
+
+// A band at a time, so that a share is not held for every pair of a splat and a tile at once.
+void measure_bands(const Kernels& k, Workspace& work, const Settings& set, const uint32_t* rank_of,
+                   const Sums& sums) {
+  const TileLists& lists = work.lists;
+  const int64_t tiles = static_cast<int64_t>(lists.tiles_x) * lists.tiles_y;
+  for (int64_t first = 0, end = 0; first < tiles; first = end) {
+    end = band_end(lists, first);
+    const int64_t base = lists.starts[static_cast<size_t>(first)];
+    TileShare* shares =
+        work.shares.fit(static_cast<size_t>(lists.starts[static_cast<size_t>(end)] - base));
+    parallel(set.threads, static_cast<int>(end - first), [&](int i) {
+      const int64_t t = first + i;
+      const int64_t start = lists.starts[static_cast<size_t>(t)];
+      const Tile tile = {static_cast<int>(t % lists.tiles_x) * TILE,
+                         static_cast<int>(t / lists.tiles_x) * TILE, lists.splats.get() + start,
+                         lists.starts[static_cast<size_t>(t) + 1] - start};
+      k.measure(set, work.splats.get(), tile, shares + (start - base));
+    });
+    add_shares(work, set, first, end, rank_of, sums);
+  }
 }
 
 void add_times(Times& sum, const Times& more) {
@@ -111,14 +145,10 @@ Times render_sums(const Scene& scene, const Views& views, const Settings& set, c
     const Camera camera = make_camera(views.viewmats + 16 * c, views.Ks + 9 * c, set);
     Times times = prepare(k, scene, camera, set, *work);
     Stopwatch watch;
-    work->shares.fit(static_cast<size_t>(work->lists.starts.back()));
-    for_each_tile(set, *work, [&](const Tile& tile, int64_t start, int) {
-      k.measure(set, work->splats.get(), tile, work->shares.get() + start);
-    });
     uint32_t* rank_of = ranks.fit(static_cast<size_t>(scene.count + CHUNK));
     for (int64_t i = 0; i < work->visible; ++i)
       rank_of[static_cast<uint32_t>(work->sorted[i])] = static_cast<uint32_t>(i);
-    add_shares(*work, set, rank_of, sums);
+    measure_bands(k, *work, set, rank_of, sums);
     times.blend = watch.lap();
     add_times(total, times);
   }
