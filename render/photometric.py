@@ -81,7 +81,23 @@ def photometric_loss(
         _checked(f"target.{name}", getattr(target, name), shape)
     if image.numel() == 0:
         return image.sum()
-    return _Photometric.apply(image, target, weight, mask)
+    if image.requires_grad and torch.is_grad_enabled():
+        return _Photometric.apply(image, target, weight, mask)
+    return torch.tensor(_measure(image, target, weight, mask, None), dtype=torch.float32)
+
+
+def _measure(
+    image: Tensor,
+    target: PhotometricTarget,
+    weight: float,
+    mask: Tensor | None,
+    gradient: Tensor | None,
+) -> float:
+    """The loss; fills `gradient` unless it is None."""
+    tensors = (image, target.image, target.mean, target.variance)
+    x, y, mean, variance = (t.detach().contiguous() for t in tensors)
+    threads = torch.get_num_threads()
+    return _native.photometric_loss(x, y, mean, variance, mask, weight, gradient, threads)
 
 
 class _Photometric(torch.autograd.Function):
@@ -89,16 +105,9 @@ class _Photometric(torch.autograd.Function):
     def forward(
         ctx: Any, image: Tensor, target: PhotometricTarget, weight: float, mask: Tensor | None
     ) -> Tensor:
-        image = image.contiguous()
-        gradient = torch.empty_like(image) if ctx.needs_input_grad[0] else None
-        photo, mean, variance = (
-            x.detach().contiguous() for x in (target.image, target.mean, target.variance)
-        )
-        loss = _native.photometric_loss(
-            image.detach(), photo, mean, variance, mask, weight, gradient, torch.get_num_threads()
-        )
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
+        gradient = torch.empty(image.shape, dtype=torch.float32)
+        loss = _measure(image, target, weight, mask, gradient)
+        ctx.save_for_backward(gradient)
         return torch.tensor(loss, dtype=torch.float32)
 
     @staticmethod
