@@ -50,7 +50,7 @@ def compress(
         target_mb: The largest size that will do, in MB of 10^6 bytes.
         target_db: The PSNR to keep against the uncompressed render, in dB.
         preset: How much to keep where no target is given.
-        scene: A folder with transforms.json and photographs to measure on as well.
+        scene: Posed photographs to measure on as well: COLMAP, transforms.json or LLFF.
         seed: Of every random choice; the same seed gives the same file.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -189,8 +189,9 @@ def render(
     Args:
         source: The scene: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
         output: The folder of frames, or a name that ends in .mp4.
-        cameras: A transforms.json whose cameras to render; its photographs are not needed.
-        scene: A folder with transforms.json, all of whose views to render.
+        cameras: A transforms.json, COLMAP model or poses_bounds.npy whose cameras to render;
+            photographs are not needed.
+        scene: A folder of posed photographs, all of whose views to render.
         orbit: This many views around the dense core of the scene.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -220,7 +221,7 @@ def evaluate(
 
     Args:
         source: The scene: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
-        scene: A folder with transforms.json and photographs; its test views are measured.
+        scene: Posed photographs (COLMAP, transforms.json, LLFF); the test views are measured.
         reference: The uncompressed scene, to whose render this one's is compared.
         output: Where to write the report as JSON.
         overwrite: Replace an output that exists.

@@ -27,10 +27,10 @@ from .gaussians.sanitize import sanitize
 from .quant import container
 from .scenes.camera_file import read_cameras
 from .scenes.cameras import Cameras, Scene
+from .scenes.datasets import read_scene
 from .scenes.evaluate import Report, evaluate
 from .scenes.orbit import orbit
 from .scenes.synthesise import find_core
-from .scenes.transforms_json import read_transforms
 
 ENCODE_SHARE = 0.85  # Of the time of a compression; the rest is measuring.
 ORBIT_REACH = 2.2  # Distance of an orbit's cameras, in radii of the core.
@@ -118,7 +118,7 @@ def model_and_views(
     """What `render` shows: a model, and the views of a file, of a scene, or around its core."""
     views = None if cameras is None else read_cameras(cameras)
     if scene is not None:
-        photos = read_transforms(scene)
+        photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
     model = read_source(source).model
     return model, orbit_views(model, orbit or 1) if views is None else views
@@ -143,7 +143,7 @@ def compress_file(
     progress: Progress,
 ) -> dict[str, Any]:
     """Compress `source` to `output`, which appears once its bytes were decoded and measured."""
-    photos = None if scene is None else read_transforms(scene)
+    photos = None if scene is None else read_scene(scene)
     model, facts = _sanitised_source(source)
     views, holdout = split_views(model, photos, settings.seed)
     with sink(output) as write:
@@ -281,7 +281,7 @@ def evaluate_file(
     source: str, scene: str | None, reference: str | None, *, progress: Progress
 ) -> dict[str, Any]:
     """Quality against photographs and against a reference file, speed, and sizes."""
-    photos = None if scene is None else read_transforms(scene)
+    photos = None if scene is None else read_scene(scene)
     start = time.perf_counter()
     given = read_source(source)
     decode_seconds = time.perf_counter() - start

@@ -1,45 +1,51 @@
-"""Cameras alone, from a transforms.json whose photographs need not exist."""
+"""Cameras alone, of a dataset whose photographs need not exist."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .cameras import Cameras
-from .transforms_json import MAX_JSON_BYTES, OPENGL_FROM_OPENCV, _intrinsics, _number, _pose
+from .colmap import colmap_views, model_folder
+from .llff import llff_views
+from .photos import View
+from .transforms_json import parse, view_of
 
 MAX_SIDE = 16384  # Pixels; a picture of more is a mistake or an attack.
 
 
 def read_cameras(path: str | Path) -> Cameras:
-    """The C cameras of a transforms.json in the file's order, at the size that it names (w, h).
+    """The C cameras of a transforms.json, a poses_bounds.npy or a COLMAP model.
 
-    Raises FileNotFoundError, or ValueError in one line that names the file and what is wrong.
+    They come in the file's order, at the size that it names, as pinholes.
+
+    Raises:
+        ValueError: one line that names the file and what is wrong with it.
+        FileNotFoundError: if there is no such file.
     """
     path = Path(path)
-    file = path / "transforms.json" if path.is_dir() else path
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{file}: expected at most {MAX_JSON_BYTES} bytes")
-    try:
-        meta = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
-    frames = meta.get("frames") if isinstance(meta, dict) else None
-    if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) for f in frames):
-        raise ValueError(f"{file}: frames: expected a list of at least one object")
-    merged = [{**meta, **frame} for frame in frames]
-    sizes = {tuple(_number(file, side, frame.get(side)) for side in "wh") for frame in merged}
+    views = _views(path)
+    sizes = {view.size for view in views}
     if len(sizes) != 1:
-        raise ValueError(f"{file}: w, h: expected one size for all frames, got {len(sizes)}")
+        raise ValueError(f"{path}: expected one image size for all cameras, got {len(sizes)}")
     width, height = (int(side) for side in sizes.pop())
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise ValueError(f"{file}: w, h: expected 1..{MAX_SIDE}, got {width}, {height}")
-    poses = [_pose(file, i, frame.get("transform_matrix")) for i, frame in enumerate(merged)]
-    viewmats = np.linalg.inv(np.stack(poses) @ OPENGL_FROM_OPENCV).astype(np.float32)
-    Ks = np.stack([_intrinsics(file, frame, (width, height)) for frame in merged])
-    return Cameras(
-        torch.from_numpy(viewmats), torch.from_numpy(Ks.astype(np.float32)), width, height
-    )
+        raise ValueError(f"{path}: expected images of 1..{MAX_SIDE} pixels, got {width}x{height}")
+    viewmats = np.stack([view.viewmat for view in views]).astype(np.float32)
+    Ks = np.stack([view.K for view in views]).astype(np.float32)
+    return Cameras(torch.from_numpy(viewmats), torch.from_numpy(Ks), width, height)
+
+
+def _views(path: Path) -> list[View]:
+    if path.is_dir() and not (path / "transforms.json").exists():
+        folder = model_folder(path)
+        if folder is not None:
+            return colmap_views(folder)
+        if (path / "poses_bounds.npy").exists():
+            return llff_views(path / "poses_bounds.npy")
+    file = path / "transforms.json" if path.is_dir() else path
+    if file.suffix == ".npy":
+        return llff_views(file)
+    return [view_of(file, i, frame) for i, frame in enumerate(parse(file)[1])]

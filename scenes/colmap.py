@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .cameras import Scene
-from .photos import ReadOptions, View, find_photos, load_scene, safe_path
+from .photos import ReadOptions, View, find_photos, load_scene, named_mask, safe_path
 from .undistort import NO_DISTORTION, Lens
 
 Array = NDArray[np.float64]
@@ -86,26 +86,32 @@ def read_colmap(path: str | Path, options: ReadOptions | None = None) -> Scene:
     if folder is None:
         raise FileNotFoundError(f"{path}: no cameras.bin or cameras.txt in it, sparse or sparse/0")
     root = _photo_root(folder)
-    poses, lenses = read_images(folder), read_lenses(folder)
+    views = colmap_views(folder)
     inside = "images" if _has_images(root) else "."
-    names = [PurePosixPath(inside) / pose.name for pose in poses]
+    names = [PurePosixPath(inside) / view.name for view in views]
     file = folder / f"images{_suffix(folder)}"
     found, scale = find_photos(root, names, options.downscale, str(file))
-    views = [
-        View(
-            poses[i].name,
-            photo,
-            poses[i].viewmat,
-            lenses[poses[i].camera].K,
-            lenses[poses[i].camera].size,
-            lenses[poses[i].camera].lens,
-            _mask(root, poses[i].name) if options.masks else None,
-        )
-        for i, photo in found.items()
-    ]
+    views = [replace(views[i], photo=photo) for i, photo in found.items()]
+    if options.masks:
+        views = [replace(view, mask=named_mask(root, view.name)) for view in views]
     points, colors = read_points(folder) or (None, None)
     options = replace(options, downscale=scale)
-    return load_scene(root.resolve().name, views, options, points=points, colors=colors)
+    return load_scene(root, file, views, options, points=points, colors=colors)
+
+
+def colmap_views(folder: Path) -> list[View]:
+    """The views of the model in a folder, in its order, without their photographs."""
+    suffix = _suffix(folder)
+    lenses = read_lenses(folder)
+    views = []
+    for pose in read_images(folder):
+        if pose.camera not in lenses:
+            raise ValueError(
+                f"{folder / f'images{suffix}'}: image {pose.name!r:.80}: no camera {pose.camera}"
+            )
+        lens = lenses[pose.camera]
+        views.append(View(pose.name, folder, pose.viewmat, lens.K, lens.size, lens.lens))
+    return views
 
 
 def _photo_root(folder: Path) -> Path:
@@ -118,11 +124,6 @@ def _photo_root(folder: Path) -> Path:
 
 def _has_images(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in ("images", "images_2", "images_4", "images_8"))
-
-
-def _mask(root: Path, name: str) -> Path | None:
-    mask = root / "masks" / f"{name}.png"
-    return mask if mask.is_file() else None
 
 
 # Cameras
@@ -185,16 +186,12 @@ def _lensed(where: str, model: str, size: tuple[int, int], parameters: list[floa
 
 
 def read_images(folder: Path) -> list[Posed]:
-    """The posed images of a model in the file's order; each has a camera there."""
+    """The posed images of a model in the file's order, at least one."""
     suffix = _suffix(folder)
     file = folder / f"images{suffix}"
     poses = list(_images_text(file) if suffix == ".txt" else _images_binary(file))
     if not poses:
         raise ValueError(f"{file}: expected at least one image")
-    known = read_lenses(folder)
-    for pose in poses:
-        if pose.camera not in known:
-            raise ValueError(f"{file}: image {pose.name!r:.80}: no camera {pose.camera}")
     return poses
 
 

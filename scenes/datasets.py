@@ -7,7 +7,9 @@ from typing import Literal
 
 from .cameras import Scene
 from .colmap import model_folder, read_colmap
+from .llff import read_llff
 from .photos import ReadOptions
+from .transforms_json import read_transforms
 
 
 def read_scene(
@@ -44,8 +46,14 @@ def read_scene(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        return (read_llff if path.suffix == ".npy" else read_transforms)(path, options)
     if model_folder(path) is not None:
         return read_colmap(path, options)
+    if any((path / name).exists() for name in ("transforms.json", "transforms_train.json")):
+        return read_transforms(path, options)
+    if (path / "poses_bounds.npy").exists():
+        return read_llff(path, options)
     raise ValueError(
         f"{path}: expected sparse/0, transforms.json, transforms_train.json or poses_bounds.npy"
     )

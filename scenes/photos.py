@@ -19,6 +19,7 @@ from .undistort import NO_DISTORTION, Lens, Rectangle, undistort, valid_rectangl
 
 Array = NDArray[np.float64]
 
+TEST_EVERY = 8  # Every eighth photograph by name is a test view, as in Mip-NeRF 360.
 READY_SCALES = (2, 4, 8)  # Mip-NeRF 360 and LLFF come with images_2, images_4, images_8.
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -36,7 +37,7 @@ class ReadOptions:
     """
 
     downscale: float = 1
-    test_every: int = 8
+    test_every: int = TEST_EVERY
     background: float = 0.0
     masks: bool | Literal["alpha"] = True
 
@@ -85,16 +86,25 @@ class _Plan:
 
 
 def load_scene(
-    name: str,
+    root: Path,
+    file: Path,
     views: Sequence[View],
     options: ReadOptions,
     *,
     points: Tensor | None = None,
     colors: Tensor | None = None,
 ) -> Scene:
-    """The scene of N views, split into training and test views by sorted name.
+    """The scene of N >= 1 views, split into training and test views by sorted name.
 
     Photographs are read, undistorted and made smaller one at a time.
+
+    Args:
+        root: the dataset's folder, which names the scene.
+        file: what described the views, for messages.
+        views: their photographs are there.
+        options: the scale left to shrink by, the split, background and masks.
+        points: [P, 3] or None.
+        colors: [P, 3] or None.
 
     Raises:
         ValueError: one line naming the photograph that is unreadable or of another size, the mask
@@ -104,11 +114,11 @@ def load_scene(
     every = options.test_every
     test_views = [view for i, view in enumerate(views) if every and i % every == 0]
     train_views = [view for i, view in enumerate(views) if not every or i % every]
-    plan = _plan(views, options.downscale)
+    plan = _plan(file, views, options.downscale)
     train, train_images, train_masks = _load(train_views, plan, options)
     test, test_images, test_masks = _load(test_views, plan, options)
     return Scene(
-        name,
+        root.resolve().name,
         train,
         test,
         train_images,
@@ -122,7 +132,7 @@ def load_scene(
     )
 
 
-def _plan(views: Sequence[View], downscale: float) -> _Plan:
+def _plan(file: Path, views: Sequence[View], downscale: float) -> _Plan:
     size = photo_size(views[0].photo)
     for view in views:
         other = photo_size(view.photo)
@@ -138,7 +148,7 @@ def _plan(views: Sequence[View], downscale: float) -> _Plan:
         try:
             kept = valid_rectangle(Ks, [view.lens for view in bent.values()], *size)
         except ValueError as error:
-            raise ValueError(f"{views[0].photo.parent}: {error}") from None
+            raise ValueError(f"{file}: {error}") from None
     # The hair keeps a whole number whole: 990 / 2.2 is 449.99999999999994 in floating point.
     width, height = (
         max(1, math.floor(side / downscale + 1e-6))
@@ -315,6 +325,12 @@ def list_photos(folder: Path) -> list[Path]:
         return []
     files = (file for file in folder.iterdir() if not file.name.startswith("."))
     return sorted(file for file in files if file.suffix.lower() in PHOTO_SUFFIXES)
+
+
+def named_mask(root: Path, name: str) -> Path | None:
+    """The mask of a photograph where COLMAP looks for it, or None."""
+    mask = root / "masks" / f"{name}.png"
+    return mask if mask.is_file() else None
 
 
 def photo_size(photo: Path) -> tuple[int, int]:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from .cameras import Cameras, Scene
 from .orbit import UP, directions, look_at, pinhole
+from .photos import TEST_EVERY
 from .raycast import cast
 from .still_life import StillLife
 from .surface_samples import SurfaceSamples, rays, sample
-from .transforms_json import TEST_EVERY, write_transforms
+from .transforms_json import write_transforms
 
 FOV = 48.0  # Degrees along the shorter side.
 TARGET = (0.0, -0.14, 0.02)  # World point around which the photographer walks.

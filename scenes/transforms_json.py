@@ -6,61 +6,62 @@ import contextlib
 import json
 import math
 import warnings
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .cameras import Cameras, Scene
+from .colmap import model_folder, read_images, read_points
+from .photos import ReadOptions, View, find_photos, load_scene, photo_size, safe_path
+from .points_ply import read_points_ply
+from .undistort import Lens
 
 Array = NDArray[np.float64]
 
-TEST_EVERY = 8  # Every eighth photograph by name is a test view, as in Mip-NeRF 360.
-MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL")  # If undistorted.
-DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
-SUFFIXES = ("", ".png", ".jpg", ".jpeg")  # Blender's files leave the suffix out.
+MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL")
+HIGHER = ("k4", "k5", "k6")  # Tools disagree on what these mean.
 MAX_JSON_BYTES = 256 * 10**6
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+SAME_POSE = 1e-3  # Largest difference between two descriptions of one camera.
 
 
-def read_transforms(path: str | Path, *, downscale: int = 1, background: float = 0.0) -> Scene:
+def read_transforms(path: str | Path, options: ReadOptions | None = None) -> Scene:
     """Read the photographs and poses that a transforms.json names.
 
-    Photographs are sorted by name; every eighth (index % 8 == 0) is a test view. A folder with
-    transforms_train.json (Blender) instead keeps its own split. Named files that are not there
-    are left out with one warning. Intrinsics follow the size of the photographs.
+    A folder with transforms_train.json (Blender) and no transforms.json keeps its own split.
+    Lens distortion (k1, k2, k3, p1, p2; of the file or of a frame) is taken out. Points come from
+    `ply_file_path`, or from a COLMAP model beside the file whose poses are the file's.
 
     Args:
         path: the file, or its folder.
-        downscale: photographs are made this many times smaller, each way, by area averaging.
-        background: grey in [0, 1] that transparent photographs are laid over.
+        options: scale, split, background and masks; masks are those of `mask_path`.
 
     Raises:
-        ValueError: one line naming the file and what is wrong with it; lens distortion other than
-            zero, file paths that leave the folder, and photographs of several sizes are refused.
+        ValueError: one line naming the file and what is wrong with it; fisheye lenses, paths that
+            leave the folder, and photographs of several sizes are refused.
         FileNotFoundError: if there is no such file.
     """
+    options = options or ReadOptions()
     path = Path(path)
-    if downscale < 1:
-        raise ValueError(f"downscale: expected at least 1, got {downscale}")
-    if path.is_dir() and not (path / "transforms.json").exists():
-        train_file, test_file = path / "transforms_train.json", path / "transforms_test.json"
-        if train_file.exists():
-            train = _read_split(train_file, downscale, background)
-            test = train
-            if test_file.exists():
-                test = _read_split(test_file, downscale, background)
-            return Scene(path.name, train[0], test[0], train[1], test[1])
-    file = path / "transforms.json" if path.is_dir() else path
-    meta, frames = _parse(file)
-    is_test = np.arange(len(frames)) % TEST_EVERY == 0
-    cameras, images = _load(file, meta, frames, downscale, background)
-    pick = torch.from_numpy(is_test)
-    name = file.resolve().parent.name
-    return Scene(name, cameras[~pick], cameras[pick], images[~pick], images[pick])
+    if not path.is_dir() or (path / "transforms.json").exists():
+        return _read_file(path / "transforms.json" if path.is_dir() else path, options)
+    train_file, test_file = path / "transforms_train.json", path / "transforms_test.json"
+    if not train_file.exists():
+        return _read_file(path / "transforms.json", options)
+    whole = replace(options, test_every=0)
+    train = _read_file(train_file, whole)
+    test = _read_file(test_file, whole) if test_file.exists() else train
+    return replace(
+        train,
+        test=test.train,
+        test_images=test.train_images,
+        test_masks=test.train_masks,
+        test_names=test.train_names,
+    )
 
 
 def write_transforms(path: str | Path, cameras: Cameras, names: list[str]) -> None:
@@ -87,13 +88,31 @@ def _intrinsics_json(K: Tensor) -> dict[str, float]:
     return dict(zip(("fl_x", "fl_y", "cx", "cy"), map(float, values), strict=True))
 
 
-def _read_split(file: Path, downscale: int, background: float) -> tuple[Cameras, Tensor]:
-    meta, frames = _parse(file)
-    return _load(file, meta, frames, downscale, background)
+def _read_file(file: Path, options: ReadOptions) -> Scene:
+    meta, frames = parse(file)
+    names = [
+        safe_path(f"{file}: frame {i}: file_path", frame.get("file_path"))
+        for i, frame in enumerate(frames)
+    ]
+    found, scale = find_photos(file.parent, names, options.downscale, str(file))
+    views = []
+    for i, photo in found.items():
+        size = photo_size(photo) if {"w", "h"} - frames[i].keys() else None
+        view = replace(view_of(file, i, frames[i], size), name=_short(names[i]), photo=photo)
+        mask = _mask(file, i, frames[i]) if options.masks else None
+        views.append(replace(view, mask=mask))
+    points = _points(file, meta, views)
+    options = replace(options, downscale=scale)
+    return load_scene(file.parent, file, views, options, points=points[0], colors=points[1])
 
 
-def _parse(file: Path) -> tuple[dict[str, Any], list[tuple[Path, dict[str, Any]]]]:
-    """The file's content, and its frames whose photographs are there, sorted by name."""
+def _short(name: PurePosixPath) -> str:
+    """The name below `images`, as COLMAP has it."""
+    return str(name.relative_to("images") if name.parts[0] == "images" else name)
+
+
+def parse(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The file's content, and its N >= 1 frames with what the file says of all of them."""
     if file.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{file}: expected at most {MAX_JSON_BYTES} bytes")
     try:
@@ -105,104 +124,51 @@ def _parse(file: Path) -> tuple[dict[str, Any], list[tuple[Path, dict[str, Any]]
         raise ValueError(f"{file}: frames: expected a list of objects")
     if not frames:
         raise ValueError(f"{file}: frames: expected at least one")
-    _check_lens(file, meta)
-    found = []
-    for index, frame in enumerate(frames):
-        _check_lens(file, frame)
-        photo = _photo(file, index, frame.get("file_path"))
-        if photo is not None:
-            found.append((photo, frame))
-    if not found:
-        raise ValueError(f"{file}: none of its {len(frames)} photographs is there")
-    if len(found) < len(frames):
-        missing = len(frames) - len(found)
-        warnings.warn(f"{file}: {missing} of {len(frames)} photographs are missing", stacklevel=4)
-    return meta, sorted(found, key=lambda pair: str(pair[0]))
+    shared = {key: value for key, value in meta.items() if key != "frames"}
+    return shared, [{**shared, **frame} for frame in frames]
 
 
-def _check_lens(file: Path, meta: dict[str, Any]) -> None:
-    model = meta.get("camera_model", "PINHOLE")
-    if model not in MODELS:
-        raise ValueError(f"{file}: camera_model: expected PINHOLE, got {model!r:.40}")
-    for name in DISTORTION:
-        if _number(file, name, meta.get(name, 0.0)) != 0:
-            raise ValueError(
-                f"{file}: {name}: expected undistorted photographs (0), got {meta[name]}"
-            )
+def view_of(
+    file: Path, index: int, frame: dict[str, Any], size: tuple[int, int] | None = None
+) -> View:
+    """The view of a frame, without its photograph; `size` stands in for a missing w or h."""
+    width, height = size or (None, None)
+    w = _number(file, "w", frame.get("w", width))
+    h = _number(file, "h", frame.get("h", height))
+    pose = _pose(file, index, frame.get("transform_matrix"))
+    viewmat = np.linalg.inv(pose @ OPENGL_FROM_OPENCV).astype(np.float64)
+    return View("", file, viewmat, _intrinsics(file, frame, w, h), (w, h), _lens(file, frame))
 
 
-def _photo(file: Path, index: int, name: Any) -> Path | None:
-    """The photograph that a frame names, or None if it is not there."""
-    where = f"{file}: frame {index}: file_path"
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise ValueError(f"{where}: expected a file name, got {name!r:.40}")
-    relative = PurePosixPath(name.replace("\\", "/"))
-    if relative.is_absolute() or PureWindowsPath(name).drive or ".." in relative.parts:
-        raise ValueError(f"{where}: expected a path below the file's folder, got {name!r:.80}")
-    for suffix in SUFFIXES:
-        photo = file.parent / (str(relative) + suffix)
-        if photo.is_file():
-            return photo
-    return None
-
-
-def _load(
-    file: Path,
-    meta: dict[str, Any],
-    frames: list[tuple[Path, dict[str, Any]]],
-    downscale: int,
-    background: float,
-) -> tuple[Cameras, Tensor]:
-    poses = [_pose(file, i, frame.get("transform_matrix")) for i, (_, frame) in enumerate(frames)]
-    images, size = None, (0, 0)
-    for i, (photo, _) in enumerate(frames):
-        image, whole = _read_photo(photo, downscale, background)
-        if images is None:
-            images, size = torch.empty(len(frames), *image.shape), whole
-        if whole != size:
-            raise ValueError(
-                f"{photo}: expected {size[0]}x{size[1]} pixels as the others, "
-                f"got {whole[0]}x{whole[1]}"
-            )
-        images[i] = image
-    assert images is not None
-    Ks = np.stack([_intrinsics(file, {**meta, **frame}, size) for _, frame in frames])
-    cameras = Cameras(
-        torch.from_numpy(np.linalg.inv(np.stack(poses) @ OPENGL_FROM_OPENCV).astype(np.float32)),
-        torch.from_numpy(Ks.astype(np.float32)),
-        *size,
+def _lens(file: Path, frame: dict[str, Any]) -> Lens:
+    model = frame.get("camera_model", "OPENCV")
+    if model not in MODELS or frame.get("is_fisheye"):
+        model = "a fisheye" if model in MODELS else f"{model!r:.40}"
+        raise ValueError(f"{file}: camera_model: expected one of {', '.join(MODELS)}, got {model}")
+    for name in HIGHER:
+        if _number(file, name, frame.get(name, 0.0)) != 0:
+            raise ValueError(f"{file}: {name}: expected 0, got {frame[name]}")
+    k1, k2, k3, p1, p2 = (
+        _number(file, name, frame.get(name, 0.0)) for name in ("k1", "k2", "k3", "p1", "p2")
     )
-    return cameras.resized(images.shape[2], images.shape[1]), images
+    return k1, k2, k3, p1, p2
 
 
-def _read_photo(photo: Path, downscale: int, background: float) -> tuple[Tensor, tuple[int, int]]:
-    """A photograph [H, W, 3] float32, and its size before it was made smaller."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ValueError(f"{photo}: reading photographs needs Pillow: fieldpress[images]") from None
-    try:
-        with Image.open(photo) as opened:
-            size = opened.size
-            mode = "RGBA" if "A" in opened.getbands() or "transparency" in opened.info else "RGB"
-            image = np.asarray(opened.convert(mode), np.float32) / 255
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{photo}: not a readable photograph ({error})") from None
-    if mode == "RGBA":
-        alpha = image[..., 3:]
-        image = image[..., :3] * alpha + background * (1 - alpha)
-    pixels = torch.from_numpy(np.ascontiguousarray(image))
-    if downscale > 1:
-        height, width = (max(1, length // downscale) for length in pixels.shape[:2])
-        planes = pixels.permute(2, 0, 1)[None]
-        pixels = torch.nn.functional.interpolate(planes, (height, width), mode="area")
-        pixels = pixels[0].permute(1, 2, 0)
-    return pixels, size
+def _mask(file: Path, index: int, frame: dict[str, Any]) -> Path | None:
+    if frame.get("mask_path") is None:
+        return None
+    where = f"{file}: frame {index}: mask_path"
+    mask = file.parent / safe_path(where, frame["mask_path"])
+    if not mask.is_file():
+        raise ValueError(f"{where}: {mask} is not there")
+    return mask
 
 
-def _pose(file: Path, index: int, matrix: Any) -> Array:
-    """A camera-to-world matrix [4, 4] with an orthonormal rotation."""
-    where = f"{file}: frame {index}: transform_matrix"
+def _pose(file: Path, what: int | str, matrix: Any) -> Array:
+    """A rigid matrix [4, 4]: that of a frame, or that of a name in the file."""
+    where = (
+        f"{file}: {what}" if isinstance(what, str) else f"{file}: frame {what}: transform_matrix"
+    )
     try:
         pose = np.array(matrix, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -218,25 +184,25 @@ def _pose(file: Path, index: int, matrix: Any) -> Array:
     return result
 
 
-def _intrinsics(file: Path, meta: dict[str, Any], size: tuple[int, int]) -> Array:
-    """K [3, 3] for photographs of `size` columns and rows, whatever size the file speaks of."""
+def _intrinsics(file: Path, frame: dict[str, Any], width: float, height: float) -> Array:
+    """K [3, 3] for photographs of `width` x `height` pixels."""
 
-    def number(name: str, default: float) -> float:
-        return _number(file, name, meta.get(name, default))
+    def focal(axis: str, side: float, default: float) -> float:
+        angle = _number(file, f"camera_angle_{axis}", frame.get(f"camera_angle_{axis}", 0.0))
+        if 0 < angle < np.pi:
+            default = 0.5 * side / np.tan(0.5 * angle)
+        return _number(file, f"fl_{axis}", frame.get(f"fl_{axis}", default))
 
-    width, height = number("w", size[0]), number("h", size[1])
-    angle = number("camera_angle_x", 0.0)
-    focal = 0.5 * width / np.tan(0.5 * angle) if 0 < angle < np.pi else 0.0
-    fl_x = number("fl_x", focal)
-    fl_y = number("fl_y", fl_x)
+    fl_x = focal("x", width, 0.0)
+    fl_y = focal("y", height, fl_x)
     if not (width > 0 and height > 0 and fl_x > 0 and fl_y > 0):
         raise ValueError(
             f"{file}: expected w, h and fl_x (or camera_angle_x) > 0, got w {width}, h {height}, "
             f"fl_x {fl_x}, fl_y {fl_y}"
         )
-    x, y = size[0] / width, size[1] / height
-    cx, cy = number("cx", width / 2), number("cy", height / 2)
-    return np.array([[fl_x * x, 0, cx * x], [0, fl_y * y, cy * y], [0, 0, 1.0]])
+    cx = _number(file, "cx", frame.get("cx", width / 2))
+    cy = _number(file, "cy", frame.get("cy", height / 2))
+    return np.array([[fl_x, 0, cx], [0, fl_y, cy], [0, 0, 1.0]])
 
 
 def _number(file: Path, name: str, value: Any) -> float:
@@ -247,3 +213,47 @@ def _number(file: Path, name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{file}: {name}: expected a finite number, got {value!r:.40}")
     return number
+
+
+# Points
+
+
+def _points(
+    file: Path, meta: dict[str, Any], views: list[View]
+) -> tuple[Tensor | None, Tensor | None]:
+    if meta.get("ply_file_path") is not None:
+        where = f"{file}: ply_file_path"
+        ply = file.parent / safe_path(where, meta["ply_file_path"])
+        if not ply.is_file():
+            raise ValueError(f"{where}: {ply} is not there")
+        return read_points_ply(ply)
+    folder = model_folder(file.parent)
+    if folder is None:
+        return None, None
+    try:
+        return _sparse_points(file, folder, _applied(file, meta), views)
+    except ValueError as error:  # What lies beside the file does not make the file unreadable.
+        warnings.warn(f"{error}: its points are not used", stacklevel=5)
+        return None, None
+
+
+def _applied(file: Path, meta: dict[str, Any]) -> Array:
+    """[4, 4] of nerfstudio: from COLMAP's world to that of the file."""
+    if meta.get("applied_transform") is None:
+        return np.eye(4)
+    return _pose(file, "applied_transform", meta["applied_transform"])
+
+
+def _sparse_points(
+    file: Path, folder: Path, applied: Array, views: list[View]
+) -> tuple[Tensor | None, Tensor | None]:
+    """COLMAP's points in the frame of the file, if its poses say that they are of one world."""
+    poses = {pose.name: pose.viewmat for pose in read_images(folder)}
+    pairs = [(view.viewmat @ applied, poses[view.name]) for view in views if view.name in poses]
+    if not pairs or any(np.abs(ours - theirs).max() > SAME_POSE for ours, theirs in pairs):
+        raise ValueError(f"{folder}: expected the poses of {file}")
+    points, colors = read_points(folder) or (None, None)
+    if points is not None and colors is not None:
+        rotation, shift = points.new_tensor(applied[:3, :3]), points.new_tensor(applied[:3, 3])
+        points = points @ rotation.T + shift
+    return points, colors

@@ -58,9 +58,7 @@ def _jacobian(x: Array, y: Array, lens: Lens) -> tuple[Array, Array, Array]:
 def undistort_points(x: Array, y: Array, lens: Lens) -> tuple[Array, Array]:
     """The inverse of `distort` by Newton's method; NaN where no ray reaches a point.
 
-    Args:
-        x, y: distorted normalised coordinates, any shape, float64.
-        lens: k1, k2, k3, p1, p2.
+    Coordinates are normalised, of any shape, float64.
     """
     u, v = x.copy(), y.copy()
     with np.errstate(all="ignore"):  # Points that no ray reaches wander off; they end as NaN.
@@ -91,8 +89,10 @@ def valid_rectangle(
     """The largest upright rectangle that undistorted photographs of all lenses cover.
 
     Args:
-        Ks: [3, 3] intrinsics of each lens for photographs of `width` x `height` pixels.
+        Ks: [3, 3] intrinsics of each lens.
         lenses: k1, k2, k3, p1, p2 of each.
+        width: columns of the photographs.
+        height: their rows.
 
     Returns:
         Left, top, right and bottom in pixels of the undistorted photograph, whose pixel (0, 0) is
@@ -111,9 +111,7 @@ def valid_rectangle(
     right, bottom = (int(x) for x in np.floor(outside + slack))
     for K, lens in zip(Ks, lenses, strict=True):
         if right <= left or bottom <= top or _folds(K, lens, (left, top, right, bottom)):
-            raise ValueError(
-                f"lens distortion {lens}: expected one that is invertible on the photo"
-            )
+            raise ValueError(f"lens distortion {lens}: expected one that has an inverse")
     return left, top, right, bottom
 
 
@@ -157,7 +155,7 @@ def undistort(pixels: Tensor, K: Array, lens: Lens, rectangle: Rectangle) -> Ten
     for start in range(top, bottom, ROWS):
         stop = min(start + ROWS, bottom)
         y = (np.arange(start, stop) + 0.5 - K[1, 2])[:, None] / K[1, 1]
-        u, v = distort(*np.broadcast_arrays(x, y), lens)
+        u, v = distort(x + 0 * y, y + 0 * x, lens)
         u, v = u * K[0, 0] + K[0, 2], v * K[1, 1] + K[1, 2]
         grid = np.stack([2 * u / width - 1, 2 * v / height - 1], axis=-1).astype(np.float32)
         rows = torch.nn.functional.grid_sample(

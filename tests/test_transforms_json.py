@@ -8,6 +8,7 @@ import torch
 
 from fieldpress.scenes.cameras import Cameras
 from fieldpress.scenes.orbit import orbit
+from fieldpress.scenes.photos import ReadOptions
 from fieldpress.scenes.transforms_json import read_transforms, write_transforms
 
 Image = pytest.importorskip("PIL.Image")
@@ -74,7 +75,7 @@ def test_angle_and_foreign_sizes_scale_the_intrinsics(tmp_path, cameras):
         json.dumps({"camera_angle_x": angle, "w": 40, "h": 24, "frames": frames})
     )
     assert read_transforms(tmp_path).train.Ks[0, 0, 0] == pytest.approx(20.0)
-    half = read_transforms(tmp_path / "transforms.json", downscale=2)
+    half = read_transforms(tmp_path / "transforms.json", ReadOptions(downscale=2))
     assert (half.train.width, half.train.height) == (10, 6)
     assert half.train.Ks[0, :2].flatten().tolist() == pytest.approx([10, 0, 5, 0, 10, 3])
     assert half.train_images.shape == (8, 6, 10, 3)
@@ -83,7 +84,7 @@ def test_angle_and_foreign_sizes_scale_the_intrinsics(tmp_path, cameras):
 def test_transparent_photographs_are_laid_over_the_background(tmp_path, cameras):
     write_scene(tmp_path, cameras, "RGBA")
     black = read_transforms(tmp_path).test_images[1, 0, 0]
-    white = read_transforms(tmp_path, background=1.0).test_images[1, 0, 0]
+    white = read_transforms(tmp_path, ReadOptions(background=1.0)).test_images[1, 0, 0]
     assert black.tolist() == pytest.approx([160 / 255 / 5] * 3)
     assert (white - black).tolist() == pytest.approx([0.8] * 3)
 
@@ -117,7 +118,10 @@ def test_blenders_split_and_missing_suffixes(tmp_path, cameras):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k1": 0.05}, "k1: expected undistorted"),
+        ({"k4": 0.05}, "k4: expected 0"),
+        ({"k1": math.nan}, "k1: expected a finite number"),
+        ({"k1": -5.0}, "lens distortion"),
+        ({"is_fisheye": True}, "fisheye"),
         ({"camera_model": "FISHEYE"}, "camera_model"),
         ({"frames": []}, "frames"),
         ({"frames": 3}, "frames"),
@@ -170,7 +174,7 @@ def test_real_captures_load(data_dir, name, train, test, size):
     folder = data_dir / "multiview" / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
-    scene = read_transforms(folder, downscale=2)
+    scene = read_transforms(folder, ReadOptions(downscale=2))
     assert (len(scene.train), len(scene.test)) == (train, test)
     assert (scene.train.width, scene.train.height) == size
     images = torch.cat([scene.train_images, scene.test_images])
