@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..render.sh import SH_C0
 from ..scenes.cameras import Cameras
 from .model import SplatModel
+from .unpack import SH_C0
 
 EXACT_NEIGHBOURS = 20_000  # points to search in; larger clouds are thinned to it
 CHUNK = 1024
@@ -74,7 +74,9 @@ def neighbour_distance(points: Tensor, generator: torch.Generator) -> Tensor:
     found = []
     k = min(NEIGHBOURS + 1, len(searched))
     for start in range(0, n, CHUNK):
-        distances = torch.cdist(points[start : start + CHUNK], searched)
+        part = points[start : start + CHUNK]
+        # Not by a matrix product, which loses small distances far from the origin.
+        distances = torch.cdist(part, searched, compute_mode="donot_use_mm_for_euclid_dist")
         near = distances.topk(k, largest=False).values
         # The point itself is among the searched, unless the cloud was thinned.
         near = near[:, 1:] if k > 1 and searched is points else near[:, :NEIGHBOURS]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..render.photometric import photometric_loss
+from ..render.photometric import PhotometricTarget, photometric_loss
 from ..render.splat import RasterOptions, rasterize
 from ..scenes.cameras import Cameras
 from .model import SplatModel
@@ -17,6 +17,7 @@ from .model import SplatModel
 NAMES = ("means", "quats", "scales", "opacities", "sh0", "shN")
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-15  # Kerbl et al. 2023: gradients may be tiny.
 EXPOSURE_LR = 1e-3
+CACHE_BYTES = 10**9  # of blurred photographs
 WATCH = 0.95  # of the running mean that progress shows
 
 
@@ -111,6 +112,7 @@ class Trainer:
             self.exposure = _leaf(identity)
         self.optimizer = self._optimizer()
         self._order: list[int] = []
+        self._targets: dict[int, PhotometricTarget] = {}
 
     def model(self) -> SplatModel:
         """The splats as they are now, detached copies."""
@@ -144,7 +146,8 @@ class Trainer:
         if self.exposure is not None and view is not None:
             matrix = self.exposure[view]
             image = image @ matrix[:, :3].T + matrix[:, 3]
-        loss = photometric_loss(image, target, self.settings.ssim_weight, mask)
+        photo = target if view is None else self._prepared(view)
+        loss = photometric_loss(image, photo, self.settings.ssim_weight, mask)
         loss.backward()
         self._watch(image.detach(), target)
         self._set_rates()
@@ -262,6 +265,15 @@ class Trainer:
             group["lr"] = EXPOSURE_LR if name == "exposure" else rates[name]
             if name != "exposure" and rates[name] == 0:
                 self.params[name].grad = None  # Adam skips what has no gradient: truly frozen.
+
+    def _prepared(self, view: int) -> PhotometricTarget:
+        """The photograph with its half of SSIM, blurred once as long as memory for it is small."""
+        found = self._targets.get(view)
+        if found is None:
+            found = PhotometricTarget.prepare(self.images[view : view + 1])
+            if 2 * self.images.numel() * self.images.element_size() <= CACHE_BYTES:
+                self._targets[view] = found
+        return found
 
     def _next_view(self) -> int:
         if not self._order:
