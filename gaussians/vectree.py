@@ -118,7 +118,7 @@ class VecTree:
         cells = entropy.morton_cells(self.codes).astype(np.float64)
         width = np.array(self.span) / (1 << self.level)
         means = (cells + 0.5) * width + np.array(self.low)
-        colors = self.table()[self.rows()].reshape(len(self), -1, 3)
+        colors = self.table()[self.rows()].unflatten(1, (-1, 3))
 
         def tensor(values: NDArray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values, np.float32))
@@ -156,7 +156,7 @@ def quantise(model: SplatModel, scores: Tensor, settings: VecTreeSettings) -> Ve
     model, scores = model[pick], scores[pick]
     coded = torch.zeros(n, dtype=torch.bool)
     coded[scores.argsort(stable=True)[: round(settings.share * n)]] = True
-    colors = model.colors().float().reshape(n, -1)
+    colors = model.colors().float().flatten(1)
     codebook, indices = _fit(colors[coded], scores[coded], settings)
     quats = torch.nn.functional.normalize(model.quats.float(), dim=1)
     largest = quats.abs().argmax(1, keepdim=True)

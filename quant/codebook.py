@@ -20,7 +20,8 @@ class CodebookSettings:
         size: codewords, fewer where there are fewer vectors.
         steps: averages taken, each over `batch` random vectors (all, if there are no more).
         decay: of the moving averages of a codeword's mass and sum.
-        expire: codewords that each step moves: the least used, to the vectors worst served.
+        expire: codewords of 8,192 (fewer in proportion, at least one, or none where this is 0) that
+            each step may move: the least used, to the vectors worst served.
         seed: of the draws.
     """
 
@@ -71,9 +72,7 @@ def fit_codebook(x: Tensor, weights: Tensor, settings: CodebookSettings) -> Tens
             alive[:, None], total / mass.clamp_min(LEAST_MASS)[:, None], codebook
         )
         if step < (1 - SETTLE_SHARE) * settings.steps:
-            errors = w * (rows - codebook[indices]).square().sum(1)
-            count = min(settings.expire, size, len(rows))
-            least, worst = mass.topk(count, largest=False).indices, errors.topk(count).indices
+            least, worst = _moves(rows, w, codebook, indices, mass, settings.expire)
             codebook[least], mass[least] = rows[worst], w[worst].clamp_min(LEAST_MASS)
             total[least] = codebook[least] * mass[least][:, None]
     return codebook
@@ -106,6 +105,24 @@ def _checked(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     mean = float(weights.double().mean()) if len(weights) else 1.0
     weights = weights.double() / mean if mean > 0 else torch.ones_like(weights)
     return x.float(), weights.float()
+
+
+def _moves(
+    rows: Tensor, w: Tensor, codebook: Tensor, indices: Tensor, mass: Tensor, expire: int
+) -> tuple[Tensor, Tensor]:
+    """Codewords to move and the rows to move them to, where that gains more than it costs.
+
+    The gain is that row's weighted error; the cost is bounded by what the codeword's mass loses
+    when it has to go to the nearest other one.
+    """
+    count = min(-(-expire * len(codebook) // 8192), len(rows), len(codebook) - 1)
+    if not count:
+        return indices[:0], indices[:0]
+    errors = w * (rows - codebook[indices]).square().sum(1)
+    least, worst = mass.topk(count, largest=False).indices, errors.topk(count).indices
+    nearest = torch.cdist(codebook[least], codebook).topk(2, largest=False).values[:, 1:]
+    gain = errors[worst] > mass[least] * nearest.square().sum(1)
+    return least[gain], worst[gain]
 
 
 def _batch(x: Tensor, weights: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
