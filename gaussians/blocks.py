@@ -96,7 +96,8 @@ class Row:
     limits: Int | None = None
 
 
-def _quantise(key: str, wanted: Int | None, row: Row) -> tuple[Int, Int]:
+def quantise(key: str, wanted: Int | None, row: Row) -> tuple[Int, Int]:
+    """Symbols and restored values of one attribute, as the encoder rounds it."""
     assert wanted is not None
     assert row.predictor is not None
     return entropy.quantise_predicted(
@@ -132,12 +133,12 @@ class Writer:
         return wanted
 
     def values(self, key: str, wanted: Int | None, row: Row) -> Int:
-        symbols, values = _quantise(key, wanted, row)
+        symbols, values = quantise(key, wanted, row)
         self.ints(key, symbols, row)
         return values
 
     def limited(self, key: str, wanted: Int | None, row: Row) -> Int:
-        symbols, values = _quantise(key, wanted, row)
+        symbols, values = quantise(key, wanted, row)
         used = (symbols != 0) * np.arange(1, symbols.shape[1] + 1, dtype=np.int32)
         limits = self.ints("lim", used.max(1, keepdims=True), _limits_row(row))
         self.ints(key, symbols, _limited_row(row, limits[:, 0]))
@@ -167,7 +168,7 @@ class Dry:
         return wanted
 
     def values(self, key: str, wanted: Int | None, row: Row) -> Int:
-        return _quantise(key, wanted, row)[1]
+        return quantise(key, wanted, row)[1]
 
     limited = values
 
