@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fieldpress.gaussians.codec import decode
+from fieldpress.gaussians.lightgaussian import (
+    LightGaussianSettings,
+    distil,
+    finetune_codebook,
+    moved,
+    recover,
+    run_lightgaussian,
+    truncated,
+)
+from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.significance import keep_mask, significance, volume_factor
+from fieldpress.gaussians.vectree import VecTreeSettings, quantise
+from fieldpress.quant.codebook import CodebookSettings
 from fieldpress.render import _reference
-from fieldpress.scenes.cameras import Cameras
+from fieldpress.scenes.cameras import Cameras, Scene
+from fieldpress.scenes.metrics import psnr
 
 
 def cameras(count: int = 3, width: int = 33, height: int = 27) -> Cameras:
@@ -140,3 +155,113 @@ def test_ties_go():
 def test_the_usual_share_of_many(tiny_model):
     scores = torch.rand(1000, generator=torch.Generator().manual_seed(0))
     assert int(keep_mask(scores, 0.66).sum()) == 1000 - int(0.66 * 999) - 1
+
+
+# Stages
+
+
+@pytest.fixture(scope="module")
+def scene(tiny_model) -> Scene:
+    """Photographs of a small model, and views of it that are not for training."""
+    views, model = cameras(5), tiny_model(150, 3)
+    train, test = views[[0, 1, 3]], views[[2, 4]]
+    return Scene("tiny", train, test, model.render(train), model.render(test))
+
+
+QUICK = LightGaussianSettings(
+    prune=0.5,
+    recovery_steps=6,
+    distil_steps=6,
+    codebook_steps=6,
+    vectree=VecTreeSettings(codebook=CodebookSettings(steps=5)),
+)
+
+
+def error(model: SplatModel, views: Cameras, photos: torch.Tensor) -> float:
+    return float((model.render(views) - photos).square().mean())
+
+
+def test_recovery_recovers(tiny_model, scene):
+    pruned = tiny_model(150, 3)[torch.arange(150) % 2 == 0]
+    steps = []
+    settings = replace(QUICK, recovery_steps=20)
+    recovered = recover(pruned, scene, settings, steps.append)
+    assert len(recovered) == 75
+    assert steps == ["recovery"] * 20
+    before = error(pruned, scene.train, scene.train_images)
+    assert error(recovered, scene.train, scene.train_images) < 0.9 * before
+    assert recover(pruned, scene, replace(QUICK, recovery_steps=0)) is pruned
+
+
+def test_distillation_follows_the_teacher_and_freezes_opacities(tiny_model, scene):
+    teacher = tiny_model(150, 3)
+    student = truncated(teacher, 1)
+    assert student.sh_degree == 1
+    assert torch.equal(student.shN, teacher.shN[:, :3])
+    blind = replace(scene, train_images=torch.rand_like(scene.train_images))  # Photos do not count.
+    taught = distil(student, teacher, blind, replace(QUICK, distil_steps=30))
+    assert torch.equal(taught.opacities, student.opacities)
+    assert not torch.equal(taught.scales, student.scales)
+    assert error(taught, scene.train, scene.train_images) < error(
+        student, scene.train, scene.train_images
+    )
+    assert truncated(student, 2) is student
+
+
+def test_pseudo_views_are_moved_and_not_turned():
+    views = cameras(4)
+    offsets = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    pseudo = moved(views, offsets)
+    torch.testing.assert_close(pseudo.positions, views.positions + offsets)
+    assert torch.equal(pseudo.viewmats[:, :3, :3], views.viewmats[:, :3, :3])
+    assert torch.equal(pseudo.Ks, views.Ks)
+
+
+def test_codebook_fine_tuning_changes_the_codebook_only(tiny_model, scene):
+    model = tiny_model(150, 2)
+    scores = torch.rand(150, generator=torch.Generator().manual_seed(0))
+    tree = quantise(model, scores, replace(QUICK.vectree, share=0.8, per_codeword=20))
+    tuned = finetune_codebook(tree, scene, replace(QUICK, codebook_steps=30))
+    for name, value in vars(tree).items():
+        if name != "codebook":
+            assert value is getattr(tuned, name)
+    assert (tuned.codebook != tree.codebook).any()
+    before = error(tree.model(), scene.train, scene.train_images)
+    assert error(tuned.model(), scene.train, scene.train_images) < before
+
+
+def test_the_whole_of_it(tiny_model, scene):
+    model, done = tiny_model(150, 3), []
+    before = {name: value.clone() for name, value in model.tensors().items()}
+    result = run_lightgaussian(model, scene, QUICK, lambda stage, share: done.append(share))
+    names = ["baseline", "prune", "recovery", "SH truncation", "distillation", "VQ", "VQ fine-tune"]
+    assert [stage.name for stage in result.stages] == names
+    kept = 150 - int(0.5 * 149) - 1
+    assert [stage.count for stage in result.stages] == [150] + [kept] * 6
+    sizes = [stage.size_bytes for stage in result.stages]
+    assert sizes[0] > sizes[1] == sizes[2] > sizes[3] == sizes[4] > sizes[5]
+    assert sizes[6] == len(result.data)
+    assert all(stage.psnr and stage.ssim and stage.fps for stage in result.stages)
+    decoded = decode(result.data)
+    assert len(decoded) == kept
+    assert decoded.sh_degree == 2
+    assert decoded.extra["recipe"] == "lightgaussian"
+    last = result.stages[-1].psnr
+    assert last == pytest.approx(float(psnr(decoded.render(scene.test), scene.test_images).mean()))
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+    assert len(done) == 18
+    again = run_lightgaussian(model, scene, QUICK)
+    assert again.data == result.data
+    assert all(torch.equal(before[name], value) for name, value in model.tensors().items())
+
+
+def test_what_cannot_be_done_is_said(tiny_model, scene):
+    with pytest.raises(ValueError, match=r"^tiny: expected training and test photographs"):
+        run_lightgaussian(tiny_model(5, 0), replace(scene, train_images=None), QUICK)
+    one = tiny_model(1, 0)
+    with pytest.raises(ValueError, match=r"^prune: all 1 Gaussians are equally significant"):
+        run_lightgaussian(one, scene, QUICK)
+    for change in ({"form": "v5"}, {"prune": 1.0}, {"sh_degree": 5}, {"distil_steps": -1}):
+        with pytest.raises(ValueError, match=f"^{next(iter(change))}: expected"):
+            replace(QUICK, **change)

@@ -172,9 +172,12 @@ def test_bad_arguments_are_named(tiny_model):
     model.sh0[2, 0, 1] = float("nan")
     with pytest.raises(ValueError, match=r"^sh0: expected finite values"):
         quantise(model, scores(4), FAST)
-    for name, value in (("share", 1.5), ("level", 21), ("per_codeword", 0)):
-        with pytest.raises(ValueError, match=f"^{name}: expected"):
-            VecTreeSettings(**{name: value})
+    with pytest.raises(ValueError, match=r"^share: expected"):
+        VecTreeSettings(share=1.5)
+    with pytest.raises(ValueError, match=r"^level: expected"):
+        VecTreeSettings(level=21)
+    with pytest.raises(ValueError, match=r"^per_codeword: expected"):
+        VecTreeSettings(per_codeword=0)
     with pytest.raises(ValueError, match=r"^codebook size: expected at most 65536"):
         VecTreeSettings(codebook=CodebookSettings(size=70_000))
 
