@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .cameras import Cameras
 from .colmap import colmap_views, model_folder
 from .llff import llff_views
-from .photos import View
+from .photos import View, as_cameras
 from .transforms_json import parse, view_of
 
 MAX_SIDE = 16384  # Pixels; a picture of more is a mistake or an attack.
@@ -33,9 +32,8 @@ def read_cameras(path: str | Path) -> Cameras:
     width, height = (int(side) for side in sizes.pop())
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise ValueError(f"{path}: expected images of 1..{MAX_SIDE} pixels, got {width}x{height}")
-    viewmats = np.stack([view.viewmat for view in views]).astype(np.float32)
-    Ks = np.stack([view.K for view in views]).astype(np.float32)
-    return Cameras(torch.from_numpy(viewmats), torch.from_numpy(Ks), width, height)
+    viewmats = np.stack([view.viewmat for view in views])
+    return as_cameras(path, viewmats, np.stack([view.K for view in views]), width, height)
 
 
 def _views(path: Path) -> list[View]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .cameras import Scene
-from .photos import ReadOptions, View, find_photos, load_scene, named_mask, safe_path
+from .photos import READY_SCALES, ReadOptions, View, find_photos, load_scene, named_mask, safe_path
 from .undistort import NO_DISTORTION, Lens
 
 Array = NDArray[np.float64]
@@ -116,14 +116,18 @@ def colmap_views(folder: Path) -> list[View]:
 
 def _photo_root(folder: Path) -> Path:
     """The dataset's folder, from that of its model."""
-    for parent in (folder, *folder.resolve().parents[:2]):
+    real = folder.resolve()
+    for parent in (folder, *real.parents[:2]):
         if _has_images(parent):
             return parent
-    return folder.resolve().parents[1] if folder.resolve().parent.name == "sparse" else folder
+    if "sparse" in (real.name, real.parent.name):
+        return real.parent if real.name == "sparse" else real.parents[1]
+    return folder
 
 
 def _has_images(folder: Path) -> bool:
-    return any((folder / name).is_dir() for name in ("images", "images_2", "images_4", "images_8"))
+    ready = (f"images_{scale}" for scale in READY_SCALES)
+    return any((folder / name).is_dir() for name in ("images", *ready))
 
 
 # Cameras
@@ -246,20 +250,19 @@ def read_points(folder: Path) -> tuple[Tensor, Tensor] | None:
     positions, colors = _points_text(file) if suffix == ".txt" else _points_binary(file)
     if len(positions) == 0:
         return None
+    with np.errstate(over="ignore"):
+        positions = positions.astype(np.float32)
     if not np.isfinite(positions).all():
         raise ValueError(f"{file}: expected finite positions, got NaN or infinity")
-    colors = colors.astype(np.float32) / 255
-    return torch.from_numpy(positions.astype(np.float32)), torch.from_numpy(colors)
+    return torch.from_numpy(positions), torch.from_numpy(colors.astype(np.float32) / 255)
 
 
 def _points_binary(file: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     data = _Bytes(file)
-    count = data.count("points", POINT.size)
-    starts = np.empty(count, np.int64)
-    for i in range(count):
+    starts = np.empty(data.count("points", POINT.size), np.int64)
+    for i in range(len(starts)):
         starts[i] = data.at
-        data.skip(POINT.size - 8, 1)
-        data.skip(data.take("<Q")[0], 8)
+        data.skip(data.take(POINT)[-1], 8)
     content = np.frombuffer(data.content, np.uint8)
     positions = content[starts[:, None] + np.arange(8, 32)].view("<f8")
     return positions, content[starts[:, None] + np.arange(32, 35)]

@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 
 TEST_EVERY = 8  # Every eighth photograph by name is a test view, as in Mip-NeRF 360.
 READY_SCALES = (2, 4, 8)  # Mip-NeRF 360 and LLFF come with images_2, images_4, images_8.
+MAX_NAME_BYTES = 240  # Of one name; file systems end at 255 and a suffix may be appended.
+MAX_DEPTH = 16  # Folders in a name; with MAX_NAME_BYTES, below what a system call takes.
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -115,8 +117,9 @@ def load_scene(
     test_views = [view for i, view in enumerate(views) if every and i % every == 0]
     train_views = [view for i, view in enumerate(views) if not every or i % every]
     plan = _plan(file, views, options.downscale)
-    train, train_images, train_masks = _load(train_views, plan, options)
-    test, test_images, test_masks = _load(test_views, plan, options)
+    train, test = _cameras(file, train_views, plan), _cameras(file, test_views, plan)
+    train_images, train_masks = _load(train_views, plan, options)
+    test_images, test_masks = _load(test_views, plan, options)
     return Scene(
         root.resolve().name,
         train,
@@ -162,45 +165,46 @@ def _K_of_photo(view: View, size: tuple[int, int]) -> Array:
     return view.K * np.array([[size[0] / view.size[0]], [size[1] / view.size[1]], [1.0]])
 
 
-def _load(
-    views: Sequence[View], plan: _Plan, options: ReadOptions
-) -> tuple[Cameras, Tensor, Tensor | None]:
+def _cameras(file: Path, views: Sequence[View], plan: _Plan) -> Cameras:
+    viewmats = np.array([view.viewmat for view in views]).reshape(-1, 4, 4)
+    left, top, right, bottom = plan.kept
+    Ks = np.array([_K_of_photo(view, plan.size) for view in views]).reshape(-1, 3, 3)
+    Ks[:, 0, 2] -= left
+    Ks[:, 1, 2] -= top
+    Ks *= np.array([[plan.width / (right - left)], [plan.height / (bottom - top)], [1.0]])
+    return as_cameras(file, viewmats, Ks, plan.width, plan.height)
+
+
+def as_cameras(file: Path, viewmats: Array, Ks: Array, width: int, height: int) -> Cameras:
+    """Cameras of [C, 4, 4] and [C, 3, 3]. Raises ValueError for what float32 cannot hold."""
+    with np.errstate(over="ignore"):
+        poses, intrinsics = viewmats.astype(np.float32), Ks.astype(np.float32)
+    if not (np.isfinite(poses).all() and np.isfinite(intrinsics).all()):
+        raise ValueError(f"{file}: poses and intrinsics: expected numbers that float32 holds")
+    return Cameras(torch.from_numpy(poses), torch.from_numpy(intrinsics), width, height)
+
+
+def _load(views: Sequence[View], plan: _Plan, options: ReadOptions) -> tuple[Tensor, Tensor | None]:
+    """Photographs [C, H, W, 3] and masks [C, H, W]; masks are None where no view has any."""
     images = torch.empty(len(views), plan.height, plan.width, 3)
-    masked = options.masks == "alpha" or any(view.mask is not None for view in views)
-    masks = torch.ones(len(views), plan.height, plan.width) if masked and options.masks else None
-    Ks = np.zeros((len(views), 3, 3))
-    viewmats = np.zeros((len(views), 4, 4))
+    from_alpha = options.masks == "alpha"
+    masked = from_alpha or any(view.mask is not None for view in views)
+    masks = torch.ones(len(views), plan.height, plan.width) if masked else None
     for i, view in enumerate(views):
         K = _K_of_photo(view, plan.size)
-        image, alpha = _read_photo(view.photo, options.background)
+        image, mask = _read_photo(view.photo, options.background)
         images[i] = _fit(image, K, view.lens, plan)
-        if masks is not None and options.masks == "alpha":
-            if alpha is not None:
-                masks[i] = _fit(alpha, K, view.lens, plan)[..., 0]
-        elif masks is not None and view.mask is not None:
-            masks[i] = _fit(_read_mask(view.mask, plan.size), K, view.lens, plan)[..., 0]
-        Ks[i], viewmats[i] = _K_of_result(K, plan), view.viewmat
-    cameras = Cameras(
-        torch.from_numpy(viewmats.astype(np.float32)),
-        torch.from_numpy(Ks.astype(np.float32)),
-        plan.width,
-        plan.height,
-    )
-    return cameras, images, masks
+        if not from_alpha:
+            mask = None if view.mask is None else _read_mask(view.mask, plan.size)
+        if masks is not None and mask is not None:
+            masks[i] = _fit(mask, K, view.lens, plan)[..., 0]
+    return images, masks
 
 
 def _fit(pixels: Tensor, K: Array, lens: Lens, plan: _Plan) -> Tensor:
     if plan.kept != (0, 0, *plan.size) or lens != NO_DISTORTION:
         pixels = undistort(pixels, K, lens, plan.kept)
     return area_average(pixels, plan.height, plan.width)
-
-
-def _K_of_result(K: Array, plan: _Plan) -> Array:
-    left, top, right, bottom = plan.kept
-    K = K.copy()
-    K[0, 2] -= left
-    K[1, 2] -= top
-    return K * np.array([[plan.width / (right - left)], [plan.height / (bottom - top)], [1.0]])
 
 
 def area_average(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -238,9 +242,12 @@ def _average_along(pixels: Tensor, length: int, axis: int) -> Tensor:
 
 def safe_path(where: str, name: Any) -> PurePosixPath:
     """A path below a folder, from text in a file. Raises ValueError, which begins with `where`."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or "\0" in name or any("\ud800" <= c <= "\udfff" for c in name):
         raise ValueError(f"{where}: expected a file name, got {name!r:.40}")
     relative = PurePosixPath(name.replace("\\", "/"))
+    longest = max((len(part.encode()) for part in relative.parts), default=0)
+    if not 0 < longest <= MAX_NAME_BYTES or len(relative.parts) > MAX_DEPTH:
+        raise ValueError(f"{where}: expected a file name, got {name!r:.40}")
     if relative.is_absolute() or PureWindowsPath(name).drive or ".." in relative.parts:
         raise ValueError(f"{where}: expected a path below the file's folder, got {name!r:.80}")
     return relative

@@ -77,9 +77,10 @@ def undistort_points(x: Array, y: Array, lens: Lens) -> tuple[Array, Array]:
 def _unfolded(x: Array, y: Array, lens: Lens) -> NDArray[np.bool_]:
     """Whether the lens keeps order on the whole way from the axis to a ray: no mirrored image."""
     fine = np.ones(x.shape, bool)
-    for part in (0.25, 0.5, 0.75, 1.0):
-        xx, xy, yy = _jacobian(part * x, part * y, lens)
-        fine &= (xx > 0) & (xx * yy > xy * xy)
+    with np.errstate(all="ignore"):
+        for part in (0.25, 0.5, 0.75, 1.0):
+            xx, xy, yy = _jacobian(part * x, part * y, lens)
+            fine &= (xx > 0) & (xx * yy > xy * xy)
     return fine
 
 
