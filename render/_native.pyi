@@ -38,6 +38,9 @@ class Settings:
     threads: int
     def __init__(self) -> None: ...
 
+class Frames:
+    def __init__(self) -> None: ...
+
 def render(
     means: Tensor,
     quats: Tensor,
@@ -51,6 +54,20 @@ def render(
     image: Tensor,
     alpha: Tensor,
     details: tuple[Tensor, ...] | None,
+    frames: Frames | None,
+) -> tuple[float, float, float, float]: ...
+def render_backward(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor | None,
+    viewmats: Tensor,
+    Ks: Tensor,
+    settings: Settings,
+    outputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    gradients: tuple[Tensor | None, ...],
+    frames: Frames,
 ) -> tuple[float, float, float, float]: ...
 def statistics(
     means: Tensor,

@@ -179,7 +179,8 @@ def _channels(
         if options.sh_degree is None:
             parts.append((colors[c] if colors.ndim == 3 else colors)[p.index])
         else:
-            position = torch.linalg.inv(viewmats[c].to(means.dtype))[:3, 3]
+            view = viewmats[c].to(means.dtype)
+            position = -torch.linalg.inv(view[:3, :3]) @ view[:3, 3]
             directions = torch.nn.functional.normalize(means[p.index] - position, dim=1)
             parts.append(sh_colors(options.sh_degree, directions, colors[p.index]))
     if options.has_depth:

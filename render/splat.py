@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import _native
 from .sh import basis_count
 
+# means, quats, scales, opacities, colors, backgrounds, viewmats
+Inputs = tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor
+]  # fmt: skip
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 RASTERIZE_MODES = ("classic", "antialiased")
 
@@ -92,7 +97,8 @@ def rasterize(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Images of N Gaussians from C pinhole cameras (Kerbl et al. 2023), gsplat's semantics.
 
-    A Gaussian with a NaN or an infinity anywhere is not drawn. Values only: gradients raise.
+    A Gaussian with a NaN or an infinity anywhere is not drawn. Differentiable by the tensors
+    of the scene, the backgrounds and the viewmats (last row zero).
 
     Args:
         means: [N, 3] float32 centres, world units.
@@ -116,27 +122,88 @@ def rasterize(
     Raises:
         ValueError: a shape, dtype, device or value that does not fit, by argument.
     """
-    gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, Ks)
-    settings = native_settings(width, height, options)
-    painted = _checked_colors(colors, len(means), len(viewmats), options)
-    settings.color_channels = 0 if painted is None else painted.shape[-1]
-    count, channels = len(viewmats), settings.color_channels + options.has_depth
-    backgrounds = _full_backgrounds(options, count, settings.color_channels, channels)
-    image = torch.empty(count, height, width, channels)
-    alpha = torch.empty(count, height, width, 1)
-    details = _details(count, len(means)) if options.details else {}
-    seconds = _native.render(
-        *gaussians, painted, *cameras, settings, backgrounds, image, alpha,
-        tuple(details.values()) if details else None,
-    )  # fmt: skip
-    meta: dict[str, Any] = {
-        "width": width,
-        "height": height,
-        "n_cameras": count,
-        "tile_size": _native.TILE,
-        "seconds": dict(zip(("project", "sort", "bin", "blend"), seconds, strict=True)),
-    }
-    return image, alpha, meta | details
+    if isinstance(Ks, Tensor) and Ks.requires_grad and torch.is_grad_enabled():
+        raise ValueError("Ks: expected no requires_grad, intrinsics have no gradients; got one")
+    call = _Call(Ks, width, height, options)
+    inputs = (means, quats, scales, opacities, colors, options.backgrounds, viewmats)
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
+        image, alpha = _Rasterize.apply(call, *inputs)  # pyright: ignore
+    else:
+        image, alpha = call.draw(inputs)[1]
+    return image, alpha, call.meta
+
+
+class _Call:
+    """One call of `rasterize` without the tensors that may ask for gradients."""
+
+    def __init__(self, Ks: Tensor, width: int, height: int, options: RasterOptions) -> None:
+        self.Ks, self.width, self.height, self.options = Ks, width, height, options
+        self.settings = native_settings(width, height, options)
+        self.meta: dict[str, Any] = {}
+
+    def draw(
+        self, inputs: Inputs, frames: _native.Frames | None = None
+    ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, Tensor]]:
+        """The inputs as the kernels took them, image and alpha; fills `meta`."""
+        means, quats, scales, opacities, colors, _, viewmats = inputs
+        options, settings = self.options, self.settings
+        gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, self.Ks)
+        n, count = len(gaussians[0]), len(cameras[0])
+        painted = _checked_colors(colors, n, count, options)
+        settings.color_channels = 0 if painted is None else painted.shape[-1]
+        channels = settings.color_channels + options.has_depth
+        backgrounds = _full_backgrounds(options, count, settings.color_channels, channels)
+        image = torch.empty(count, self.height, self.width, channels)
+        alpha = torch.empty(count, self.height, self.width, 1)
+        details = _details(count, n) if options.details else {}
+        seconds = _native.render(
+            *gaussians, painted, *cameras, settings, backgrounds, image, alpha,
+            tuple(details.values()) if details else None, frames,
+        )  # fmt: skip
+        self.meta |= {
+            "width": self.width,
+            "height": self.height,
+            "n_cameras": count,
+            "tile_size": _native.TILE,
+            "seconds": dict(zip(("project", "sort", "bin", "blend"), seconds, strict=True)),
+        }
+        self.meta |= details
+        return (*gaussians, painted, *cameras), (image, alpha)
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        ctx.call, ctx.frames = call, _native.Frames()
+        taken, outputs = call.draw(inputs, ctx.frames)  # pyright: ignore
+        ctx.save_for_backward(*taken, *outputs)
+        ctx.background_shape = None if inputs[5] is None else inputs[5].shape
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, image_grad: Tensor | None, alpha_grad: Tensor | None) -> Any:
+        *taken, image, alpha = ctx.saved_tensors
+        given = [None if g is None else g.contiguous() for g in (image_grad, alpha_grad)]
+        wanted = ctx.needs_input_grad[1:]
+        count, settings = len(image), ctx.call.settings
+        shapes = [None if t is None else t.shape for t in taken[:5]]
+        shapes += [(count, image.shape[-1]), (count, 4, 4)]
+        grads = [
+            torch.empty(shape) if want and shape is not None else None
+            for want, shape in zip(wanted, shapes, strict=True)
+        ]
+        settings.threads = torch.get_num_threads()
+        seconds = _native.render_backward(
+            *taken, settings, (image, alpha, *given), tuple(grads), ctx.frames
+        )
+        names = ("prepare", "unblend", "reduce", "unproject")
+        ctx.call.meta["seconds"] |= {f"backward_{k}": s for k, s in zip(names, seconds, strict=True)}
+        if grads[5] is not None:
+            behind = grads[5][:, : settings.color_channels]
+            grads[5] = behind if len(ctx.background_shape) == 2 else behind.sum(0)
+        return (None, *grads)
 
 
 def checked_scene(
@@ -180,8 +247,6 @@ def checked(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
     if value.dtype != torch.float32:
         raise ValueError(f"{name}: expected float32, got {str(value.dtype).removeprefix('torch.')}")
-    if value.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name}: gradients are not built yet; expected a call under no_grad()")
     return value.detach().contiguous()
 
 

@@ -49,7 +49,7 @@ BAD = [
     ("singular", lambda a: a.update(viewmats=a["viewmats"] * 0), "viewmats: expected invertible"),
     ("width", lambda a: a.update(width=0), "width: expected 1 to"),
     ("height", lambda a: a.update(height=10**6), "height: expected 1 to"),
-    ("grad", lambda a: a["means"].requires_grad_(), "means: gradients"),
+    ("grad", lambda a: a["Ks"].requires_grad_(), "Ks: expected no requires_grad"),
     ("meta", lambda a: a.update(means=a["means"].to("meta")), "means: expected a CPU tensor"),
 ]
 

@@ -13,6 +13,10 @@ namespace fieldpress::render {
   void measure(const Settings&, const Splat*, const Tile&, TileShare*);                        \
   void photometric(const LossViews&, const LossBand&, const LossSlopes&, LossSums*, float*);   \
   void moments(const LossViews&, const LossBand&, float*, float*);                             \
+  int64_t unblend(const Scene&, const Settings&, const Splat*, const Tile&, const Upstream&,   \
+                  float*, float*);                                                             \
+  void unproject(const Scene&, const Camera&, const Settings&, const Splat*, const float*,     \
+                 int64_t, const SceneGrads&, PoseGrad*);                                       \
   }
 
 FIELDPRESS_DECLARE(baseline)
@@ -20,6 +24,10 @@ FIELDPRESS_DECLARE(baseline)
 FIELDPRESS_DECLARE(avx2)
 FIELDPRESS_DECLARE(avx512)
 #endif
+
+#define FIELDPRESS_KERNELS(copy) \
+  {copy::project, copy::cover, copy::blend, copy::measure, copy::unblend, copy::unproject}, \
+  {copy::photometric, copy::moments}
 
 namespace {
 
@@ -33,16 +41,14 @@ struct Copy {
 // Worst first.
 const Copy COPIES[] = {
     {"baseline", [] { return true; },
-     {baseline::project, baseline::cover, baseline::blend, baseline::measure},
-     {baseline::photometric, baseline::moments}},
+     FIELDPRESS_KERNELS(baseline)},
 #ifdef FIELDPRESS_X86
     {"avx2",
      [] {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
      },
-     {avx2::project, avx2::cover, avx2::blend, avx2::measure},
-     {avx2::photometric, avx2::moments}},
+     FIELDPRESS_KERNELS(avx2)},
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -50,8 +56,7 @@ const Copy COPIES[] = {
               __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
               __builtin_cpu_supports("bmi2");
      },
-     {avx512::project, avx512::cover, avx512::blend, avx512::measure},
-     {avx512::photometric, avx512::moments}},
+     FIELDPRESS_KERNELS(avx512)},
 #endif
 };
 

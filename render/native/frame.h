@@ -73,6 +73,36 @@ struct Target {
   const float* background;   // [channels] or null
 };
 
+// What the loss says about one image, and the image itself.
+struct Upstream {
+  const float* image;        // [H, W, channels]
+  const float* alpha;        // [H, W]
+  const float* image_grad;   // [H, W, channels] or null
+  const float* alpha_grad;   // [H, W] or null
+};
+
+// Gradients of one splat's fields, from one tile or from all: these, then one a channel.
+enum SplatGrad { GRAD_X, GRAD_Y, GRAD_AX, GRAD_AXY, GRAD_AY, GRAD_REACH, GRAD_COLOR };
+
+// Floats from one such record to the next.
+constexpr int64_t grad_stride(int channels) { return (GRAD_COLOR + channels + 3) / 4 * 4; }
+
+// Gradients of the scene, added to. Null where not wanted.
+struct SceneGrads {
+  float* means = nullptr;      // [N, 3]
+  float* quats = nullptr;      // [N, 4]
+  float* scales = nullptr;     // [N, 3]
+  float* opacities = nullptr;  // [N]
+  float* colors = nullptr;     // [N, color_stride]
+};
+
+// Sums over a chunk of Gaussians, offset being mean - camera centre.
+struct PoseGrad {
+  double outer[9];   // gradient of the camera-space position times offset
+  double shift[3];   // gradient of the camera-space position
+  double center[3];  // gradient of the camera's centre, through the direction of view
+};
+
 // One copy per instruction set.
 struct Kernels {
   // Survivors among [begin, end) to out, in order; returns their number.
@@ -83,6 +113,13 @@ struct Kernels {
   int (*cover)(const Splat&, int tiles_x, int tiles_y, uint32_t* runs);
   void (*blend)(const Scene&, const Settings&, const Splat* splats, const Tile&, const Target&);
   void (*measure)(const Settings&, const Splat* splats, const Tile&, TileShare* shares);
+  // One record for each entry of the list that a ray lived to see; returns their number. The
+  // gradients of the background [channels] are added to `behind`, where it is not null.
+  int64_t (*unblend)(const Scene&, const Settings&, const Splat* splats, const Tile&,
+                     const Upstream&, float* records, float* behind);
+  // From the splats' gradients to the Gaussians'.
+  void (*unproject)(const Scene&, const Camera&, const Settings&, const Splat* splats,
+                    const float* records, int64_t count, const SceneGrads&, PoseGrad*);
 };
 
 }  // namespace fieldpress::render

@@ -107,7 +107,7 @@ StageSeconds render(const In<float>& means, const In<float>& quats, const In<flo
                     const In<float>& opacities, std::optional<In<float>> colors,
                     const In<float>& viewmats, const In<float>& Ks, const Settings& set,
                     std::optional<In<float>> backgrounds, Out<float> image, Out<float> alpha,
-                    std::optional<DetailArrays> details) {
+                    std::optional<DetailArrays> details, Frames* frames) {
   check(set);
   Scene scene = make_scene(means, quats, scales, opacities);
   const Views views = make_views(viewmats, Ks);
@@ -127,7 +127,63 @@ StageSeconds render(const In<float>& means, const In<float>& quats, const In<flo
   }
   if (details) out.details = make_details(*details, cameras * n);
   nb::gil_scoped_release release;
-  return pack(render_images(scene, views, set, out));
+  return pack(render_images(scene, views, set, out, frames));
+}
+
+using Gradient = std::optional<Out<float>>;
+
+float* data_of(Gradient& gradient, size_t size, const char* name) {
+  if (!gradient) return nullptr;
+  expect(gradient->size() == size, name);
+  return gradient->data();
+}
+
+// Outputs as rendered, their gradients, and the inputs' gradients to be filled.
+using Outputs = std::tuple<In<float>, In<float>, std::optional<In<float>>,
+                           std::optional<In<float>>>;
+using Gradients = std::tuple<Gradient, Gradient, Gradient, Gradient, Gradient, Gradient, Gradient>;
+
+Backward make_backward(const Outputs& outputs, Gradients& gradients, const Scene& scene,
+                       size_t colors, size_t cameras, const Settings& set) {
+  const auto& [image, alpha, image_grad, alpha_grad] = outputs;
+  auto& [means, quats, scales, opacities, color_grads, backgrounds, viewmats] = gradients;
+  const size_t n = static_cast<size_t>(scene.count), channels = static_cast<size_t>(set.channels());
+  const size_t pixels = static_cast<size_t>(set.width) * static_cast<size_t>(set.height);
+  expect(image.size() == cameras * pixels * channels && alpha.size() == cameras * pixels, "image");
+  expect(!image_grad || image_grad->size() == image.size(), "image gradient");
+  expect(!alpha_grad || alpha_grad->size() == alpha.size(), "alpha gradient");
+  Backward back;
+  back.image = image.data();
+  back.alpha = alpha.data();
+  back.image_grad = image_grad ? image_grad->data() : nullptr;
+  back.alpha_grad = alpha_grad ? alpha_grad->data() : nullptr;
+  back.scene.means = data_of(means, 3 * n, "means");
+  back.scene.quats = data_of(quats, 4 * n, "quats");
+  back.scene.scales = data_of(scales, 3 * n, "scales");
+  back.scene.opacities = data_of(opacities, n, "opacities");
+  back.scene.colors = data_of(color_grads, colors, "colors");
+  back.backgrounds = data_of(backgrounds, cameras * channels, "backgrounds");
+  back.viewmats = data_of(viewmats, 16 * cameras, "viewmats");
+  return back;
+}
+
+StageSeconds render_gradients(const In<float>& means, const In<float>& quats,
+                              const In<float>& scales, const In<float>& opacities,
+                              std::optional<In<float>> colors, const In<float>& viewmats,
+                              const In<float>& Ks, const Settings& set, const Outputs& outputs,
+                              Gradients gradients, Frames& frames) {
+  check(set);
+  Scene scene = make_scene(means, quats, scales, opacities);
+  const Views views = make_views(viewmats, Ks);
+  const size_t cameras = static_cast<size_t>(views.count);
+  expect(colors.has_value() == (set.color_channels > 0) && set.channels() > 0, "colors");
+  const int64_t per_camera = colors ? set_colors(scene, *colors, set, cameras) : 0;
+  Backward back = make_backward(outputs, gradients, scene, colors ? colors->size() : 0, cameras,
+                                set);
+  back.colors_per_camera = per_camera;
+  nb::gil_scoped_release release;
+  const BackwardTimes t = render_backward(scene, views, set, back, frames);
+  return {t.prepare, t.unblend, t.reduce, t.unproject};
 }
 
 StageSeconds statistics(const In<float>& means, const In<float>& quats, const In<float>& scales,
@@ -182,6 +238,7 @@ void export_constants(nb::module_& m) {
 
 NB_MODULE(_native, m) {
   using namespace fieldpress::render;
+  nb::set_leak_warnings(false);  // A graph that lives until the end is no leak.
   nb::class_<Settings>(m, "Settings")
       .def(nb::init<>())
       .def_rw("width", &Settings::width)
@@ -198,10 +255,16 @@ NB_MODULE(_native, m) {
       .def_rw("expected", &Settings::expected)
       .def_rw("antialiased", &Settings::antialiased)
       .def_rw("threads", &Settings::threads);
+  nb::class_<Frames>(m, "Frames").def(nb::init<>());
   m.def("render", &render, "means"_a.noconvert(), "quats"_a.noconvert(), "scales"_a.noconvert(),
         "opacities"_a.noconvert(), "colors"_a.noconvert().none(), "viewmats"_a.noconvert(),
         "Ks"_a.noconvert(), "settings"_a, "backgrounds"_a.noconvert().none(),
-        "image"_a.noconvert(), "alpha"_a.noconvert(), "details"_a.noconvert().none());
+        "image"_a.noconvert(), "alpha"_a.noconvert(), "details"_a.noconvert().none(),
+        "frames"_a.none());
+  m.def("render_backward", &render_gradients, "means"_a.noconvert(), "quats"_a.noconvert(),
+        "scales"_a.noconvert(), "opacities"_a.noconvert(), "colors"_a.noconvert().none(),
+        "viewmats"_a.noconvert(), "Ks"_a.noconvert(), "settings"_a, "outputs"_a.noconvert(),
+        "gradients"_a.noconvert(), "frames"_a);
   m.def("statistics", &statistics, "means"_a.noconvert(), "quats"_a.noconvert(),
         "scales"_a.noconvert(), "opacities"_a.noconvert(), "viewmats"_a.noconvert(),
         "Ks"_a.noconvert(), "settings"_a, "hits"_a.noconvert(), "opacity_hits"_a.noconvert(),

@@ -2,13 +2,12 @@
 // 2023), culling, colour from spherical harmonics, and the tiles that each splat touches.
 #include "constants.h"
 #include "frame.h"
+#include "project_simd.h"
 #include "sh_simd.h"
 #include "simd.h"
 
 namespace fieldpress::render::FIELDPRESS_ISA {
 namespace {
-
-constexpr int MAX_BASES = (MAX_SH_DEGREE + 1) * (MAX_SH_DEGREE + 1);
 
 // LANES Gaussians side by side.
 struct Group {
@@ -76,28 +75,12 @@ FP_INLINE Group gather(const Scene& scene, int64_t begin, int valid) {
 
 // 2x3 factor F with cov2d = F F^T: Jacobian * view rotation * Gaussian rotation * scales.
 FP_INLINE void screen_factor(const Group& g, const Camera& c, const Floats cam[3], Floats f[2][3]) {
-  const Floats inverse_z = 1.0f / cam[2];
-  const Floats tx = least(most(cam[0] * inverse_z, all<Floats>(c.limit_x_low)),
-                          all<Floats>(c.limit_x_high));
-  const Floats ty = least(most(cam[1] * inverse_z, all<Floats>(c.limit_y_low)),
-                          all<Floats>(c.limit_y_high));
-  const Floats jx = c.fx * inverse_z, jy = c.fy * inverse_z;
-  const float* r = c.rotation;
-  Floats t[2][3];
-  for (int k = 0; k < 3; ++k) {
-    t[0][k] = jx * (r[k] - tx * r[6 + k]);
-    t[1][k] = jy * (r[3 + k] - ty * r[6 + k]);
-  }
-  const Floats w = g.quat[0], x = g.quat[1], y = g.quat[2], z = g.quat[3];
-  const Floats two = 2.0f / (w * w + x * x + y * y + z * z);  // Normalises R = I + two * (...).
-  const Floats rot[3][3] = {
-      {1.0f - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y)},
-      {two * (x * y + w * z), 1.0f - two * (x * x + z * z), two * (y * z - w * x)},
-      {two * (x * z - w * y), two * (y * z + w * x), 1.0f - two * (x * x + y * y)}};
+  const Tangent t = tangent(c, cam);
+  const Rotation r = rotation(g.quat);
   for (int row = 0; row < 2; ++row)
     for (int k = 0; k < 3; ++k)
-      f[row][k] = (t[row][0] * rot[0][k] + t[row][1] * rot[1][k] + t[row][2] * rot[2][k]) *
-                  g.scale[k];
+      f[row][k] = (t.rows[row][0] * r.at[0][k] + t.rows[row][1] * r.at[1][k] +
+                   t.rows[row][2] * r.at[2][k]) * g.scale[k];
 }
 
 // Fields of LANES splats, to be transposed into records.
@@ -107,22 +90,6 @@ struct Projected {
 };
 
 FP_INLINE Ints finite(Floats v) { return (v - v) == 0.0f; }
-
-// The symmetric covariance on the screen, before the blur, and its determinant.
-struct Covariance {
-  Floats xx, xy, yy, det;
-};
-
-FP_INLINE Covariance square(const Floats f[2][3]) {
-  // det(F F^T) = |row0 x row1|^2: no cancellation for needles.
-  const Floats n0 = f[0][1] * f[1][2] - f[0][2] * f[1][1];
-  const Floats n1 = f[0][2] * f[1][0] - f[0][0] * f[1][2];
-  const Floats n2 = f[0][0] * f[1][1] - f[0][1] * f[1][0];
-  return {f[0][0] * f[0][0] + f[0][1] * f[0][1] + f[0][2] * f[0][2],
-          f[0][0] * f[1][0] + f[0][1] * f[1][1] + f[0][2] * f[1][2],
-          f[1][0] * f[1][0] + f[1][1] * f[1][1] + f[1][2] * f[1][2],
-          n0 * n0 + n1 * n1 + n2 * n2};
-}
 
 // Culls what lies off the screen by gsplat's box. The ceiling of a radius, a pixel at most, never
 // decides what is drawn.
@@ -166,9 +133,7 @@ FP_INLINE Projected project_group(const Group& g, const Camera& c, const Setting
   Projected p;
   Floats cam[3], factor[2][3];
   for (int k = 0; k < 3; ++k) offset[k] = g.mean[k] - c.center[k];
-  for (int k = 0; k < 3; ++k)
-    cam[k] = c.rotation[3 * k] * offset[0] + c.rotation[3 * k + 1] * offset[1] +
-             c.rotation[3 * k + 2] * offset[2] + c.shift[k];
+  to_camera(c, offset, cam);
   p.depth = cam[2];
   p.alive = (p.depth >= set.near_plane) & (p.depth <= set.far_plane) & (p.depth > 0.0f);
   p.x = c.fx * cam[0] / cam[2] + c.cx;
@@ -255,9 +220,7 @@ int64_t project(const Scene& scene, const Camera& camera, const Settings& set, i
     const unsigned alive = bits(p.alive) & ((1u << valid) - 1u);
     if (!alive) continue;
     if (scene.colors && scene.sh_degree >= 0) {
-      const Floats inverse = 1.0f / root(most(
-          offset[0] * offset[0] + offset[1] * offset[1] + offset[2] * offset[2],
-          all<Floats>(1e-30f)));
+      const Floats inverse = inverse_length(offset);
       sh_bases(scene.sh_degree, offset[0] * inverse, offset[1] * inverse, offset[2] * inverse,
                basis);
     }

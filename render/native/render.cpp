@@ -111,7 +111,7 @@ void add_times(Times& sum, const Times& more) {
 }  // namespace
 
 Times render_images(const Scene& scene, const Views& views, const Settings& set,
-                    const Images& images) {
+                    const Images& images, Frames* frames) {
   const Kernels k = kernels();
   std::unique_ptr<Workspace> work = take_workspace();
   const int64_t pixels = static_cast<int64_t>(set.width) * set.height;
@@ -131,6 +131,10 @@ Times render_images(const Scene& scene, const Views& views, const Settings& set,
     times.blend = watch.lap();
     add_times(total, times);
     if (images.details.radii) write_details(*work, images.details, c * scene.count);
+    if (frames) {
+      frames->keep(std::move(work));
+      work = take_workspace();
+    }
   }
   put_back(std::move(work));
   return total;

@@ -1,0 +1,210 @@
+// Gradients of whole frames: tiles, then splats, then Gaussians and cameras.
+//
+// The same bits whatever the number of threads: what several tiles or chunks add to is summed in
+// the order of their numbers.
+#include <algorithm>
+#include <cstring>
+
+#include "constants.h"
+#include "dispatch.h"
+#include "render.h"
+#include "workspace.h"
+
+namespace fieldpress::render {
+namespace {
+
+constexpr size_t FRAMES_BYTES = 256 << 20;  // Kept at most between forward and backward.
+
+size_t width_of(const Settings& set) { return static_cast<size_t>(grad_stride(set.channels())); }
+
+// [tiles, channels] sums for the background, if it is wanted.
+using Behind = std::vector<float>;
+
+void unblend_all(const Kernels& k, const Scene& scene, const Settings& set, const Upstream& up,
+                 Workspace& work, Behind& behind) {
+  const size_t width = width_of(set), channels = static_cast<size_t>(set.channels());
+  float* records = work.pair_grads.fit(static_cast<size_t>(work.lists.starts.back()) * width);
+  work.reached.assign(work.lists.starts.size() - 1, 0);
+  for_each_tile(set, work, [&](const Tile& tile, int64_t start, int t) {
+    float* sums = behind.empty() ? nullptr : behind.data() + static_cast<size_t>(t) * channels;
+    work.reached[static_cast<size_t>(t)] = k.unblend(
+        scene, set, work.splats.get(), tile, up, records + static_cast<size_t>(start) * width,
+        sums);
+  });
+}
+
+// Sums the pairs of the splats of ranks [first, last), whose entries lie together in each list.
+void reduce_ranks(Workspace& work, int64_t first, int64_t last, size_t width) {
+  const TileLists& lists = work.lists;
+  const uint32_t* ranks = work.ranks.get();
+  const uint32_t* all = lists.splats.get();
+  float* sums = work.splat_grads.get();
+  for (int64_t i = first; i < last; ++i)
+    std::memset(sums + static_cast<uint32_t>(work.sorted[i]) * width, 0, width * sizeof(float));
+  for (size_t t = 0; t < work.reached.size(); ++t) {
+    const uint32_t* begin = all + lists.starts[t];
+    const uint32_t* end = begin + work.reached[t];
+    const uint32_t* at =
+        first == 0 ? begin
+                   : std::lower_bound(begin, end, first, [&](uint32_t splat, int64_t rank) {
+                       return ranks[splat] < rank;
+                     });
+    for (; at < end && ranks[*at] < last; ++at) {
+      const float* pair = work.pair_grads.get() + static_cast<size_t>(at - all) * width;
+      float* sum = sums + *at * width;
+      for (size_t k = 0; k < width; k += 4)
+        for (size_t i = k; i < k + 4; ++i) sum[i] += pair[i];
+    }
+  }
+}
+
+void reduce_all(const Settings& set, Workspace& work) {
+  const size_t width = width_of(set);
+  const size_t room = (work.survivors.size() - 1) * static_cast<size_t>(CHUNK);
+  work.splat_grads.fit(room * width);
+  uint32_t* ranks = work.ranks.fit(room);
+  for (int64_t i = 0; i < work.visible; ++i)
+    ranks[static_cast<uint32_t>(work.sorted[i])] = static_cast<uint32_t>(i);
+  const int parts = set.threads > 1 ? 4 * set.threads : 1;
+  parallel(set.threads, parts, [&](int part) {
+    reduce_ranks(work, work.visible * part / parts, work.visible * (part + 1) / parts, width);
+  });
+}
+
+void clear_rows(float* rows, int64_t begin, int64_t end, int64_t width) {
+  if (rows) std::memset(rows + begin * width, 0, static_cast<size_t>((end - begin) * width) * 4);
+}
+
+// Clears what nothing has been added to yet; leaves sums of the pose per chunk.
+void unproject_all(const Kernels& k, const Scene& scene, const Camera& camera, const Settings& set,
+                   const SceneGrads& grads, bool first, bool clear_colors, Workspace& work,
+                   std::vector<PoseGrad>& poses) {
+  const size_t width = width_of(set);
+  const int chunks = static_cast<int>(work.survivors.size()) - 1;
+  if (!poses.empty()) poses.assign(static_cast<size_t>(chunks), PoseGrad{});
+  parallel(set.threads, chunks, [&](int c) {
+    const size_t at = static_cast<size_t>(c);
+    const int64_t begin = c * CHUNK, end = std::min(begin + CHUNK, scene.count);
+    if (first) {
+      clear_rows(grads.means, begin, end, 3);
+      clear_rows(grads.quats, begin, end, 4);
+      clear_rows(grads.scales, begin, end, 3);
+      clear_rows(grads.opacities, begin, end, 1);
+    }
+    if (clear_colors) clear_rows(grads.colors, begin, end, scene.color_stride);
+    k.unproject(scene, camera, set, work.splats.get() + begin,
+                work.splat_grads.get() + static_cast<size_t>(begin) * width,
+                work.survivors[at + 1] - work.survivors[at], grads,
+                poses.empty() ? nullptr : &poses[at]);
+  });
+}
+
+// camera = R world + t; its centre is -R^-1 t, which the direction of view starts from.
+void pose_to_view(const std::vector<PoseGrad>& poses, const float* view, const Camera& camera,
+                  float* out) {
+  PoseGrad sum = {};
+  for (const PoseGrad& pose : poses) {
+    for (int i = 0; i < 9; ++i) sum.outer[i] += pose.outer[i];
+    for (int i = 0; i < 3; ++i) sum.shift[i] += pose.shift[i], sum.center[i] += pose.center[i];
+  }
+  double r[3][3], turned[3], center[3];
+  for (int i = 0; i < 3; ++i) {
+    center[i] = static_cast<double>(camera.center[i]);
+    for (int j = 0; j < 3; ++j) r[i][j] = static_cast<double>(view[4 * i + j]);
+  }
+  // Row i of R^-T is a cross product of the other rows, over the determinant.
+  double det = 0;
+  for (int i = 0; i < 3; ++i) {
+    const double *a = r[(i + 1) % 3], *b = r[(i + 2) % 3];
+    const double row[3] = {a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2],
+                           a[0] * b[1] - a[1] * b[0]};
+    if (i == 0) det = r[0][0] * row[0] + r[0][1] * row[1] + r[0][2] * row[2];
+    turned[i] = (row[0] * sum.center[0] + row[1] * sum.center[1] + row[2] * sum.center[2]) / det;
+  }
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j)
+      out[4 * i + j] = static_cast<float>(sum.outer[3 * i + j] +
+                                          (sum.shift[i] - turned[i]) * center[j]);
+    out[4 * i + 3] = static_cast<float>(sum.shift[i] - turned[i]);
+  }
+  for (int j = 0; j < 4; ++j) out[12 + j] = 0.0f;
+}
+
+void add_behind(const Behind& behind, size_t channels, float* out) {
+  std::vector<double> sums(channels, 0.0);
+  for (size_t i = 0; i < behind.size(); ++i) sums[i % channels] += static_cast<double>(behind[i]);
+  for (size_t k = 0; k < channels; ++k) out[k] = static_cast<float>(sums[k]);
+}
+
+void clear_all(const Scene& scene, const SceneGrads& grads) {
+  clear_rows(grads.means, 0, scene.count, 3);
+  clear_rows(grads.quats, 0, scene.count, 4);
+  clear_rows(grads.scales, 0, scene.count, 3);
+  clear_rows(grads.opacities, 0, scene.count, 1);
+}
+
+}  // namespace
+
+Frames::Frames() = default;
+
+Frames::~Frames() {
+  for (auto& work : kept_)
+    if (work) put_back(std::move(work));
+}
+
+void Frames::keep(std::unique_ptr<Workspace> work) {
+  const size_t bytes = work->bytes();
+  if (bytes_ + bytes > FRAMES_BYTES) {
+    put_back(std::move(work));
+  } else {
+    bytes_ += bytes;
+  }
+  kept_.push_back(std::move(work));
+}
+
+std::unique_ptr<Workspace> Frames::take(int64_t camera) {
+  if (camera >= static_cast<int64_t>(kept_.size())) return nullptr;
+  return std::move(kept_[static_cast<size_t>(camera)]);
+}
+
+BackwardTimes render_backward(const Scene& scene, const Views& views, const Settings& set,
+                              const Backward& back, Frames& frames) {
+  const Kernels k = kernels();
+  const int64_t pixels = static_cast<int64_t>(set.width) * set.height;
+  const size_t channels = static_cast<size_t>(set.channels());
+  BackwardTimes total;
+  if (views.count == 0) clear_all(scene, back.scene);
+  for (int64_t c = 0; c < views.count; ++c) {
+    Stopwatch watch;
+    Scene seen = scene;
+    SceneGrads grads = back.scene;
+    if (seen.colors) seen.colors += c * back.colors_per_camera;
+    if (grads.colors) grads.colors += c * back.colors_per_camera;
+    const Camera camera = make_camera(views.viewmats + 16 * c, views.Ks + 9 * c, set);
+    std::unique_ptr<Workspace> work = frames.take(c);
+    if (!work) {
+      work = take_workspace();
+      prepare(k, seen, camera, set, *work);
+    }
+    total.prepare += watch.lap();
+    const int64_t image = c * pixels * static_cast<int64_t>(channels), alpha = c * pixels;
+    const Upstream up = {back.image + image, back.alpha + alpha,
+                         back.image_grad ? back.image_grad + image : nullptr,
+                         back.alpha_grad ? back.alpha_grad + alpha : nullptr};
+    Behind behind(back.backgrounds ? (work->lists.starts.size() - 1) * channels : 0, 0.0f);
+    unblend_all(k, seen, set, up, *work, behind);
+    if (back.backgrounds) add_behind(behind, channels, back.backgrounds + c * set.channels());
+    total.unblend += watch.lap();
+    reduce_all(set, *work);
+    total.reduce += watch.lap();
+    std::vector<PoseGrad> poses(back.viewmats ? 1 : 0);
+    unproject_all(k, seen, camera, set, grads, c == 0, c == 0 || back.colors_per_camera != 0,
+                  *work, poses);
+    if (back.viewmats) pose_to_view(poses, views.viewmats + 16 * c, camera, back.viewmats + 16 * c);
+    put_back(std::move(work));
+    total.unproject += watch.lap();
+  }
+  return total;
+}
+
+}  // namespace fieldpress::render
