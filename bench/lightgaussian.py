@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +133,14 @@ def claims(
 
 
 def settings_of(arguments: argparse.Namespace) -> LightGaussianSettings:
-    book = CodebookSettings(steps=arguments.vq_steps, seed=arguments.seed)
+    book = CodebookSettings(steps=arguments.vq_steps)
     return LightGaussianSettings(
         form=arguments.form,
         prune=arguments.prune,
         recovery_steps=arguments.steps,
         distil_steps=arguments.steps,
         codebook_steps=arguments.steps,
-        vectree=replace(VecTreeSettings(), codebook=book),
+        vectree=VecTreeSettings(share=arguments.vq_share, codebook=book),
         seed=arguments.seed,
     )
 
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--vq-steps", type=int, default=100, help="averages of the codebook")
     parser.add_argument("--form", default="released", choices=["released", "published"])
     parser.add_argument("--prune", type=float, default=0.66)
+    parser.add_argument("--vq-share", type=float, default=0.6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--keep", type=Path, default=None, help="folder for the files made")

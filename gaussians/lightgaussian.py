@@ -47,7 +47,7 @@ class LightGaussianSettings:
         jitter: deviation of pseudo-views along each axis, as a share of the cameras' extent. The
             released 0.05 world units are a hundredth of an extent of 5, which is the order of
             Mip-NeRF 360's scenes in their COLMAP frames; other frames have other units.
-        vectree: what quantisation keeps.
+        vectree: what quantisation keeps; its codebook's own seed is not used.
         seed: of all that is drawn.
     """
 
@@ -131,7 +131,8 @@ def run_lightgaussian(
     student = distil(student, teacher, scene, settings, job.step)
     job.float_row("distillation", student)
     scores = significance(student, scene.train, form=settings.form)
-    tree = quantise(student, scores, settings.vectree)
+    book = replace(settings.vectree.codebook, seed=settings.seed)
+    tree = quantise(student, scores, replace(settings.vectree, codebook=book))
     job.file_row("VQ", tree)
     tree = finetune_codebook(tree, scene, settings, job.step)
     data = job.file_row("VQ fine-tune", tree)

@@ -230,6 +230,7 @@ def test_codebook_fine_tuning_changes_the_codebook_only(tiny_model, scene):
     assert error(tuned.model(), scene.train, scene.train_images) < before
 
 
+@pytest.mark.filterwarnings("ignore:LPIPS is left out")
 def test_the_whole_of_it(tiny_model, scene):
     model, done = tiny_model(150, 3), []
     before = {name: value.clone() for name, value in model.tensors().items()}
