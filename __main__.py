@@ -123,6 +123,11 @@ def fit_gaussians(
     _finish(report, json_, out)
 
 
+def fit() -> None:
+    """Fit a model to captured data: `fit gaussians` takes posed photographs."""
+    raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
+
+
 def decompress(
     source: Input,
     output: Annotated[str, _output("OUT")],
@@ -279,12 +284,15 @@ VERBS: dict[str, Callable[..., None]] = {
     "compress": compress,
     "decompress": decompress,
     "convert": convert,
-    "fit gaussians": fit_gaussians,
+    "fit": fit,
     "render": render,
     "eval": evaluate,
     "info": info,
     "demo": demo,
 }
+
+
+FITS: dict[str, Callable[..., None]] = {"gaussians": fit_gaussians}  # fieldpress fit KIND
 
 
 def _need_room(output: str, json_: bool) -> None:
@@ -311,12 +319,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fieldpress {__version__}")
         return 0
 
+    fits = args[:1] == ["fit"] and len(args) > 1
+
     def verb() -> None:
         tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="fieldpress",
+            FITS if fits else VERBS,
+            prog="fieldpress fit" if fits else "fieldpress",
             description=DESCRIPTION,
-            args=args,
+            args=args[1:] if fits else args,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
 

@@ -10,7 +10,7 @@ from . import __version__, models
 from .console import Progress, sink
 from .gaussians.codec import decode
 from .gaussians.compress import CompressSettings, compress
-from .gaussians.fit import Fitted, FitSettings, fit
+from .gaussians.fit import FitSettings, Fitted, fit
 from .gaussians.model import SplatModel
 from .gaussians.ply import ply_blocks
 from .scenes.cameras import Scene

@@ -1,4 +1,4 @@
-"""Densification as Markov chain Monte Carlo (Kheradmand et al. 2024): a budget, and no heuristics."""
+"""Densification as Markov chain Monte Carlo (Kheradmand et al. 2024) under a budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient training of splats on pictures: what fitting, recovery and distillation have in common."""
+"""Gradient training of splats on pictures: what fit, recovery and distillation share."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fieldpress.gaussians.checkpoint import load_checkpoint
-from fieldpress.gaussians.fit import Fitted, FitSettings, about_fit, fit, initial
+from fieldpress.gaussians.fit import FitSettings, Fitted, about_fit, fit, initial
 from fieldpress.gaussians.train import NAMES, Trainer, TrainSettings
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.metrics import psnr
