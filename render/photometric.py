@@ -114,7 +114,9 @@ class _Photometric(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None, None
+        if float(upstream) != 1:  # As it is where this is the whole loss: spares a copy.
+            gradient = gradient * upstream
+        return gradient, None, None, None
 
 
 def _views(name: str, value: Tensor) -> tuple[int, ...]:

@@ -221,6 +221,24 @@ def test_gradients_flow_on_both_sides():
     assert relative(got.double(), twin.grad) < 1e-5
 
 
+def test_a_second_pass_adds_to_the_first():
+    image, photo = make_pair((1, 21, 18))
+    _, gradient = run(photometric_loss, image, photo)
+    leaf = image.clone().requires_grad_()
+    loss = photometric_loss(leaf, photo)
+    for k in (1, 2, 3):
+        loss.backward(retain_graph=True)
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad.double(), k * gradient, rtol=1e-6, atol=0)
+    both = image.clone().requires_grad_()
+    (photometric_loss(both, photo) + photometric_loss(2 * both, photo)).backward()
+    other = image.clone().requires_grad_()
+    photometric_loss(2 * other, photo).backward()
+    assert both.grad is not None
+    assert other.grad is not None
+    torch.testing.assert_close(both.grad.double(), gradient + other.grad.double())
+
+
 def test_without_gradients_the_same_value():
     image, photo = make_pair((2, 37, 53))
     want, _ = run(photometric_loss, image, photo)
