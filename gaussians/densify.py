@@ -138,12 +138,15 @@ class DensifyingTrainer(Trainer):
         faint = torch.nonzero(opacities < NOISE_LEAST)[:, 0]
         if not len(faint):
             return
-        rate = self.rates()["means"] * self.densify.noise
         strength = torch.sigmoid(NOISE_SHARPNESS * ((1 - opacities[faint]) - NOISE_THRESHOLD))
-        noise = torch.randn(len(faint), 3, generator=self.generator) * (strength * rate)[:, None]
+        noise = torch.randn(len(faint), 3, generator=self.generator) * strength[:, None]
         rotation = rotations(self.params["quats"][faint])
-        variance = (2 * self.params["scales"][faint]).exp()
-        local = (rotation.transpose(1, 2) @ noise[:, :, None])[:, :, 0] * variance
+        # The paper's noise grows with the variance: right for scenes of about one unit. Here it
+        # follows the extent, and no Gaussian jumps further than it is wide.
+        rate = self.rates()["means"] / self.extent * self.densify.noise
+        sigma = self.params["scales"][faint].exp()
+        reach = torch.minimum(rate * sigma.square() / self.extent, sigma)
+        local = (rotation.transpose(1, 2) @ noise[:, :, None])[:, :, 0] * reach
         self.params["means"][faint] += (rotation @ local[:, :, None])[:, :, 0]
 
 
