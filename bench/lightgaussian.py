@@ -51,7 +51,9 @@ def ours_at(model: SplatModel, scene: Scene, size: int) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - start
     decoded = decode(made.data)
-    found = evaluate(decoded.renderer(), scene.test, photos=scene.test_images)
+    found = evaluate(
+        decoded.renderer(), scene.test, reference=model.renderer(), photos=scene.test_images
+    )
     return {
         "name": "ours, same size, no photographs",
         "count": len(decoded),
@@ -59,6 +61,7 @@ def ours_at(model: SplatModel, scene: Scene, size: int) -> dict[str, Any]:
         "psnr": found.psnr,
         "ssim": found.ssim,
         "fps": found.fps,
+        "fps_baseline": found.fps_reference,
         "seconds": seconds,
     }
 
@@ -92,10 +95,11 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for row in rows:
         row["ratio"] = baseline["size_bytes"] / row["size_bytes"]
         row["loss_db"] = baseline["psnr"] - row["psnr"]
+        row["fps_ratio"] = row["fps"] / row["fps_baseline"]
         print(
             f"{name:9s} {row['name']:32s} {row['count']:7d} {row['size_bytes']:10d} B"
             f" {row['ratio']:6.2f}x {row['psnr']:6.2f} dB {row['ssim']:.4f} {row['fps']:6.1f} fps"
-            f" {row['seconds']:6.1f} s",
+            f" {row['fps_ratio']:5.2f}x {row['seconds']:6.1f} s",
             flush=True,
         )
     if arguments.keep is not None:
