@@ -10,6 +10,7 @@ from fieldpress.scenes.cameras import Cameras
 from fieldpress.scenes.orbit import orbit
 from fieldpress.scenes.photos import ReadOptions
 from fieldpress.scenes.transforms_json import read_transforms, write_transforms
+from fieldpress.scenes.undistort import undistort_points
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -131,6 +132,10 @@ def test_blenders_split_and_missing_suffixes(tmp_path, cameras):
         ({"frames": [{"file_path": "/etc/passwd"}]}, "below the file's folder"),
         ({"frames": [{"file_path": "C:\\x.png"}]}, "below the file's folder"),
         ({"frames": [{"file_path": 7}]}, "expected a file name"),
+        ({"frames": [{"file_path": "."}]}, "expected a file name"),
+        ({"frames": [{"file_path": "x" * 5000}]}, "expected a file name"),
+        ({"frames": [{"file_path": "\ud800"}]}, "expected a file name"),
+        ({"ply_file_path": "../x.ply"}, "ply_file_path: expected a path below"),
         ({"frames": [{"file_path": "images/00.png"}]}, "transform_matrix"),
         (
             {"frames": [{"file_path": "images/00.png", "transform_matrix": [[0] * 4] * 4}]},
@@ -160,6 +165,87 @@ def test_rubbish_and_odd_photographs_are_refused(tmp_path, cameras):
         read_transforms(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_transforms(tmp_path / "nowhere")
+
+
+def test_each_frame_may_have_a_lens_and_a_focal_length(tmp_path, cameras):
+    names = write_scene(tmp_path, cameras)
+    frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]
+    frames[3] |= {"fl_x": 40.0, "fl_y": 41.0, "k1": 0.2, "p1": 0.01}
+    edit(tmp_path, frames=frames)
+    x, y = np.meshgrid((np.arange(20) + 0.5 - 10) / 40, (np.arange(12) + 0.5 - 6) / 41)
+    x, _ = undistort_points(x, y, (0.2, 0.0, 0.0, 0.01, 0.0))
+    seen = np.repeat((127.5 + 255 * x).round()[..., None], 3, axis=2).astype(np.uint8)
+    Image.fromarray(seen).save(tmp_path / names[3])
+    scene = read_transforms(tmp_path)
+    width, height = scene.train.width, scene.train.height
+    assert width * height < 20 * 12
+    K = scene.train.Ks[2]
+    assert K[:2, :2].tolist() == [[40, 0], [0, 41]]
+    assert scene.train.Ks[1, 0, 0] == pytest.approx(cameras.Ks[2, 0, 0])
+    expected = (0.5 + (torch.arange(width) + 0.5 - K[0, 2]) / 40).expand(height, -1)
+    torch.testing.assert_close(scene.train_images[2, ..., 0], expected, atol=0.005, rtol=0)
+
+
+def test_masks_are_those_that_frames_name(tmp_path, cameras):
+    write_scene(tmp_path, cameras)
+    Image.new("L", (20, 12), 51).save(tmp_path / "fifth.png")
+    frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]
+    frames[2]["mask_path"] = "fifth.png"
+    edit(tmp_path, frames=frames)
+    scene = read_transforms(tmp_path, ReadOptions(downscale=2))
+    assert scene.test_masks is None
+    assert scene.train_masks.shape == (8, 6, 10)
+    assert scene.train_masks.amax((1, 2)).tolist() == pytest.approx([1, 0.2] + 6 * [1])
+    frames[2]["mask_path"] = "sixth.png"
+    edit(tmp_path, frames=frames)
+    with pytest.raises(ValueError, match=r"frame 2: mask_path: .*sixth\.png is not there"):
+        read_transforms(tmp_path)
+    assert read_transforms(tmp_path, ReadOptions(masks=False)).train_masks is None
+
+
+def write_cloud(file: Path, count: int | str = 2, last: str = "3.0 0.5 -1 0 51 255\n") -> None:
+    kinds = [("float", name) for name in "xyz"] + [("uchar", c) for c in ("red", "green", "blue")]
+    header = ["ply", "format ascii 1.0", f"element vertex {count}"]
+    header += [f"property {kind} {name}" for kind, name in kinds]
+    file.write_text("\n".join([*header, "end_header", "0 1 2 255 0 102", last]))
+
+
+def test_points_of_a_cloud(tmp_path, cameras):
+    write_scene(tmp_path, cameras)
+    edit(tmp_path, ply_file_path="cloud.ply")
+    with pytest.raises(ValueError, match=r"ply_file_path: .*cloud\.ply is not there"):
+        read_transforms(tmp_path)
+    write_cloud(tmp_path / "cloud.ply")
+    scene = read_transforms(tmp_path)
+    assert scene.points.tolist() == [[0, 1, 2], [3, 0.5, -1]]
+    assert scene.colors.flatten().tolist() == pytest.approx([1, 0, 0.4, 0, 0.2, 1])
+    for count, last in ((10**12, ""), (3, ""), (2, "nan 0 0 0 0 0\n"), (0, ""), ("x", "")):
+        write_cloud(tmp_path / "cloud.ply", count, last)
+        with pytest.raises(ValueError, match=r"cloud\.ply: ") as caught:
+            read_transforms(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_points_of_a_sparse_model_beside_it_if_it_is_of_the_same_world(tmp_path, cameras):
+    names = write_scene(tmp_path, cameras)
+    folder = tmp_path / "sparse" / "0"
+    folder.mkdir(parents=True)
+    (folder / "cameras.txt").write_text("1 PINHOLE 20 12 20 20 10 6\n")
+    # COLMAP's first camera stands at its origin: its world is that camera's frame.
+    name = names[0].removeprefix("images/")
+    (folder / "images.txt").write_text(f"1 1 0 0 0 0 0 0 1 {name}\n\n")
+    (folder / "points3D.txt").write_text("1 0.5 -0.25 2 255 0 0 0.1\n")
+    with pytest.warns(UserWarning, match="expected the poses of"):
+        assert read_transforms(tmp_path).points is None
+    applied = np.linalg.inv(cameras.viewmats[0].double().numpy())[:3]
+    edit(tmp_path, applied_transform=applied.tolist())
+    scene = read_transforms(tmp_path)
+    expected = applied[:, :3] @ [0.5, -0.25, 2] + applied[:, 3]
+    assert scene.points[0].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert scene.colors.tolist() == [[1, 0, 0]]
+    (folder / "points3D.txt").write_text("1 0.5\n")
+    with pytest.warns(UserWarning, match="its points are not used"):
+        assert read_transforms(tmp_path).points is None
 
 
 @pytest.mark.parametrize(
