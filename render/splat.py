@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,6 @@ from torch.autograd.function import once_differentiable
 from . import _native
 from .sh import basis_count
 
-# means, quats, scales, opacities, colors, backgrounds, viewmats
-Inputs = tuple[
-    Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor
-]  # fmt: skip
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 RASTERIZE_MODES = ("classic", "antialiased")
 
@@ -97,8 +94,14 @@ def rasterize(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Images of N Gaussians from C pinhole cameras (Kerbl et al. 2023), gsplat's semantics.
 
-    A Gaussian with a NaN or an infinity anywhere is not drawn. Differentiable by the tensors
-    of the scene, the backgrounds and the viewmats (last row zero).
+    A Gaussian with a NaN or an infinity anywhere is not drawn.
+
+    Where gradients are enabled and asked for by the scene's tensors, the backgrounds or the
+    viewmats, the result has them: the same bits whatever the number of threads, summed over the
+    cameras, once differentiable. They are those of the twin: none through the alpha clamp, the
+    clamped slope of the Jacobian or a colour clamped at 0, none for what is not drawn, none by the
+    last row of a viewmat. Until the backward pass or the end of the graph each camera's frame is
+    kept, up to 256 MB of them; the rest is made again.
 
     Args:
         means: [N, 3] float32 centres, world units.
@@ -115,22 +118,27 @@ def rasterize(
 
     Returns:
         Image [C, H, W, channels], alpha [C, H, W, 1], and a dict: width, height, n_cameras,
-        tile_size, seconds (by stage); with options.details also gsplat's radii [C, N, 2] int32,
-        means2d [C, N, 2], depths [C, N], conics [C, N, 3], opacities [C, N] and tiles_per_gauss
-        [C, N] int32, all zero where a Gaussian is culled.
+        tile_size, seconds (by stage, the backward pass's too once it has run); with
+        options.details also gsplat's radii [C, N, 2] int32, means2d [C, N, 2], depths [C, N],
+        conics [C, N, 3], opacities [C, N] and tiles_per_gauss [C, N] int32, all zero where a
+        Gaussian is culled.
 
     Raises:
         ValueError: a shape, dtype, device or value that does not fit, by argument.
     """
-    if isinstance(Ks, Tensor) and Ks.requires_grad and torch.is_grad_enabled():
-        raise ValueError("Ks: expected no requires_grad, intrinsics have no gradients; got one")
     call = _Call(Ks, width, height, options)
     inputs = (means, quats, scales, opacities, colors, options.backgrounds, viewmats)
-    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
+    if torch.is_grad_enabled() and any(_has_grad(t) for t in (*inputs, Ks)):
+        if _has_grad(Ks):
+            raise ValueError("Ks: expected no requires_grad, there are no gradients; got one")
         image, alpha = _Rasterize.apply(call, *inputs)  # pyright: ignore
     else:
         image, alpha = call.draw(inputs)[1]
     return image, alpha, call.meta
+
+
+def _has_grad(value: Tensor | None) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 class _Call:
@@ -142,9 +150,12 @@ class _Call:
         self.meta: dict[str, Any] = {}
 
     def draw(
-        self, inputs: Inputs, frames: _native.Frames | None = None
+        self, inputs: Sequence[Any], frames: _native.Frames | None = None
     ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, Tensor]]:
-        """The inputs as the kernels took them, image and alpha; fills `meta`."""
+        """What the kernels took (means to Ks), image and alpha; fills `meta`.
+
+        inputs: means, quats, scales, opacities, colors, backgrounds, viewmats.
+        """
         means, quats, scales, opacities, colors, _, viewmats = inputs
         options, settings = self.options, self.settings
         gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, self.Ks)
@@ -174,8 +185,9 @@ class _Call:
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        # A backward pass empties the frames; a second one, of a retained graph, makes them again.
         ctx.call, ctx.frames = call, _native.Frames()
-        taken, outputs = call.draw(inputs, ctx.frames)  # pyright: ignore
+        taken, outputs = call.draw(inputs, ctx.frames)
         ctx.save_for_backward(*taken, *outputs)
         ctx.background_shape = None if inputs[5] is None else inputs[5].shape
         ctx.set_materialize_grads(False)
@@ -184,22 +196,24 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, image_grad: Tensor | None, alpha_grad: Tensor | None) -> Any:
-        *taken, image, alpha = ctx.saved_tensors
-        given = [None if g is None else g.contiguous() for g in (image_grad, alpha_grad)]
-        wanted = ctx.needs_input_grad[1:]
-        count, settings = len(image), ctx.call.settings
+        image, alpha = ctx.saved_tensors[-2:]
+        taken: list[Any] = list(ctx.saved_tensors[:-2])
+        settings = ctx.call.settings
         shapes = [None if t is None else t.shape for t in taken[:5]]
-        shapes += [(count, image.shape[-1]), (count, 4, 4)]
+        behind_shape = (len(image), image.shape[-1]) if settings.color_channels else None
         grads = [
             torch.empty(shape) if want and shape is not None else None
-            for want, shape in zip(wanted, shapes, strict=True)
+            for want, shape in zip(
+                ctx.needs_input_grad[1:], [*shapes, behind_shape, (len(image), 4, 4)], strict=True
+            )
         ]
         settings.threads = torch.get_num_threads()
+        given = [None if g is None else g.contiguous() for g in (image_grad, alpha_grad)]
         seconds = _native.render_backward(
             *taken, settings, (image, alpha, *given), tuple(grads), ctx.frames
         )
-        names = ("prepare", "unblend", "reduce", "unproject")
-        ctx.call.meta["seconds"] |= {f"backward_{k}": s for k, s in zip(names, seconds, strict=True)}
+        stages = (f"backward_{stage}" for stage in ("prepare", "unblend", "reduce", "unproject"))
+        ctx.call.meta["seconds"] |= dict(zip(stages, seconds, strict=True))
         if grads[5] is not None:
             behind = grads[5][:, : settings.color_channels]
             grads[5] = behind if len(ctx.background_shape) == 2 else behind.sum(0)

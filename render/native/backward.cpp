@@ -136,7 +136,9 @@ void add_behind(const Behind& behind, size_t channels, float* out) {
   for (size_t k = 0; k < channels; ++k) out[k] = static_cast<float>(sums[k]);
 }
 
-void clear_all(const Scene& scene, const SceneGrads& grads) {
+// Where no camera looks.
+void clear_all(const Scene& scene, const SceneGrads& grads, bool own_colors) {
+  if (!own_colors) clear_rows(grads.colors, 0, scene.count, scene.color_stride);
   clear_rows(grads.means, 0, scene.count, 3);
   clear_rows(grads.quats, 0, scene.count, 4);
   clear_rows(grads.scales, 0, scene.count, 3);
@@ -173,7 +175,7 @@ BackwardTimes render_backward(const Scene& scene, const Views& views, const Sett
   const int64_t pixels = static_cast<int64_t>(set.width) * set.height;
   const size_t channels = static_cast<size_t>(set.channels());
   BackwardTimes total;
-  if (views.count == 0) clear_all(scene, back.scene);
+  if (views.count == 0) clear_all(scene, back.scene, back.colors_per_camera != 0);
   for (int64_t c = 0; c < views.count; ++c) {
     Stopwatch watch;
     Scene seen = scene;
