@@ -5,8 +5,9 @@
 Value and gradient of 0.8 L1 + 0.2 (1 - SSIM) for one view, by the native kernel (the target's
 half cached, as in training, and not), by torch's autograd over a dense 11 x 11 conv2d (the code of
 Kerbl et al.), and over two separable ones. All of them take turns in each round, so that the
-machine's moods hit them alike. Writes bench/results/loss_cpu.json: medians, quartiles, ratios to
-the native kernel with a cached target, and the error of each gradient against double precision.
+machine's moods hit them alike. Writes bench/results/loss_cpu.json: medians, quartiles, processor
+time and its ratio to the native kernel's with a cached target (which others' work disturbs less
+than the clock), and the error of each gradient against double precision.
 """
 
 from __future__ import annotations
@@ -93,20 +94,23 @@ def measure(height: int, width: int, threads: int, rounds: int) -> dict:
     assert want is not None
     steps = make_steps(image, photo)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    used: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             step()
             seconds[name].append(time.perf_counter() - start)
-    base = statistics.median(seconds[NATIVE])
+            used[name].append(time.process_time() - cpu)
+    base = statistics.median(used[NATIVE])
     for name, step in steps.items():
         low, middle, high = (1e3 * s for s in statistics.quantiles(seconds[name], n=4))
         error = float((step().double() - want).norm() / want.norm())
+        cpu = statistics.median(used[name])
         rows[name] = {
-            "ms": middle, "quartiles_ms": [low, high], "ratio": middle / (1e3 * base),
-            "gradient_error": error,
+            "ms": middle, "quartiles_ms": [low, high], "cpu_ms": 1e3 * cpu,
+            "cpu_ratio": cpu / base, "gradient_error": error,
         }  # fmt: skip
     return {"height": height, "width": width, "threads": threads, "steps": rows}
 
@@ -115,7 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
-    print("size      threads  way                      ms (quartiles)        ratio   error")
+    print(
+        "size      threads  way                      ms (quartiles)         CPU ms   ratio   error"
+    )
     cases = []
     for (height, width), threads in ((s, t) for s in SIZES for t in (1, 2)):
         cases.append(measure(height, width, threads, rounds))
@@ -123,7 +129,7 @@ def main() -> None:
             spread = "({:.2f} .. {:.2f})".format(*row["quartiles_ms"])
             print(
                 f"{width}x{height:<6d} {threads:4d}  {name:22s} {row['ms']:8.2f} {spread:>18s}"
-                f" {row['ratio']:7.1f}  {row['gradient_error']:.1e}"
+                f" {row['cpu_ms']:8.2f} {row['cpu_ratio']:7.1f}  {row['gradient_error']:.1e}"
             )
     write("loss_cpu", {"rounds": rounds, "cases": cases})
 
