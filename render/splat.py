@@ -195,28 +195,29 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, image_grad: Tensor | None, alpha_grad: Tensor | None) -> Any:
-        image, alpha = ctx.saved_tensors[-2:]
-        taken: list[Any] = list(ctx.saved_tensors[:-2])
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:  # pyright: ignore
+        means, quats, scales, opacities, colors, viewmats, Ks, image, alpha = ctx.saved_tensors
         settings = ctx.call.settings
-        shapes = [None if t is None else t.shape for t in taken[:5]]
-        behind_shape = (len(image), image.shape[-1]) if settings.color_channels else None
-        grads = [
-            torch.empty(shape) if want and shape is not None else None
-            for want, shape in zip(
-                ctx.needs_input_grad[1:], [*shapes, behind_shape, (len(image), 4, 4)], strict=True
+        behind = image[:, 0, 0] if settings.color_channels else None
+        grads: list[Tensor | None] = [
+            torch.empty_like(t) if want and t is not None else None
+            for want, t in zip(
+                ctx.needs_input_grad[1:],
+                (means, quats, scales, opacities, colors, behind, viewmats),
+                strict=True,
             )
         ]
         settings.threads = torch.get_num_threads()
-        given = [None if g is None else g.contiguous() for g in (image_grad, alpha_grad)]
+        given: Any = (None if g is None else g.contiguous() for g in grad_outputs)
         seconds = _native.render_backward(
-            *taken, settings, (image, alpha, *given), tuple(grads), ctx.frames
-        )
+            means, quats, scales, opacities, colors, viewmats, Ks, settings,
+            (image, alpha, *given), tuple(grads), ctx.frames,
+        )  # fmt: skip
         stages = (f"backward_{stage}" for stage in ("prepare", "unblend", "reduce", "unproject"))
         ctx.call.meta["seconds"] |= dict(zip(stages, seconds, strict=True))
         if grads[5] is not None:
-            behind = grads[5][:, : settings.color_channels]
-            grads[5] = behind if len(ctx.background_shape) == 2 else behind.sum(0)
+            each = grads[5][:, : settings.color_channels]
+            grads[5] = each if len(ctx.background_shape) == 2 else each.sum(0)
         return (None, *grads)
 
 

@@ -88,6 +88,7 @@ def _one_thread():
 @pytest.mark.parametrize("render_mode", RENDER_MODES)
 def test_parity_in_every_mode(render_mode, rasterize_mode):
     options = RasterOptions(sh_degree=2, render_mode=render_mode, rasterize_mode=rasterize_mode)
+    options = replace(options, backgrounds=torch.tensor([0.3, 0.6, 0.1]))
     got = assert_parity(make_scene(size=-2.5), make_cameras(), options)
     assert (got["colors"] is not None) == options.has_color
     assert not got["viewmats"][:, 3].any()
