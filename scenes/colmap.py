@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -224,7 +225,7 @@ def _images_text(file: Path) -> Iterator[Posed]:
 
 def _posed(where: str, pose: list[float], camera: int, name: str) -> Posed:
     w, x, y, z = pose[:4]
-    length = float(np.linalg.norm(pose[:4]))
+    length = math.hypot(*pose[:4])
     if not (np.isfinite(pose).all() and abs(length - 1) < 0.05):
         raise ValueError(f"{where}: expected a unit quaternion and finite numbers, got {pose}")
     w, x, y, z = (value / length for value in (w, x, y, z))

@@ -70,8 +70,8 @@ def llff_views(file: Path) -> list[View]:
         down, right, back = matrix[:, 0], matrix[:, 1], matrix[:, 2]
         pose = np.eye(4)
         pose[:3] = np.stack([right, down, -back, matrix[:, 3]], axis=1)
-        gram = pose[:3, :3].T @ pose[:3, :3]
-        if np.abs(gram - np.eye(3)).max() > 0.05 or np.linalg.det(pose) < 0:
+        rotation = pose[:3, :3].clip(-2, 2)  # What is larger is none, and would overflow.
+        if np.abs(rotation.T @ rotation - np.eye(3)).max() > 0.05 or np.linalg.det(rotation) < 0:
             raise ValueError(f"{file}: pose {i}: expected a rotation, got {matrix[:, :3].tolist()}")
         if not (height >= 1 and width >= 1 and focal > 0):
             raise ValueError(

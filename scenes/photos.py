@@ -179,7 +179,8 @@ def as_cameras(file: Path, viewmats: Array, Ks: Array, width: int, height: int) 
     """Cameras of [C, 4, 4] and [C, 3, 3]. Raises ValueError for what float32 cannot hold."""
     with np.errstate(over="ignore"):
         poses, intrinsics = viewmats.astype(np.float32), Ks.astype(np.float32)
-    if not (np.isfinite(poses).all() and np.isfinite(intrinsics).all()):
+    focal = intrinsics[:, [0, 1], [0, 1]]
+    if not (np.isfinite(poses).all() and np.isfinite(intrinsics).all() and (focal > 0).all()):
         raise ValueError(f"{file}: poses and intrinsics: expected numbers that float32 holds")
     return Cameras(torch.from_numpy(poses), torch.from_numpy(intrinsics), width, height)
 

@@ -175,7 +175,7 @@ def _pose(file: Path, what: int | str, matrix: Any) -> Array:
         pose = np.zeros(0)
     if pose.shape not in ((3, 4), (4, 4)) or not np.isfinite(pose).all():
         raise ValueError(f"{where}: expected 4x4 finite numbers, got {matrix!r:.60}")
-    u, stretch, vt = np.linalg.svd(pose[:3, :3])
+    u, stretch, vt = np.linalg.svd(pose[:3, :3].clip(-2, 2))  # What is larger is no rotation.
     rotation = u @ vt
     if np.abs(stretch - 1).max() > 0.05 or np.linalg.det(rotation) < 0:
         raise ValueError(f"{where}: expected a rotation, got singular values {stretch.round(3)}")

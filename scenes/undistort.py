@@ -110,10 +110,11 @@ def valid_rectangle(
     slack = 1e-6  # Rounding alone is not worth a row of pixels.
     left, top = (int(x) for x in np.ceil(inside - slack))
     right, bottom = (int(x) for x in np.floor(outside + slack))
+    kept = left, top, right, bottom
     for K, lens in zip(Ks, lenses, strict=True):
-        if right <= left or bottom <= top or _folds(K, lens, (left, top, right, bottom)):
+        if right <= left or bottom <= top or not _covers(K, lens, kept, width, height):
             raise ValueError(f"lens distortion {lens}: expected one that has an inverse")
-    return left, top, right, bottom
+    return kept
 
 
 def _straightened_border(K: Array, lens: Lens, width: int, height: int) -> tuple[Array, Array]:
@@ -129,10 +130,15 @@ def _straightened_border(K: Array, lens: Lens, width: int, height: int) -> tuple
     return np.array([u[0].max(), v[1].max()]), np.array([u[2].min(), v[3].min()])
 
 
-def _folds(K: Array, lens: Lens, rectangle: Rectangle) -> bool:
-    left, top, right, bottom = rectangle
-    u, v = np.meshgrid(np.linspace(left, right, 33), np.linspace(top, bottom, 33))
-    return not _unfolded((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], lens).all()
+def _covers(K: Array, lens: Lens, kept: Rectangle, width: int, height: int) -> bool:
+    """Whether the rays of a rectangle land on the photograph, and in order."""
+    u, v = np.meshgrid(np.linspace(kept[0], kept[2], 33), np.linspace(kept[1], kept[3], 33))
+    x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
+    with np.errstate(all="ignore"):
+        u, v = distort(x, y, lens)
+        u, v = u * K[0, 0] + K[0, 2], v * K[1, 1] + K[1, 2]
+        outside = np.stack([-u, -v, u - width, v - height])
+        return bool((outside < 1).all() and _unfolded(x, y, lens).all())
 
 
 def undistort(pixels: Tensor, K: Array, lens: Lens, rectangle: Rectangle) -> Tensor:
