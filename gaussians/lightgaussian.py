@@ -28,7 +28,6 @@ from .vectree_file import encode
 
 Progress = Callable[[str, float], None]
 
-MEANS_LR = 1.6e-6  # Where training left off, times the extent: Kerbl et al.'s final rate.
 RECOVERY_FALL = 0.95 ** (5000 / 400)  # What the released code's schedule leaves of all rates.
 DISTIL_FALL = 0.9 ** (5000 / 500)
 CODEBOOK_FALL = 0.1  # Ours: the released code has no such step.
@@ -47,6 +46,8 @@ class LightGaussianSettings:
         jitter: deviation of pseudo-views along each axis, as a share of the cameras' extent. The
             released 0.05 world units are a hundredth of an extent of 5, which is the order of
             Mip-NeRF 360's scenes in their COLMAP frames; other frames have other units.
+        means_lr: times the extent. The released 1.6e-6 is where training of 30,000 steps left off
+            (Kerbl et al. 2023); a model of few steps or few Gaussians recovers more with 1e-4.
         vectree: what quantisation keeps; its codebook's own seed is not used.
         seed: of all that is drawn.
     """
@@ -58,6 +59,7 @@ class LightGaussianSettings:
     codebook_steps: int = 5000
     sh_degree: int = 2
     jitter: float = 0.01
+    means_lr: float = 1.6e-6
     vectree: VecTreeSettings = field(default_factory=VecTreeSettings)
     seed: int = 0
 
@@ -66,7 +68,7 @@ class LightGaussianSettings:
             raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {self.form!r}")
         if not 0 <= self.prune < 1:
             raise ValueError(f"prune: expected a share in [0, 1), got {self.prune}")
-        for name in ("recovery_steps", "distil_steps", "codebook_steps", "jitter"):
+        for name in ("recovery_steps", "distil_steps", "codebook_steps", "jitter", "means_lr"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if self.sh_degree not in range(5):
@@ -303,8 +305,8 @@ def _trainer(
     assert scene.train_images is not None
     rates = TrainSettings(
         steps=steps,
-        means_lr=MEANS_LR,
-        means_lr_final=MEANS_LR,
+        means_lr=settings.means_lr,
+        means_lr_final=settings.means_lr,
         opacities_lr=opacities_lr,
         sh0_lr=SH0_LR,
         shN_lr=SHN_LR,
