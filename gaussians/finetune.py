@@ -49,6 +49,7 @@ PLANS = 4  # How often steps are shared anew in between.
 ROOM = 0.05  # How far a plan's size may be off, as a share.
 EXCHANGE_RANGE = (2.0, 200.0)
 DISTIL_VIEWS = 64
+ALONE = 0.6  # Positions are coarse: deeper leaves would say more than is wanted.
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,7 @@ class Run:
         model = visible_latents(trainer)
         weight, moments = importance(model, views)
         source = Source.of(model, to_classes(weight, reference(weight)), moments.numpy())
+        source = replace(source, alone=ALONE)
         few = views[:: max(1, len(views) // ALLOCATION_VIEWS)]
         steps = replace(trainer.steps, prune=0.0)
         steps, slope = share_bits(source, self.sized(source, steps, target), few)

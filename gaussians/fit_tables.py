@@ -53,6 +53,7 @@ class Source:
         order: [M] index of the model's Gaussian at each place; codes: [M] sorted Morton codes.
         bases: byte bases of DC [3, 3] and AC [R, R], rows are basis vectors; and what one unit
             of an AC coefficient is worth.
+        alone: share of the Gaussians with leaves of their own at which the octree ends.
     """
 
     model: SplatModel
@@ -64,6 +65,7 @@ class Source:
     center: tuple[float, float, float]
     radius: float
     bases: tuple[NDArray[np.int8], NDArray[np.int8], float]
+    alone: float = 0.9
 
     @staticmethod
     def of(model: SplatModel, classes: NDArray[np.int32], moments: NDArray | None = None) -> Source:
@@ -113,7 +115,7 @@ class Source:
         """Depth at which nearly every Gaussian has its own leaf; below it bits are noise."""
         for level in range(1, DEPTH):
             leaves = self.codes >> np.uint64(3 * (DEPTH - level))
-            if np.count_nonzero(leaves[1:] != leaves[:-1]) + 1 >= 0.9 * len(leaves):
+            if np.count_nonzero(leaves[1:] != leaves[:-1]) + 1 >= self.alone * len(leaves):
                 return level
         return DEPTH
 
