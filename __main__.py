@@ -37,7 +37,11 @@ def compress(
     target_mb: Annotated[float | None, _goal, tyro.conf.arg(metavar="MB")] = None,
     target_db: Annotated[float | None, _goal, tyro.conf.arg(metavar="DB")] = None,
     preset: Annotated[Literal["small", "balanced", "high"], _goal] = "balanced",
+    method: Literal["fieldpress", "lightgaussian"] = "fieldpress",
     scene: Scene = None,
+    downscale: float = 1.0,
+    finetune: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
+    self_distil: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -50,12 +54,16 @@ def compress(
         target_mb: The largest size that will do, in MB of 10^6 bytes.
         target_db: The PSNR to keep against the uncompressed render, in dB.
         preset: How much to keep where no target is given.
+        method: Our codec, or LightGaussian as published (needs --scene; has no target).
         scene: Posed photographs to measure on as well: COLMAP, transforms.json or LLFF.
+        downscale: Make those photographs this many times smaller, each way.
+        finetune: Train on the photographs for so many steps, with the codec in the loop.
+        self_distil: Train on renders of the scene itself instead, no photographs needed.
         seed: Of every random choice; the same seed gives the same file.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
-    from . import press
+    from . import press, recipes
 
     _need_room(output, json_)
     if target_mb is not None and not 1e-6 <= target_mb <= 1e9:
@@ -63,11 +71,14 @@ def compress(
     check_output(output, overwrite=overwrite)
     target_bytes = None if target_mb is None else int(1e6 * target_mb)
     try:
-        settings = press.CompressSettings(preset, target_bytes, target_db, seed)
+        settings = recipes.CompressSettings(preset, target_bytes, target_db, seed)
+        recipe = recipes.Recipe(settings, method, finetune, self_distil)
     except ValueError as error:
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:
-        report = press.compress_file(source, output, settings, scene=scene, progress=progress)
+        report = press.compress_file(
+            source, output, recipe, scene=scene, downscale=downscale, progress=progress
+        )
     _finish(report, json_, out if output != "-" else sys.stderr)
 
 

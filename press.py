@@ -17,14 +17,13 @@ from .gaussians.codec import decode
 from .gaussians.compress import (
     VIEW_SIZE,
     Compressed,
-    CompressSettings,
-    compress,
     core_arguments,
     scene_views,
 )
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .quant import container
+from .recipes import Recipe
 from .scenes.camera_file import read_cameras
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -34,6 +33,7 @@ from .scenes.synthesise import find_core
 
 ENCODE_SHARE = 0.85  # Of the time of a compression; the rest is measuring.
 ORBIT_REACH = 2.2  # Distance of an orbit's cameras, in radii of the core.
+TRAINING_KEYS = ("stages", "finetune_steps", "psnr_train")  # Reported where there was training.
 SOG_SUFFIXES = {".webp", ".json"}
 
 
@@ -137,20 +137,21 @@ def _joined(first: Cameras, second: Cameras) -> Cameras:
 def compress_file(
     source: str,
     output: str,
-    settings: CompressSettings,
+    recipe: Recipe,
     *,
     scene: str | None,
+    downscale: float = 1,
     progress: Progress,
 ) -> dict[str, Any]:
     """Compress `source` to `output`, which appears once its bytes were decoded and measured."""
-    photos = None if scene is None else read_scene(scene)
+    photos = None if scene is None else read_scene(scene, downscale=downscale)
     model, facts = _sanitised_source(source)
-    views, holdout = split_views(model, photos, settings.seed)
+    views, holdout = split_views(model, photos, recipe.settings.seed)
     with sink(output) as write:
         start = time.perf_counter()
         share = progress.part(0, ENCODE_SHARE)
         with _naming(source):
-            pressed = compress(model, settings, views=views, holdout=holdout, progress=share)
+            pressed = recipe.press(model, photos, views, holdout, share)
         encode_seconds = time.perf_counter() - start
         data = write(pressed.data)
         start = time.perf_counter()
@@ -163,12 +164,18 @@ def compress_file(
         "bytes_by_section": bytes_by_attribute(container.sizes(data)),
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
-        "seed": settings.seed,
+        "seed": recipe.settings.seed,
+        "method": recipe.method,
         "version": __version__,
         "input": source,
         "output": output,
         "sh_degree": model.sh_degree,
         "sanitised": facts.removed,
+        **{
+            key: pressed.report[key]
+            for key in ("stages", "finetune_steps")
+            if key in pressed.report
+        },
     }
 
 

@@ -221,7 +221,10 @@ def test_odd_scenes_compress(
         ["compress", "a.ply", "-o", "b.fpz", "--target-mb", "much"],
         ["compress", "a.ply", "-o", "b.fpz", "--target-db", "-3"],
         ["compress", "a.ply", "-o", "b.fpz", "--preset", "tiny"],
-        ["compress", "a.ply", "-o", "b.fpz", "--finetune", "100"],
+        ["compress", "a.ply", "-o", "b.fpz", "--finetune", "many"],
+        ["fit"],
+        ["fit", "gaussians"],
+        ["fit", "nerf", "photos", "-o", "b.fpz"],
         ["compress", "a.ply", "-o", "-", "--json"],
         ["compress", "a.ply", "b.ply", "-o", "b.fpz"],
         ["decompress", "a.fpz"],
@@ -244,9 +247,11 @@ def test_misuse_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[str]
 
 def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     flags = {
-        "compress": "--target-mb --target-db --preset --scene --overwrite --json --seed -o",
+        "compress": "--target-mb --target-db --preset --scene --overwrite --json --seed -o "
+        "--method --finetune --self-distil --downscale",
         "decompress": "-o --overwrite --json",
         "convert": "OUT --overwrite --json",
+        "fit": "gaussians",
         "render": "--cameras --scene --orbit -o --overwrite --json",
         "eval": "--scene --reference -o --overwrite --json",
         "info": "--json",

@@ -126,3 +126,60 @@ def test_a_colmap_model_without_points(capture, tmp_path, capsys):
     line = failure(capsys, "fit", "gaussians", folder, "-o", tmp_path / "x.ply", *QUICK)
     assert "expected SfM points" in line
     assert not (tmp_path / "x.ply").exists()
+
+
+@pytest.fixture
+def splats(tiny_model, splat_ply) -> Path:
+    return splat_ply(tiny_model(80, sh_degree=1), "tiny.ply")
+
+
+def test_a_fine_tune_keeps_its_target(capture, splats, tmp_path, capsys):
+    output = tmp_path / "x.fpz"
+    argv = ("compress", splats, "-o", output, "--scene", capture, "--finetune", "40")
+    assert run(*argv, "--target-mb", "0.003", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["output_bytes"] == output.stat().st_size <= 3000
+    assert report["finetune_steps"] == 40
+    assert report["psnr"] > 5
+
+
+def test_self_distillation_needs_no_photographs(splats, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fieldpress.gaussians.finetune.VIEW_SIZE", (64, 48))
+    monkeypatch.setattr("fieldpress.gaussians.compress.VIEW_SIZE", (64, 48))
+    output = tmp_path / "x.fpz"
+    argv = ("compress", splats, "-o", output, "--self-distil", "20", "--target-mb", "0.003")
+    assert run(*argv, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["output_bytes"] <= 3000
+    assert report["psnr"] is None
+    assert report["psnr_self"] > 5
+
+
+def test_lightgaussian_is_a_method(capture, splats, tmp_path, capsys):
+    output = tmp_path / "x.fpz"
+    argv = ("compress", splats, "-o", output, "--method", "lightgaussian", "--scene", capture)
+    assert run(*argv, "--finetune", "9", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in report["stages"]][0] == "baseline"
+    assert report["stages"][-1]["size_bytes"] == output.stat().st_size
+    assert report["count_out"] < report["count_in"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--finetune", "5", "--self-distil", "5"],
+        ["--finetune", "5", "--target-db", "30"],
+        ["--finetune", "-1"],
+        ["--method", "lightgaussian", "--self-distil", "5"],
+    ],
+)
+def test_training_flags_that_make_no_sense(splats, tmp_path, flags):
+    assert run("compress", splats, "-o", tmp_path / "x.fpz", *flags) == 2
+
+
+@pytest.mark.parametrize("flags", [["--finetune", "5"], ["--method", "lightgaussian"]])
+def test_training_without_photographs_is_one_line(splats, tmp_path, capsys, flags):
+    line = failure(capsys, "compress", splats, "-o", tmp_path / "x.fpz", *flags)
+    assert "expected training photographs" in line
+    assert not list(tmp_path.iterdir())
