@@ -64,7 +64,7 @@ class Recipe:
         holdout: Cameras,
         progress: Progress,
     ) -> Compressed:
-        """Compress a sanitised model. Raises ValueError where photographs are needed and missing."""
+        """Compress a sanitised model. Raises ValueError without the photographs it needs."""
         if self.needs_photos and (scene is None or scene.train_images is None):
             raise ValueError("expected training photographs, got none; --scene names their folder")
         if self.method == "lightgaussian":

@@ -160,7 +160,7 @@ def test_lightgaussian_is_a_method(capture, splats, tmp_path, capsys):
     argv = ("compress", splats, "-o", output, "--method", "lightgaussian", "--scene", capture)
     assert run(*argv, "--finetune", "9", "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert [stage["name"] for stage in report["stages"]][0] == "baseline"
+    assert report["stages"][0]["name"] == "baseline"
     assert report["stages"][-1]["size_bytes"] == output.stat().st_size
     assert report["count_out"] < report["count_in"]
 
