@@ -155,6 +155,8 @@ class Trainer:
         self.before_update()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if view is not None:
+            self._order.pop()
         self.number += 1
         self.after_update()
         self.whole = True
@@ -278,7 +280,7 @@ class Trainer:
     def _next_view(self) -> int:
         if not self._order:
             self._order = torch.randperm(len(self.cameras), generator=self.generator).tolist()
-        return self._order.pop()
+        return self._order[-1]  # Taken off once its step is done: an interruption loses none.
 
 
 def _leaf(value: Tensor) -> Tensor:

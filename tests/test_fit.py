@@ -8,6 +8,7 @@ import torch
 from fieldpress.gaussians.checkpoint import load_checkpoint
 from fieldpress.gaussians.fit import FitSettings, Fitted, about_fit, fit, initial
 from fieldpress.gaussians.train import NAMES, Trainer, TrainSettings
+from fieldpress.render.photometric import photometric_loss
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.metrics import psnr
 from fieldpress.scenes.orbit import orbit
@@ -61,6 +62,25 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(scene, tmp_path):
     assert load_checkpoint(path, about_fit(scene, STEPS))["number"] == 40
     resumed = fit(scene, STEPS, checkpoint=path, resume=True)
     assert resumed.report["resumed_at"] == 40
+    assert same(straight, resumed)
+
+
+def test_an_interruption_in_mid_step_loses_no_view(scene, tmp_path, monkeypatch):
+    path = tmp_path / "x.checkpoint"
+    straight = fit(scene, STEPS)
+    calls = []
+
+    def interrupt(*args):
+        calls.append(args)
+        if len(calls) == 33:
+            raise KeyboardInterrupt
+        return photometric_loss(*args)
+
+    monkeypatch.setattr("fieldpress.gaussians.train.photometric_loss", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(scene, STEPS, checkpoint=path)
+    resumed = fit(scene, STEPS, checkpoint=path, resume=True)
+    assert resumed.report["resumed_at"] == 32
     assert same(straight, resumed)
 
 
