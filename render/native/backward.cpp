@@ -13,6 +13,7 @@
 namespace fieldpress::render {
 namespace {
 
+constexpr int AHEAD = 12;                   // Sums fetched before they are needed.
 constexpr size_t FRAMES_BYTES = 256 << 20;  // Kept at most between forward and backward.
 
 size_t width_of(const Settings& set) { return static_cast<size_t>(grad_stride(set.channels())); }
@@ -34,26 +35,29 @@ void unblend_all(const Kernels& k, const Scene& scene, const Settings& set, cons
 }
 
 // Sums the pairs of the splats of ranks [first, last), whose entries lie together in each list.
-void reduce_ranks(Workspace& work, int64_t first, int64_t last, size_t width) {
+void reduce_ranks(const Workspace& work, int64_t first, int64_t last, size_t width) {
   const TileLists& lists = work.lists;
   const uint32_t* ranks = work.ranks.get();
   const uint32_t* all = lists.splats.get();
   float* sums = work.splat_grads.get();
   for (int64_t i = first; i < last; ++i)
     std::memset(sums + static_cast<uint32_t>(work.sorted[i]) * width, 0, width * sizeof(float));
+  const auto place = [&](const uint32_t* begin, const uint32_t* end, int64_t rank) {
+    if (rank == 0) return begin;
+    if (rank == work.visible) return end;
+    return std::lower_bound(begin, end, rank,
+                            [&](uint32_t splat, int64_t r) { return ranks[splat] < r; });
+  };
   for (size_t t = 0; t < work.reached.size(); ++t) {
     const uint32_t* begin = all + lists.starts[t];
     const uint32_t* end = begin + work.reached[t];
-    const uint32_t* at =
-        first == 0 ? begin
-                   : std::lower_bound(begin, end, first, [&](uint32_t splat, int64_t rank) {
-                       return ranks[splat] < rank;
-                     });
-    for (; at < end && ranks[*at] < last; ++at) {
+    const uint32_t* stop = place(begin, end, last);
+    for (const uint32_t* at = place(begin, end, first); at < stop; ++at) {
       const float* pair = work.pair_grads.get() + static_cast<size_t>(at - all) * width;
       float* sum = sums + *at * width;
+      if (at + AHEAD < stop) __builtin_prefetch(sums + at[AHEAD] * width);
       for (size_t k = 0; k < width; k += 4)
-        for (size_t i = k; i < k + 4; ++i) sum[i] += pair[i];
+        for (size_t lane = k; lane < k + 4; ++lane) sum[lane] += pair[lane];
     }
   }
 }
@@ -71,31 +75,19 @@ void reduce_all(const Settings& set, Workspace& work) {
   });
 }
 
-void clear_rows(float* rows, int64_t begin, int64_t end, int64_t width) {
-  if (rows) std::memset(rows + begin * width, 0, static_cast<size_t>((end - begin) * width) * 4);
-}
-
-// Clears what nothing has been added to yet; leaves sums of the pose per chunk.
+// Leaves sums of the pose per chunk.
 void unproject_all(const Kernels& k, const Scene& scene, const Camera& camera, const Settings& set,
-                   const SceneGrads& grads, bool first, bool clear_colors, Workspace& work,
-                   std::vector<PoseGrad>& poses) {
+                   const SceneGrads& grads, const Workspace& work, std::vector<PoseGrad>& poses) {
   const size_t width = width_of(set);
   const int chunks = static_cast<int>(work.survivors.size()) - 1;
   if (!poses.empty()) poses.assign(static_cast<size_t>(chunks), PoseGrad{});
   parallel(set.threads, chunks, [&](int c) {
     const size_t at = static_cast<size_t>(c);
-    const int64_t begin = c * CHUNK, end = std::min(begin + CHUNK, scene.count);
-    if (first) {
-      clear_rows(grads.means, begin, end, 3);
-      clear_rows(grads.quats, begin, end, 4);
-      clear_rows(grads.scales, begin, end, 3);
-      clear_rows(grads.opacities, begin, end, 1);
-    }
-    if (clear_colors) clear_rows(grads.colors, begin, end, scene.color_stride);
-    k.unproject(scene, camera, set, work.splats.get() + begin,
-                work.splat_grads.get() + static_cast<size_t>(begin) * width,
-                work.survivors[at + 1] - work.survivors[at], grads,
-                poses.empty() ? nullptr : &poses[at]);
+    const int64_t begin = c * CHUNK;
+    const Chunk chunk = {begin, std::min(begin + CHUNK, scene.count), work.splats.get() + begin,
+                         work.splat_grads.get() + static_cast<size_t>(begin) * width,
+                         work.survivors[at + 1] - work.survivors[at]};
+    k.unproject(scene, camera, set, chunk, grads, poses.empty() ? nullptr : &poses[at]);
   });
 }
 
@@ -134,6 +126,10 @@ void add_behind(const Behind& behind, size_t channels, float* out) {
   std::vector<double> sums(channels, 0.0);
   for (size_t i = 0; i < behind.size(); ++i) sums[i % channels] += static_cast<double>(behind[i]);
   for (size_t k = 0; k < channels; ++k) out[k] = static_cast<float>(sums[k]);
+}
+
+void clear_rows(float* rows, int64_t begin, int64_t end, int64_t width) {
+  if (rows) std::memset(rows + begin * width, 0, static_cast<size_t>((end - begin) * width) * 4);
 }
 
 // Where no camera looks.
@@ -200,8 +196,9 @@ BackwardTimes render_backward(const Scene& scene, const Views& views, const Sett
     reduce_all(set, *work);
     total.reduce += watch.lap();
     std::vector<PoseGrad> poses(back.viewmats ? 1 : 0);
-    unproject_all(k, seen, camera, set, grads, c == 0, c == 0 || back.colors_per_camera != 0,
-                  *work, poses);
+    grads.fresh = c == 0;
+    grads.fresh_colors = c == 0 || back.colors_per_camera != 0;
+    unproject_all(k, seen, camera, set, grads, *work, poses);
     if (back.viewmats) pose_to_view(poses, views.viewmats + 16 * c, camera, back.viewmats + 16 * c);
     put_back(std::move(work));
     total.unproject += watch.lap();

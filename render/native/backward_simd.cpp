@@ -36,46 +36,59 @@ struct alignas(64) Sums {
   Floats at[(WEIGHTED + ROOM<CHANNELS> + 3) / 4 * 4];
 };
 
-// The gradients of one pixel, with the division of expected depth undone; returns R before the
-// first splat. alpha = 1 - T; image holds the background, whose share of R stays to the end.
-FP_INLINE float pixel_grads(const Settings& set, const Upstream& up, int64_t pixel, int channels,
-                            float* grad, int step) {
-  const float alpha = up.alpha[pixel];
-  float alpha_grad = up.alpha_grad ? up.alpha_grad[pixel] : 0.0f, behind = 0.0f;
-  for (int k = 0; k < channels; ++k) {
-    float g = up.image_grad ? up.image_grad[pixel * channels + k] : 0.0f;
-    const float along = g * up.image[pixel * channels + k];
-    behind += along;
-    if (set.expected && k == channels - 1) {
-      const float divisor = most(alpha, single(DEPTH_ALPHA_FLOOR));
-      g /= divisor;
-      if (alpha >= single(DEPTH_ALPHA_FLOOR)) alpha_grad -= along / divisor;
-    }
-    grad[k * step] = g;
-  }
-  return behind - (1.0f - alpha) * alpha_grad;
+FP_INLINE float total(Floats v) {
+  float sum = 0.0f;
+  for (int lane = 0; lane < LANES; ++lane) sum += v[lane];
+  return sum;
 }
 
+// Copies a block's rows: pixels of `channels` floats to one run of PIXELS per channel.
+FP_INLINE void stage(const float* from, int channels, int64_t corner, int64_t row, int width,
+                     int height, float* to) {
+  for (int i = 0; i < PIXELS; ++i) {
+    const bool inside = pixel_x(i) < width && pixel_y(i) < height;
+    const float* pixel = from + (corner + pixel_y(i) * row + pixel_x(i)) * channels;
+    for (int k = 0; k < channels; ++k) to[k * PIXELS + i] = inside ? pixel[k] : 0.0f;
+  }
+}
+
+// The gradients of a block's channels, with the division of expected depth undone, and R before
+// the first splat. alpha = 1 - T; image holds the background, whose share of R stays to the end.
 template <int CHANNELS>
-void load_pixels(const Settings& set, const Tile& tile, const Upstream& up, int channels,
-                 Pixels<CHANNELS>& pixels, float* background_grad) {
-  float sums[WIDE] = {};
-  for (int b = 0; b < BLOCKS; ++b)
-    for (int i = 0; i < PIXELS; ++i) {
-      const int x = tile.x + block_x(b) + pixel_x(i), y = tile.y + block_y(b) + pixel_y(i);
-      float* grad = pixels.grad[b] + i;
-      if (x >= set.width || y >= set.height) {
-        for (int k = 0; k < channels; ++k) grad[k * PIXELS] = 0.0f;
-        pixels.behind[b][i] = 0.0f;
-        continue;
+FP_INLINE void load_block(const Settings& set, const Tile& tile, const Upstream& up, int b,
+                          Pixels<CHANNELS>& pixels, float* background_grad) {
+  const int channels = CHANNELS ? CHANNELS : set.channels();
+  const int x = tile.x + block_x(b), y = tile.y + block_y(b);
+  const int width = is_whole(set, tile) ? COLUMNS : set.width - x;
+  const int height = is_whole(set, tile) ? HEIGHT : set.height - y;
+  const int64_t corner = static_cast<int64_t>(y) * set.width + x;
+  alignas(64) float image[ROOM<CHANNELS> * PIXELS], alphas[PIXELS], alpha_grads[PIXELS] = {};
+  float* grads = pixels.grad[b];
+  stage(up.image, channels, corner, set.width, width, height, image);
+  stage(up.alpha, 1, corner, set.width, width, height, alphas);
+  if (up.alpha_grad) stage(up.alpha_grad, 1, corner, set.width, width, height, alpha_grads);
+  if (up.image_grad)
+    stage(up.image_grad, channels, corner, set.width, width, height, grads);
+  else
+    __builtin_memset(grads, 0, sizeof(float) * static_cast<size_t>(channels) * PIXELS);
+  for (int p = 0; p < PARTS; ++p) {
+    const int at = p * LANES;
+    const Floats alpha = load<Floats>(alphas + at);
+    Floats alpha_grad = load<Floats>(alpha_grads + at), behind{};
+    for (int k = 0; k < channels; ++k) {
+      Floats g = load<Floats>(grads + k * PIXELS + at);
+      const Floats along = g * load<Floats>(image + k * PIXELS + at);
+      behind += along;
+      if (set.expected && k == channels - 1) {
+        const Floats floor = all<Floats>(single(DEPTH_ALPHA_FLOOR)), divisor = most(alpha, floor);
+        store(grads + k * PIXELS + at, g / divisor);
+        alpha_grad -= where(alpha >= floor, along / divisor);
+      } else if (background_grad) {
+        background_grad[k] += total((1.0f - alpha) * g);
       }
-      const int64_t pixel = static_cast<int64_t>(y) * set.width + x;
-      pixels.behind[b][i] = pixel_grads(set, up, pixel, channels, grad, PIXELS);
-      if (background_grad)
-        for (int k = 0; k < channels; ++k) sums[k] += (1.0f - up.alpha[pixel]) * grad[k * PIXELS];
     }
-  if (background_grad)
-    for (int k = 0; k < channels; ++k) background_grad[k] += sums[k];
+    store(pixels.behind[b] + at, behind - (1.0f - alpha) * alpha_grad);
+  }
 }
 
 // Horizontal sums of a multiple of four vectors.
@@ -129,7 +142,7 @@ int64_t unblend_tile(const Scene& scene, const Settings& set, const Splat* splat
   Block blocks[BLOCKS];
   Batch batch;
   Pixels<CHANNELS> pixels;
-  load_pixels(set, tile, up, channels, pixels, background_grad);
+  for (int b = 0; b < BLOCKS; ++b) load_block(set, tile, up, b, pixels, background_grad);
   Sums<CHANNELS> sums[BATCH + 1];
   float colors[CHANNELS ? 1 : BATCH + 1][WIDE];
   if (!CHANNELS) __builtin_memset(colors[BATCH * !CHANNELS], 0, sizeof colors[0]);

@@ -15,8 +15,8 @@ namespace fieldpress::render {
   void moments(const LossViews&, const LossBand&, float*, float*);                             \
   int64_t unblend(const Scene&, const Settings&, const Splat*, const Tile&, const Upstream&,   \
                   float*, float*);                                                             \
-  void unproject(const Scene&, const Camera&, const Settings&, const Splat*, const float*,     \
-                 int64_t, const SceneGrads&, PoseGrad*);                                       \
+  void unproject(const Scene&, const Camera&, const Settings&, const Chunk&,                   \
+                 const SceneGrads&, PoseGrad*);                                                \
   }
 
 FIELDPRESS_DECLARE(baseline)

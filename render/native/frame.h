@@ -87,13 +87,22 @@ enum SplatGrad { GRAD_X, GRAD_Y, GRAD_AX, GRAD_AXY, GRAD_AY, GRAD_REACH, GRAD_CO
 // Floats from one such record to the next.
 constexpr int64_t grad_stride(int channels) { return (GRAD_COLOR + channels + 3) / 4 * 4; }
 
-// Gradients of the scene, added to. Null where not wanted.
+// Gradients of the scene. Null where not wanted.
 struct SceneGrads {
+  bool fresh = true, fresh_colors = true;  // overwritten rather than added to
   float* means = nullptr;      // [N, 3]
   float* quats = nullptr;      // [N, 4]
   float* scales = nullptr;     // [N, 3]
   float* opacities = nullptr;  // [N]
   float* colors = nullptr;     // [N, color_stride]
+};
+
+// Gaussians [begin, end): their survivors, and the gradients of these.
+struct Chunk {
+  int64_t begin, end;
+  const Splat* splats;
+  const float* records;
+  int64_t count;
 };
 
 // Sums over a chunk of Gaussians, offset being mean - camera centre.
@@ -118,8 +127,8 @@ struct Kernels {
   int64_t (*unblend)(const Scene&, const Settings&, const Splat* splats, const Tile&,
                      const Upstream&, float* records, float* behind);
   // From the splats' gradients to the Gaussians'.
-  void (*unproject)(const Scene&, const Camera&, const Settings&, const Splat* splats,
-                    const float* records, int64_t count, const SceneGrads&, PoseGrad*);
+  void (*unproject)(const Scene&, const Camera&, const Settings&, const Chunk&,
+                    const SceneGrads&, PoseGrad*);
 };
 
 }  // namespace fieldpress::render

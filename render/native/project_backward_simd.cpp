@@ -171,7 +171,9 @@ FP_INLINE void group_grads(const Group& g, const Camera& c, const Settings& set,
 
 FP_INLINE Quad quad_of(const float* three) { return Quad{three[0], three[1], three[2], 0.0f}; }
 
-// One splat's colour: adds to its coefficients' gradients, returns that of the direction.
+// One splat's colour: its coefficients' gradients, and that of the direction. Three floats are
+// stored as two and one: a quad would overlap what is loaded next, and wait for it.
+template <bool ADD>
 FP_INLINE void sh_grads(const float* coefficients, const float* basis, const float* slopes,
                         int bases, Quad grad, float* out, float* direction) {
   Quad sum[3] = {};
@@ -181,11 +183,10 @@ FP_INLINE void sh_grads(const float* coefficients, const float* basis, const flo
     const Quad c = last ? quad_of(coefficients + 3 * k) : load<Quad>(coefficients + 3 * k);
     for (int axis = 0; axis < 3; ++axis) sum[axis] += slopes[(axis * MAX_BASES + k) * LANES] * c;
     if (!out) continue;
-    const Quad more = basis[k * LANES] * grad;
-    if (last)
-      for (int i = 0; i < 3; ++i) out[3 * k + i] += more[i];
-    else
-      store(out + 3 * k, load<Quad>(out + 3 * k) + more);
+    Quad more = basis[k * LANES] * grad;
+    if (ADD) more += last ? quad_of(out + 3 * k) : load<Quad>(out + 3 * k);
+    __builtin_memcpy(out + 3 * k, &more, 8);
+    out[3 * k + 2] = more[2];
   }
   for (int axis = 0; axis < 3; ++axis) {
     const Quad product = sum[axis] * grad;
@@ -211,9 +212,13 @@ FP_INLINE void paint_grads(const Scene& scene, const Settings& set, const Splat*
     Quad grad{};
     for (int k = 0; k < 3; ++k) grad[k] = s.color[k] > 0.0f ? g[k] : 0.0f;
     const int64_t at = s.id * scene.color_stride;
-    sh_grads(scene.colors + at, reinterpret_cast<const float*>(basis) + lane,
-             reinterpret_cast<const float*>(slopes) + lane, bases, grad,
-             grads.colors ? grads.colors + at : nullptr, direction[0] + lane);
+    const float* base = reinterpret_cast<const float*>(basis) + lane;
+    const float* slope = reinterpret_cast<const float*>(slopes) + lane;
+    float* out_row = grads.colors ? grads.colors + at : nullptr;
+    if (grads.fresh_colors)
+      sh_grads<false>(scene.colors + at, base, slope, bases, grad, out_row, direction[0] + lane);
+    else
+      sh_grads<true>(scene.colors + at, base, slope, bases, grad, out_row, direction[0] + lane);
   }
   Floats d[3], along{};
   for (int k = 0; k < 3; ++k) d[k] = load<Floats>(direction[k]), along += d[k] * unit[k];
@@ -224,14 +229,43 @@ FP_INLINE void paint_grads(const Scene& scene, const Settings& set, const Splat*
   }
 }
 
-FP_INLINE void add_rows(const Floats* columns, int width, const Splat* splats, int valid,
+template <int WIDTH>
+FP_INLINE void add_rows(const Floats* columns, const Splat* splats, int valid, bool fresh,
                         float* out) {
   if (!out) return;
-  float rows[4][LANES];
-  for (int k = 0; k < width; ++k) store(rows[k], columns[k]);
-  for (int lane = 0; lane < valid; ++lane)
-    for (int k = 0; k < width; ++k)
-      out[static_cast<int64_t>(splats[lane].id) * width + k] += rows[k][lane];
+  float rows[WIDTH][LANES];
+  for (int k = 0; k < WIDTH; ++k) store(rows[k], columns[k]);
+  for (int lane = 0; lane < valid; ++lane) {
+    float* row = out + static_cast<int64_t>(splats[lane].id) * WIDTH;
+    for (int k = 0; k < WIDTH; ++k) row[k] = rows[k][lane] + (fresh ? 0.0f : row[k]);
+  }
+}
+
+FP_INLINE void clear_rows(float* rows, int64_t begin, int64_t end, int64_t width) {
+  if (rows && end > begin)
+    __builtin_memset(rows + begin * width, 0, static_cast<size_t>((end - begin) * width) * 4);
+}
+
+// Rows of a chunk that nothing else will write.
+void clear_gaps(const Scene& scene, const Splat* splats, int64_t begin, int64_t end, int64_t count,
+                const SceneGrads& grads) {
+  const int64_t bases = scene.sh_degree + 1;
+  const int64_t used = scene.sh_degree < 0 ? scene.color_stride : 3 * bases * bases;
+  for (int64_t i = 0, next = begin; i <= count; ++i) {
+    const int64_t id = i < count ? splats[i].id : end;
+    if (grads.fresh) {
+      clear_rows(grads.means, next, id, 3);
+      clear_rows(grads.quats, next, id, 4);
+      clear_rows(grads.scales, next, id, 3);
+      clear_rows(grads.opacities, next, id, 1);
+    }
+    if (grads.fresh_colors && grads.colors) {
+      clear_rows(grads.colors, next, id, scene.color_stride);
+      if (i < count && used < scene.color_stride)  // Coefficients of degrees that are not used.
+        clear_rows(grads.colors + id * scene.color_stride, used, scene.color_stride, 1);
+    }
+    next = id + 1;
+  }
 }
 
 FP_INLINE double total(Floats v) {
@@ -252,13 +286,14 @@ FP_INLINE void add_pose(const Gradients& g, PoseGrad& pose) {
 
 }  // namespace
 
-void unproject(const Scene& scene, const Camera& camera, const Settings& set, const Splat* splats,
-               const float* records, int64_t count, const SceneGrads& grads, PoseGrad* pose) {
+void unproject(const Scene& scene, const Camera& camera, const Settings& set, const Chunk& chunk,
+               const SceneGrads& grads, PoseGrad* pose) {
   const int64_t stride = grad_stride(set.channels());
-  for (int64_t i = 0; i < count; i += LANES) {
-    const int valid = count - i < LANES ? static_cast<int>(count - i) : LANES;
-    const Splat* mine = splats + i;
-    const float* record = records + i * stride;
+  clear_gaps(scene, chunk.splats, chunk.begin, chunk.end, chunk.count, grads);
+  for (int64_t i = 0; i < chunk.count; i += LANES) {
+    const int valid = chunk.count - i < LANES ? static_cast<int>(chunk.count - i) : LANES;
+    const Splat* mine = chunk.splats + i;
+    const float* record = chunk.records + i * stride;
     Group group;
     Gradients out = {};
     gather(scene, set, mine, record, valid, group);
@@ -266,15 +301,17 @@ void unproject(const Scene& scene, const Camera& camera, const Settings& set, co
     if (scene.colors && scene.sh_degree >= 0) {
       paint_grads(scene, set, mine, record, valid, grads, out);
     } else if (grads.colors) {
-      for (int lane = 0; lane < valid; ++lane)
+      for (int lane = 0; lane < valid; ++lane) {
+        float* row = grads.colors + mine[lane].id * scene.color_stride;
+        const float* more = record + lane * stride + GRAD_COLOR;
         for (int k = 0; k < set.color_channels; ++k)
-          grads.colors[mine[lane].id * scene.color_stride + k] +=
-              record[lane * stride + GRAD_COLOR + k];
+          row[k] = more[k] + (grads.fresh_colors ? 0.0f : row[k]);
+      }
     }
-    add_rows(out.mean, 3, mine, valid, grads.means);
-    add_rows(out.quat, 4, mine, valid, grads.quats);
-    add_rows(out.scale, 3, mine, valid, grads.scales);
-    add_rows(&out.opacity, 1, mine, valid, grads.opacities);
+    add_rows<3>(out.mean, mine, valid, grads.fresh, grads.means);
+    add_rows<4>(out.quat, mine, valid, grads.fresh, grads.quats);
+    add_rows<3>(out.scale, mine, valid, grads.fresh, grads.scales);
+    add_rows<1>(&out.opacity, mine, valid, grads.fresh, grads.opacities);
     if (pose) add_pose(out, *pose);
   }
 }
