@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import __version__, models
 from .console import Progress, say, sink
@@ -145,59 +146,96 @@ def compress_file(
 ) -> dict[str, Any]:
     """Compress `source` to `output`, which appears once its bytes were decoded and measured."""
     photos = None if scene is None else read_scene(scene, downscale=downscale)
-    model, facts = _sanitised_source(source)
-    views, holdout = split_views(model, photos, recipe.settings.seed)
+    given = _Input.read(source, photos, recipe.settings.seed)
     with sink(output) as write:
-        start = time.perf_counter()
-        share = progress.part(0, ENCODE_SHARE)
         with _naming(source):
-            pressed = recipe.press(model, photos, views, holdout, share)
-        encode_seconds = time.perf_counter() - start
-        data = write(pressed.data)
+            pressed = _press(given, recipe, photos, progress.part(0, ENCODE_SHARE))
+        data = write(pressed.file.data)
         start = time.perf_counter()
-        decoded = _verified(data, pressed, output)
+        decoded = _verified(data, pressed.file, output)
         decode_seconds = time.perf_counter() - start
-        measured = _measure(decoded, holdout, model, photos, progress.part(ENCODE_SHARE, 1))
+        rest = progress.part(ENCODE_SHARE, 1)
+        measured = _measure(decoded, given.holdout, pressed.pictures, photos, rest)
     return {
-        **_sizes(facts, decoded, data),
+        **_sizes(given, decoded, data),
         **_without_views(measured),
+        "fps_reference": pressed.fps,
         "bytes_by_section": bytes_by_attribute(container.sizes(data)),
-        "encode_seconds": encode_seconds,
+        "encode_seconds": pressed.seconds,
         "decode_seconds": decode_seconds,
         "seed": recipe.settings.seed,
         "method": recipe.method,
         "version": __version__,
         "input": source,
         "output": output,
-        "sh_degree": model.sh_degree,
-        "sanitised": facts.removed,
+        "sh_degree": given.sh_degree,
+        "sanitised": given.removed,
         **{
-            key: pressed.report[key]
+            key: pressed.file.report[key]
             for key in ("stages", "finetune_steps")
-            if key in pressed.report
+            if key in pressed.file.report
         },
     }
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a report says of an input; the input itself need not stay in memory for it."""
+@dataclass
+class _Input:
+    """What is to be compressed, and what a report says of it once the model was let go.
 
-    count: int
-    float_bytes: int
+    Attributes:
+        model: sanitised; None once it is not needed any more.
+        removed: what sanitising took out or repaired.
+        count, float_bytes, sh_degree: of the model as it was read.
+        views, holdout: where to learn from, and where to measure.
+    """
+
+    model: SplatModel | None
     input_bytes: int | None
     removed: dict[str, int]
+    count: int
+    float_bytes: int
+    sh_degree: int
+    views: Cameras
+    holdout: Cameras
+
+    @staticmethod
+    def read(source: str, photos: Scene | None, seed: int) -> _Input:
+        given = read_source(source)
+        of_input = len(given.model), given.model.float_bytes, given.model.sh_degree
+        model, removed = _sanitised(given.model, _name(source), consume=True)
+        views = split_views(model, photos, seed)
+        return _Input(model, given.input_bytes, removed, *of_input, *views)
 
 
-def _sanitised_source(source: str) -> tuple[SplatModel, Facts]:
-    given = read_source(source)
-    model, removed = _sanitised(given.model, _name(source))
-    count, float_bytes = len(given.model), given.model.float_bytes
-    return model, Facts(count, float_bytes, given.input_bytes, removed)
+@dataclass(frozen=True)
+class _Pressed:
+    """A finished file, the seconds it took, and how its input looked from the held-out views."""
+
+    file: Compressed
+    seconds: float
+    pictures: Tensor  # [C, H, W, 3]
+    fps: float | None
 
 
-def _sanitised(model: SplatModel, name: str) -> tuple[SplatModel, dict[str, int]]:
-    clean, counts = sanitize(model)
+def _press(given: _Input, recipe: Recipe, photos: Scene | None, progress: Progress) -> _Pressed:
+    """Compress; the model is gone before trials that need its room."""
+    model, given.model = given.model, None
+    assert model is not None
+    start = time.perf_counter()
+    pictures = model.render(given.holdout)
+    work = recipe.begin(model, photos, given.views, given.holdout, pictures, progress)
+    begun = time.perf_counter() - start
+    fps = evaluate(model.renderer(), given.holdout).fps
+    del model
+    start = time.perf_counter()
+    file = work()
+    return _Pressed(file, begun + time.perf_counter() - start, pictures, fps)
+
+
+def _sanitised(
+    model: SplatModel, name: str, *, consume: bool = False
+) -> tuple[SplatModel, dict[str, int]]:
+    clean, counts = sanitize(model, consume=consume)
     found = {reason: count for reason, count in counts.items() if not reason.startswith("count_")}
     if len(clean) == 0:
         raise ValueError(f"{name}: none of its {len(model)} Gaussians is finite and visible")
@@ -227,7 +265,7 @@ def _verified(data: bytes, pressed: Compressed, name: str) -> SplatModel:
     return decoded
 
 
-def _sizes(given: Facts, decoded: SplatModel, data: bytes) -> dict[str, Any]:
+def _sizes(given: _Input, decoded: SplatModel, data: bytes) -> dict[str, Any]:
     """Bytes, counts, and both ratios: against 4 bytes a float, and against the input file."""
     return {
         "input_bytes": given.input_bytes,
@@ -242,14 +280,14 @@ def _sizes(given: Facts, decoded: SplatModel, data: bytes) -> dict[str, Any]:
 def _measure(
     model: SplatModel,
     cameras: Cameras,
-    reference: SplatModel | None,
+    reference: SplatModel | Tensor | None,
     scene: Scene | None,
     progress: Progress,
 ) -> Report:
     return evaluate(
         model.renderer(),
         cameras,
-        reference=None if reference is None else reference.renderer(),
+        reference=reference.renderer() if isinstance(reference, SplatModel) else reference,
         photos=None if scene is None else scene.test_images,
         progress=lambda done: progress("measuring", done),
     )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+
+from torch import Tensor
 
 from .console import Progress
 from .gaussians.codec import decode
-from .gaussians.compress import Compressed, CompressSettings, compress
+from .gaussians.compress import (
+    Compressed,
+    CompressSettings,
+    compress,
+    encode_to_goal,
+    prepare,
+)
 from .gaussians.finetune import (
     PRESET_RATIOS,
     FinetuneSettings,
@@ -55,6 +64,27 @@ class Recipe:
     @property
     def needs_photos(self) -> bool:
         return bool(self.finetune) or self.method == "lightgaussian"
+
+    def begin(
+        self,
+        model: SplatModel,
+        scene: Scene | None,
+        views: Cameras,
+        holdout: Cameras,
+        pictures: Tensor,
+        progress: Progress,
+    ) -> Callable[[], Compressed]:
+        """What gives the same as `press`, holding the model no longer than its method needs it.
+
+        `pictures` [C, H, W, 3] are renders of the model from the `holdout` views.
+        """
+        if self.trains or self.method != "fieldpress":
+            return lambda: self.press(model, scene, views, holdout, progress)
+        prepared = prepare(
+            model, self.settings, views=views, holdout=holdout, pictures=pictures,
+            progress=progress,
+        )  # fmt: skip
+        return lambda: encode_to_goal(prepared, self.settings, progress=progress)
 
     def press(
         self,

@@ -40,7 +40,8 @@ MOST = 2.5  # A step moves by no more than this factor in one round.
 class Prunable(Protocol):
     """A scene that can be pruned and ordered for coding."""
 
-    model: SplatModel
+    @property
+    def whole(self) -> Source: ...
 
     def source(self, steps: Steps) -> Source: ...
 
@@ -64,7 +65,7 @@ def allocate(scene: Prunable, steps: Steps, views: Cameras) -> Steps:
     shared, slope = share_bits(scene.source(steps), steps, views)
     if slope <= 0:
         return steps
-    return replace(shared, prune=_prune(scene, steps, views, slope))
+    return replace(shared, prune=_prune(steps.prune, slope, _marginal(scene, steps, views)))
 
 
 def share_bits(source: Source, steps: Steps, views: Cameras) -> tuple[Steps, float]:
@@ -90,19 +91,24 @@ def _bounded(factor: float) -> float:
     return max(1 / MOST, min(MOST, factor))
 
 
-def _prune(scene: Prunable, steps: Steps, views: Cameras, slope: float) -> float:
+def _prune(threshold: float, slope: float, marginal: float | None) -> float:
     """The pruning threshold whose marginal error per Gaussian is worth the bits it takes."""
-    pictures = scene.model.render(views)
+    if marginal is None:  # Nothing there to prune: try a higher threshold next time.
+        return threshold * MOST
+    return threshold * _bounded(slope * PRUNED_BITS / marginal)
+
+
+def _marginal(scene: Prunable, steps: Steps, views: Cameras) -> float | None:
+    """Error that one more pruned Gaussian adds at this threshold; None where none would go."""
+    whole = scene.whole.model
+    pictures = whole.render(views)
 
     def measure(factor: float) -> tuple[float, int]:
         source = scene.source(replace(steps, prune=steps.prune * factor))
-        return squared_error(source.kept(), views, pictures), len(source.order)
+        return squared_error(source.kept(whole), views, pictures), len(source.order)
 
     (less, many), (more, few) = measure(1 / SPREAD), measure(SPREAD)
-    if many == few:  # Nothing there to prune: try a higher threshold next time.
-        return steps.prune * MOST
-    marginal = max(more - less, 1e-12) / (many - few)
-    return steps.prune * _bounded(slope * PRUNED_BITS / marginal)
+    return None if many == few else max(more - less, 1e-12) / (many - few)
 
 
 def errors(source: Source, steps: Steps, views: Cameras) -> dict[str, float]:

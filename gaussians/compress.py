@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..scenes.cameras import Cameras
@@ -21,6 +22,7 @@ from .fit_tables import Source
 from .importance import importance, reference, to_classes
 from .model import SplatModel
 from .sanitize import sanitize
+from .stored import STRIP
 
 Progress = Callable[[str, float], None]
 
@@ -34,6 +36,7 @@ COARSE_TRIALS = 4  # before the bits are shared anew
 FACTOR_RANGE = (1 / 64, 64.0)  # of the steps that a search starts from
 ROUNDS = 2  # of sharing the bits anew, for models up to
 SMALL = 120_000  # Gaussians; larger ones get one round.
+SPILL_BYTES = 96 << 20  # Larger models wait in a scratch file while trials are decoded.
 ALLOCATION_VIEWS = 4
 DB_SLOPE, SIZE_SLOPE = -7.0, 0.4  # First guesses: dB, ln(bytes) lost per unit of ln(factor).
 MAX_STEP = math.log(6.0)
@@ -102,7 +105,6 @@ def mean_psnr(model: SplatModel, cameras: Cameras, pictures: Tensor) -> float:
 class _Job:
     """One scene at work: what every trial needs and no trial changes, and how many were made."""
 
-    model: SplatModel
     weight: Tensor
     reference: float
     whole: Source
@@ -141,6 +143,19 @@ class _Job:
         return Trial(steps, data, len(decoded), self.quality(decoded))
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """All that `encode_to_goal` needs of a scene: the model itself may be let go.
+
+    Attributes:
+        report: what is known so far, see `Compressed`.
+    """
+
+    job: _Job
+    views: Cameras
+    report: dict[str, Any]
+
+
 def compress(
     model: SplatModel,
     settings: CompressSettings,
@@ -161,6 +176,25 @@ def compress(
     Raises:
         ValueError: nothing visible to compress, or a goal that cannot be reached.
     """
+    prepared = prepare(model, settings, views=views, holdout=holdout, progress=progress)
+    return encode_to_goal(prepared, settings, progress=progress)
+
+
+def prepare(
+    model: SplatModel,
+    settings: CompressSettings,
+    *,
+    views: Cameras | None = None,
+    holdout: Cameras | None = None,
+    pictures: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """The first part of `compress`: all that looks at the model.
+
+    A large model is set aside in a scratch file (see SPILL_BYTES), so that a caller who drops it
+    afterwards makes room for the trials. `pictures` are renders of the sanitised model from
+    the `holdout` views, where the caller has them.
+    """
     say = progress or (lambda stage, done: None)
     began = time.perf_counter()
     count_in, float_bytes = len(model), model.float_bytes
@@ -178,24 +212,39 @@ def compress(
     give_back()
     ref = reference(weight)
     whole = Source.of(model, to_classes(weight, ref), moments.numpy())
-    job = _Job(model, weight, ref, whole, holdout, model.render(holdout), header)
-    say("encoding", 0.3)
-    best = _search(job, settings, views, lambda done: say("encoding", 0.3 + 0.7 * done))
-    say("done", 1.0)
+    if model.float_bytes >= SPILL_BYTES:
+        whole = whole.spilled()
+    pictures = model.render(holdout) if pictures is None else pictures
+    give_back()
     report = {
         "count_in": count_in,
-        "count_out": best.count,
         "sanitised": sanitised,
-        "output_bytes": len(best.data),
         "float_bytes": float_bytes,
-        "psnr_self": best.psnr_self,
         "views": len(views),
         "holdout": len(holdout),
-        "trials": job.evaluations,
-        "steps": vars(best.steps),
         "statistics_seconds": statistics_seconds,
         "encode_seconds": time.perf_counter() - began,
         "seed": settings.seed,
+    }
+    return Prepared(_Job(weight, ref, whole, holdout, pictures, header), views, report)
+
+
+def encode_to_goal(
+    prepared: Prepared, settings: CompressSettings, *, progress: Progress | None = None
+) -> Compressed:
+    """The second part of `compress`: trials until the goal is met."""
+    say = progress or (lambda stage, done: None)
+    began, job = time.perf_counter(), prepared.job
+    say("encoding", 0.3)
+    best = _search(job, settings, prepared.views, lambda done: say("encoding", 0.3 + 0.7 * done))
+    say("done", 1.0)
+    report = prepared.report | {
+        "count_out": best.count,
+        "output_bytes": len(best.data),
+        "psnr_self": best.psnr_self,
+        "trials": job.evaluations,
+        "steps": vars(best.steps),
+        "encode_seconds": prepared.report["encode_seconds"] + time.perf_counter() - began,
     }
     return Compressed(best.data, report)
 
@@ -210,7 +259,8 @@ def scene_views(model: SplatModel, seed: int) -> tuple[Cameras, Cameras]:
 
 def core_arguments(model: SplatModel) -> tuple[Tensor, Tensor, Tensor]:
     """Means, weights and sizes with which `scenes.synthesise` finds the core of a scene."""
-    area = model.scales.sort(dim=1).values[:, 1:].sum(dim=1).exp()
+    parts = (part.sort(dim=1).values[:, 1:].sum(dim=1).exp() for part in model.scales.split(STRIP))
+    area = torch.cat(list(parts)) if len(model) else model.opacities
     return model.means, model.opacities.sigmoid() * area, area.sqrt()
 
 
@@ -228,7 +278,7 @@ def _search(
         return job.preview(math.exp(x)) - goal
 
     slope = -SIZE_SLOPE if by_size else DB_SLOPE
-    rounds = ROUNDS if len(job.model) <= SMALL else 1
+    rounds = ROUNDS if len(job.whole.order) <= SMALL else 1
     few = views[:: max(1, len(views) // ALLOCATION_VIEWS)]
     coarse = 0.1 if by_size else 0.4
     for number in range(rounds):

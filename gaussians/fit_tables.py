@@ -26,17 +26,20 @@ from .layout import (
     pack_tables,
 )
 from .model import SplatModel
+from .stored import STRIP, Floats, Resident, Spilled, Stored
 
 if TYPE_CHECKING:
     from .codec import Steps, Tables
 
 Double = NDArray[np.floating]
+Triple = tuple[float, float, float]
 LOGIT_RANGE = (-5.6, 7.0)  # alpha 1/270 to 0.999: beyond, nothing changes in the picture
 SCALE_RANGE = (-30.0, 40.0)
 COARSEST = {"opa": 1.6, "scl": 0.6, "tlt": 0.6, "rol": 0.6, "dc": 0.6, "ac": 2.0}
 COARSEST_POSITION = 1.0  # of the second scale
 KLT_FROM = 4000  # Gaussians from which a 45x45 basis of bytes pays
 BLOCK_SIZE = 1 << 15  # half of what the format allows: memory and threads for 0.4 % of the bytes
+BASIS_STRIP = 4096  # Gaussians whose colours are in double precision at once
 SAMPLE_BLOCKS = 3
 LEAST_MOMENT = 0.15  # of the mean: what no view saw may be seen by the next
 SAMPLE_COLORS = 30_000  # Gaussians that the colour bases are fitted on
@@ -49,20 +52,23 @@ class Source:
     """Some of a model's Gaussians in octree order, seen block by block: the model is not copied.
 
     Attributes:
+        stored: the model's Gaussians in octree order, in memory or in a scratch file.
         classes: [N] importance class of each of the model's Gaussians.
-        order: [M] index of the model's Gaussian at each place; codes: [M] sorted Morton codes.
+        places: [M] which of the stored ones are taken; order: [M] their indices in the model;
+            codes: [M] their Morton codes, sorted.
         bases: byte bases of DC [3, 3] and AC [R, R], rows are basis vectors; and what one unit
             of an AC coefficient is worth.
         alone: share of the Gaussians with leaves of their own at which the octree ends.
     """
 
-    model: SplatModel
+    stored: Stored
     classes: NDArray[np.int32]
-    order: NDArray[np.int64]
+    places: NDArray[np.int32]
+    order: NDArray[np.int32]
     codes: NDArray[np.uint64]
-    low: tuple[float, float, float]
+    low: Triple
     span: float
-    center: tuple[float, float, float]
+    center: Triple
     radius: float
     bases: tuple[NDArray[np.int8], NDArray[np.int8], float]
     alone: float = 0.9
@@ -74,41 +80,53 @@ class Source:
         if classes.shape != (n,) or (n and not 0 <= classes.min() <= classes.max() < CLASSES):
             raise ValueError(f"classes: expected [{n}] in 0..{CLASSES - 1}")
         for name, value in model.tensors().items():
-            if not torch.isfinite(value).all():
+            if not all(torch.isfinite(part).all() for part in value.split(STRIP)):
                 raise ValueError(f"{name}: expected finite values (sanitise first)")
-        x = model.means.double().numpy()
-        center = np.median(x, 0).astype(np.float32).astype(np.float64) if n else np.zeros(3)
-        distance = np.abs(x - center).max(1) if n else np.ones(1)
-        radius = max(float(np.float32(np.median(distance))), 1e-6)
-        t = contract(x - center, radius)
-        low = t.min(0) if n else np.zeros(3)
-        span = max(float((t.max(0) - low).max()) if n else 0.0, 1e-6) * (1 + 1e-9)
-        codes = _codes(t, low, span)
-        order = np.argsort(codes, kind="stable")
+        center, radius, low, span, codes = _octree(model.means.numpy())
+        order = np.argsort(codes, kind="stable").astype(np.int32)
         return Source(
-            model, classes, order, codes[order], _three(low), span, _three(center), radius,
-            _bases(model, classes, moments),
+            Resident(model, order), classes, np.arange(n, dtype=np.int32), order, codes[order],
+            low, span, center, radius, _bases(model, classes, moments),
         )  # fmt: skip
+
+    @property
+    def model(self) -> SplatModel:
+        """All that is stored, in the caller's order; read anew where it is in a file."""
+        return self.stored.whole()
 
     def moved(self, model: SplatModel) -> Source:
         """All of the same Gaussians with other finite values; frame, classes and bases stay."""
-        x = model.means.double().numpy()
-        t = contract(x - np.array(self.center), self.radius)
+        t = contract(model.means.double().numpy() - np.array(self.center), self.radius)
         codes = _codes(t, np.array(self.low), self.span)
-        order = np.argsort(codes, kind="stable")
-        return replace(self, model=model, order=order, codes=codes[order])
+        order = np.argsort(codes, kind="stable").astype(np.int32)
+        places = np.arange(len(order), dtype=np.int32)
+        stored = Resident(model, order)
+        return replace(self, stored=stored, places=places, order=order, codes=codes[order])
+
+    def spilled(self) -> Source:
+        """The same with the model's tensors in a scratch file, or as it is where none will do."""
+        try:
+            return replace(self, stored=Spilled(self.model, self.order))
+        except OSError:
+            return self
 
     def keep(self, mask: NDArray[np.bool_]) -> Source:
         """The Gaussians of a mask [N]; the frame of the octree stays."""
         kept = mask[self.order]
-        return replace(self, order=self.order[kept], codes=self.codes[kept])
+        return replace(
+            self, places=self.places[kept], order=self.order[kept], codes=self.codes[kept]
+        )
 
-    def kept(self) -> SplatModel:
-        """What is to be coded, as a picture needs it: the others stay, but transparent."""
-        opacities = torch.full_like(self.model.opacities, -torch.inf)
+    def kept(self, whole: SplatModel | None = None) -> SplatModel:
+        """What is to be coded, as a picture needs it: the others stay, but transparent.
+
+        `whole` is the stored model for callers that have it at hand.
+        """
+        whole = whole or self.stored.whole()
+        opacities = torch.full_like(whole.opacities, -torch.inf)
         index = torch.from_numpy(self.order)
-        opacities[index] = self.model.opacities[index]
-        return replace(self.model, opacities=opacities)
+        opacities[index] = whole.opacities[index]
+        return replace(whole, opacities=opacities)
 
     @cached_property
     def level(self) -> int:
@@ -135,32 +153,62 @@ class Source:
 
     def wanted(self, place: slice, layout: Layout, tables: Tables) -> blocks.Wanted:
         """One block's values in the layout's integer units."""
-        index = self.order[place]
-        unit = layout.units
-
-        def part(x: torch.Tensor) -> Double:
-            return x.numpy()[index].astype(np.float64).reshape(len(index), -1)
-
-        quats = part(self.model.quats)
+        rows, unit = self.stored.rows(self.places[place]), layout.units
+        quats = rows["quats"].astype(np.float64)
         quats /= np.maximum(np.sqrt((quats * quats).sum(1, keepdims=True)), 1e-12)
-        axes, scales = sort_axes(quats, part(self.model.scales).clip(*SCALE_RANGE))
-
-        def units(x: Double, attribute: str) -> blocks.Int:
-            return np.rint(x / unit[attribute]).clip(-(1 << 28), 1 << 28).astype(np.int32)
+        scales = rows["scales"].astype(np.float64).clip(*SCALE_RANGE)
+        axes, scales = sort_axes(quats, scales)
 
         def angles(needle: NDArray[np.bool_]) -> tuple[blocks.Int, blocks.Int]:
             tilt, roll = to_angles(axes, needle)
-            return units(tilt, "tlt"), units(roll[:, None], "rol")
+            return _units(tilt, unit["tlt"]), _units(roll[:, None], unit["rol"])
 
         return blocks.Wanted(
             codes=self.codes[place],
-            classes=self.classes[index],
-            opacity=units(part(self.model.opacities).clip(*LOGIT_RANGE), "opa"),
-            scales=units(scales, "scl"),
-            dc=units(to_coefficients(part(self.model.sh0), tables.dc), "dc"),
-            ac=units(to_coefficients(part(self.model.shN), tables.ac), "ac"),
+            classes=self.classes[self.order[place]],
+            opacity=_units(rows["opacities"].astype(np.float64).clip(*LOGIT_RANGE), unit["opa"]),
+            scales=_units(scales, unit["scl"]),
+            dc=_in_basis(rows["sh0"], tables.dc, unit["dc"]),
+            ac=_in_basis(rows["shN"], tables.ac, unit["ac"]),
             angles=angles,
         )
+
+
+def _units(x: Double, unit: float) -> blocks.Int:
+    return np.rint(x / unit).clip(-(1 << 28), 1 << 28).astype(np.int32)
+
+
+def _in_basis(x: Floats, basis: Double, unit: float) -> blocks.Int:
+    """Coefficients of x [n, C] in units; strip by strip, because doubles of a block are large."""
+    out = np.empty(x.shape, np.int32)
+    for start in range(0, len(x), BASIS_STRIP):
+        strip = slice(start, start + BASIS_STRIP)
+        out[strip] = _units(to_coefficients(x[strip].astype(np.float64), basis), unit)
+    return out
+
+
+def _octree(means: Floats) -> tuple[Triple, float, Triple, float, NDArray[np.uint64]]:
+    """The contraction's centre and radius, the cube's corner and width, Morton codes [N]."""
+    n = len(means)
+    strips = [slice(start, start + STRIP) for start in range(0, n, STRIP)]
+    middle = [np.median(means[:, a].astype(np.float64)) if n else 0.0 for a in range(3)]
+    center = np.array(middle).astype(np.float32).astype(np.float64)
+    distance = np.ones(max(n, 1))
+    for part in strips:
+        distance[part] = np.abs(means[part].astype(np.float64) - center).max(1)
+    radius = max(float(np.float32(np.median(distance))), 1e-6)
+
+    def contracted(part: slice) -> Double:
+        return contract(means[part].astype(np.float64) - center, radius)
+
+    ends = [(t.min(0), t.max(0)) for t in map(contracted, strips)]
+    low = np.min([end[0] for end in ends], 0) if n else np.zeros(3)
+    high = np.max([end[1] for end in ends], 0) if n else low
+    span = max(float((high - low).max()), 1e-6) * (1 + 1e-9)
+    codes = np.empty(n, np.uint64)
+    for part in strips:
+        codes[part] = _codes(contracted(part), low, span)
+    return _three(center), radius, _three(low), span, codes
 
 
 def _codes(t: Double, low: Double, span: float) -> NDArray[np.uint64]:
@@ -170,7 +218,7 @@ def _codes(t: Double, low: Double, span: float) -> NDArray[np.uint64]:
     return entropy.morton_codes(cells)
 
 
-def _three(x: NDArray) -> tuple[float, float, float]:
+def _three(x: NDArray) -> Triple:
     return float(x[0]), float(x[1]), float(x[2])
 
 
@@ -194,7 +242,7 @@ def fit(source: Source, steps: Steps) -> tuple[Layout, Tables, bytes]:
 
 
 def _layout(source: Source, steps: Steps) -> Layout:
-    degree = source.model.sh_degree
+    degree = source.stored.sh_degree
     worth = {
         "opa": steps.opacity, "scl": steps.scale, "tlt": steps.rotation, "rol": steps.rotation,
         "dc": steps.dc, "ac": steps.ac,
@@ -204,7 +252,7 @@ def _layout(source: Source, steps: Steps) -> Layout:
     return Layout(
         counts=source.counts,
         sh_degree=degree,
-        antialiased=source.model.antialiased,
+        antialiased=source.stored.antialiased,
         level=source.level,
         low=source.low,
         span=source.span,

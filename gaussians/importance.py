@@ -14,6 +14,7 @@ from ..render.statistics import statistics
 from ..scenes.cameras import Cameras
 from .layout import CLASSES
 from .model import SplatModel
+from .stored import STRIP
 
 REFERENCE_SHARE = 0.97  # Class 0 begins at this quantile of importance.
 SAMPLE = 20_000  # Gaussians whose directions are looked at.
@@ -22,8 +23,13 @@ UNSEEN_SHARE = 0.25  # Of its estimate, for a Gaussian that no view had in its f
 
 def estimate(model: SplatModel) -> Tensor:
     """[N] float64 importance without rendering: alpha^2 times the area of the widest section."""
-    scales = model.scales.double().sort(dim=1).values
-    return model.opacities.double().sigmoid().square() * (scales[:, 1] + scales[:, 2]).exp()
+    found = torch.empty(len(model), dtype=torch.float64)
+    for start in range(0, len(model), STRIP):
+        part = slice(start, start + STRIP)
+        scales = model.scales[part].double().sort(dim=1).values
+        alpha = model.opacities[part].double().sigmoid()
+        found[part] = alpha.square() * (scales[:, 1] + scales[:, 2]).exp()
+    return found
 
 
 def importance(model: SplatModel, views: Cameras) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def read_ply(source: str | Path | bytes | memoryview, *, name: str | None = None
         rows = header.rows("vertex", data)
     else:
         rows = _read_by_plyfile(header, data)
-    return _gather(header, rows, n_rest)
+    return _gather(header, rows, n_rest, data.obj)
 
 
 def write_ply(model: SplatModel) -> bytes:
@@ -106,8 +107,11 @@ def _check_columns(header: PlyHeader) -> int:
     return n_rest
 
 
-def _gather(header: PlyHeader, rows: np.ndarray, n_rest: int) -> SplatModel:
-    """Copy the named columns, block by block: each column alone would walk the file 59 times."""
+def _gather(header: PlyHeader, rows: np.ndarray, n_rest: int, file: object) -> SplatModel:
+    """Copy the named columns, block by block: each column alone would walk the file 59 times.
+
+    Pages of a memory-mapped `file` are let go behind the block, else they stay in memory too.
+    """
     n, flat = len(rows), "scale_2" not in (rows.dtype.names or ())
     shapes = {
         "means": (n, 3),
@@ -129,6 +133,8 @@ def _gather(header: PlyHeader, rows: np.ndarray, n_rest: int) -> SplatModel:
             for i in range(n_rest):
                 channel, k = divmod(i, n_rest // 3)
                 colors[block, k + 1, channel] = part[f"f_rest_{i}"]
+            if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                file.madvise(mmap.MADV_DONTNEED, 0, header.offset + start * rows.itemsize)
     extra = {"source_format": "ply", **({"flat": True} if flat else {})}
     return SplatModel(
         means=torch.from_numpy(out["means"]),

@@ -107,14 +107,15 @@ def _blur(images: Tensor) -> Tensor:
     """Gaussian means of [..., H, W] around every pixel, the edge mirrored as in torchmetrics."""
     shape = images.shape
     half = [min(WINDOW // 2, length - 1) for length in shape[-2:]]
-    flat = images.reshape(1, -1, *shape[-2:])
-    flat = torch.nn.functional.pad(flat, (half[1], half[1], half[0], half[0]), mode="reflect")
-    flat = flat.transpose(0, 1)
-    for reach, view in ((half[0], (1, 1, -1, 1)), (half[1], (1, 1, 1, -1))):
-        offset = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
-        kernel = torch.exp(-0.5 * (offset / SIGMA) ** 2)
-        flat = torch.nn.functional.conv2d(flat, (kernel / kernel.sum()).reshape(view))
-    return flat.reshape(shape)
+    blurred = []
+    for flat in images.reshape(-1, 1, 1, *shape[-2:]):  # One by one: a batch is padded sixteenfold.
+        flat = torch.nn.functional.pad(flat, (half[1], half[1], half[0], half[0]), mode="reflect")
+        for reach, view in ((half[0], (1, 1, -1, 1)), (half[1], (1, 1, 1, -1))):
+            offset = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
+            kernel = torch.exp(-0.5 * (offset / SIGMA) ** 2)
+            flat = torch.nn.functional.conv2d(flat, (kernel / kernel.sum()).reshape(view))
+        blurred.append(flat)
+    return torch.cat(blurred).reshape(shape)
 
 
 def mean(values: list[float]) -> float | None:

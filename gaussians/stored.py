@@ -1,0 +1,152 @@
+"""Where an encoder's input waits: in memory, or in a scratch file so that trials have the room.
+
+Both give the same values; what is read back is what was written, bit by bit.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .model import SplatModel
+
+Floats = NDArray[np.float32]
+STRIP = 1 << 14  # Gaussians that are moved at once
+
+
+class Stored(Protocol):
+    """A model's N Gaussians that can be had in a given order of theirs, some at a time."""
+
+    @property
+    def sh_degree(self) -> int: ...
+
+    @property
+    def antialiased(self) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, places: NDArray[np.integer]) -> Mapping[str, Floats]:
+        """The Gaussians at places [n], rising, of the order: tensors by name, colours flat."""
+        ...
+
+    def whole(self) -> SplatModel:
+        """All Gaussians as the caller ordered them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A model in memory, not copied; `order` [N] names its Gaussian at each place."""
+
+    model: SplatModel
+    order: NDArray[np.integer]
+
+    @property
+    def sh_degree(self) -> int:
+        return self.model.sh_degree
+
+    @property
+    def antialiased(self) -> bool:
+        return self.model.antialiased
+
+    def __len__(self) -> int:
+        return len(self.model)
+
+    def rows(self, places: NDArray[np.integer]) -> Mapping[str, Floats]:
+        index = self.order[places]
+        return {
+            name: x.numpy()[index].reshape(len(index), -1)
+            for name, x in self.model.tensors().items()
+            if name != "means"  # Its Morton codes stand for them.
+        }
+
+    def whole(self) -> SplatModel:
+        return self.model
+
+
+class Spilled:
+    """The same in a scratch file that nobody else sees and that ends with this object.
+
+    Rows of float32 in the order of coding, where neighbours are neighbours in the file. Raises
+    OSError where the file cannot be written.
+    """
+
+    def __init__(self, model: SplatModel, order: NDArray[np.integer]) -> None:
+        self.sh_degree, self.antialiased = model.sh_degree, model.antialiased
+        self._extra = model.extra
+        self._order = order.astype(np.int32)
+        self._columns: dict[str, slice] = {}
+        at = 0
+        for name, x in model.tensors().items():
+            width = x[0].numel() if len(x) else 0
+            self._columns[name] = slice(at, at + width)
+            at += width
+        self._width = at
+        self._lock = threading.Lock()
+        self._file = tempfile.TemporaryFile(prefix="fieldpress-", buffering=0)  # noqa: SIM115
+        try:
+            self._write(model)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _write(self, model: SplatModel) -> None:
+        for index in self._strips():
+            rows = np.empty((len(index), self._width), np.float32)
+            for name, x in model.tensors().items():
+                rows[:, self._columns[name]] = x.numpy()[index].reshape(len(index), -1)
+            left = memoryview(rows.data).cast("B")
+            while left:
+                left = left[self._file.write(left) :]
+
+    def _strips(self) -> Iterator[NDArray[np.int32]]:
+        for start in range(0, len(self._order), STRIP):
+            yield self._order[start : start + STRIP]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def _read(self, start: int, stop: int) -> Floats:
+        rows = np.empty((stop - start, self._width), np.float32)
+        left = memoryview(rows.data).cast("B")
+        with self._lock:
+            self._file.seek(4 * self._width * start)
+            while left:
+                count = self._file.readinto(left)
+                if not count:
+                    raise OSError("the scratch file of the compression was cut short")
+                left = left[count:]
+        return rows
+
+    def rows(self, places: NDArray[np.integer]) -> Mapping[str, Floats]:
+        if not len(places):
+            return {
+                n: np.zeros((0, c.stop - c.start), np.float32) for n, c in self._columns.items()
+            }
+        first = int(places[0])
+        rows = self._read(first, int(places[-1]) + 1)
+        if len(places) != len(rows):
+            rows = rows[places - first]
+        return {name: rows[:, columns] for name, columns in self._columns.items()}
+
+    def whole(self) -> SplatModel:
+        n, bases = len(self), (self.sh_degree + 1) ** 2
+        shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
+        out = {name: np.empty((n, *shape), np.float32) for name, shape in shapes.items()}
+        colors = np.empty((n, bases, 3), np.float32)
+        out["sh0"], out["shN"] = colors[:, :1], colors[:, 1:]
+        start = 0
+        for index in self._strips():
+            rows = self._read(start, start + len(index))
+            for name, x in out.items():
+                x[index] = rows[:, self._columns[name]].reshape(len(index), *x.shape[1:])
+            start += len(index)
+        tensors = {name: torch.from_numpy(x) for name, x in out.items()}
+        return SplatModel(**tensors, antialiased=self.antialiased, extra=self._extra)
