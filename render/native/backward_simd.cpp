@@ -32,8 +32,8 @@ struct Pixels {
 };
 
 template <int CHANNELS>
-struct alignas(64) Sums {
-  Floats at[(WEIGHTED + ROOM<CHANNELS> + 3) / 4 * 4];
+struct Sums {
+  Floats at[WEIGHTED + ROOM<CHANNELS>];
 };
 
 FP_INLINE float total(Floats v) {
@@ -91,37 +91,71 @@ FP_INLINE void load_block(const Settings& set, const Tile& tile, const Upstream&
   }
 }
 
-// Horizontal sums of a multiple of four vectors.
-FP_INLINE void fold(const Floats* v, int count, float* sums) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  for (int i = 0; i < count; i += 4) {
-    const Floats a = _mm256_hadd_ps(v[i], v[i + 1]), b = _mm256_hadd_ps(v[i + 2], v[i + 3]);
-    const Floats c = _mm256_hadd_ps(a, b);
-    store(sums + i, _mm256_castps256_ps128(c) + _mm256_extractf128_ps(c, 1));
+// Lane i becomes the sum over the lanes of vector i, `step` bytes after the one before.
+FP_INLINE Floats fold(const void* first, size_t step) {
+  const char* from = static_cast<const char*>(first);
+#if defined(__AVX2__)
+  Eight sums[LANES / 8];
+  for (int half = 0; half < LANES / 8; ++half, from += 8 * step) {
+    Eight v[8];
+    for (int i = 0; i < 8; ++i) {
+      v[i] = load<Eight>(from + static_cast<size_t>(i) * step);
+      if (LANES == 16) v[i] += load<Eight>(from + static_cast<size_t>(i) * step + sizeof(Eight));
+    }
+    Eight low = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    Eight high = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+    sums[half] = _mm256_permute2f128_ps(low, high, 0x20) + _mm256_permute2f128_ps(low, high, 0x31);
   }
+  return load<Floats>(sums);
 #else
-  for (int i = 0; i < count; ++i) {
-    float sum = 0.0f;
-    for (int lane = 0; lane < LANES; ++lane) sum += v[i][lane];
-    sums[i] = sum;
-  }
+  Floats sums;
+  for (int i = 0; i < LANES; ++i)
+    sums[i] = total(load<Floats>(from + static_cast<size_t>(i) * step));
+  return sums;
 #endif
 }
 
-// The gradients of a splat's fields from its moments in one tile.
-FP_INLINE void write_record(const Splat& s, const Tile& tile, const float* m, int channels,
-                            float* record) {
-  const float x = s.x - static_cast<float>(tile.x);
-  const float y = s.y - (static_cast<float>(tile.y) + MIDDLE);
-  const float qdy = m[QY] - y * m[Q];
-  const float qdyy = m[QYY] - y * (2.0f * m[QY] - y * m[Q]);
-  record[GRAD_X] = 2.0f * LN2 * s.ax * m[QU];
-  record[GRAD_Y] = 2.0f * LN2 * (s.axy * m[QU] + s.ay * s.ay * qdy);
-  record[GRAD_AX] = -2.0f * LN2 * (m[QUX] - x * m[QU]);
-  record[GRAD_AXY] = -2.0f * LN2 * (m[QUY] - y * m[QU]);
-  record[GRAD_AY] = -2.0f * LN2 * s.ay * qdyy;
-  record[GRAD_REACH] = LN2 * m[Q];
-  for (int k = 0; k < channels; ++k) record[GRAD_COLOR + k] = m[WEIGHTED + k];
+// LANES splats of a batch side by side: the gradients of their fields, from the moments in one
+// tile, to grads.
+FP_INLINE void combine(const Splat* const* splats, const Tile& tile, const Floats* moment,
+                       Floats* grads) {
+  float fields[5][LANES];
+  for (int lane = 0; lane < LANES; ++lane) {
+    const Splat& s = *splats[lane];
+    fields[0][lane] = s.x, fields[1][lane] = s.y, fields[2][lane] = s.ax;
+    fields[3][lane] = s.axy, fields[4][lane] = s.ay;
+  }
+  const Floats x = load<Floats>(fields[0]) - static_cast<float>(tile.x);
+  const Floats y = load<Floats>(fields[1]) - (static_cast<float>(tile.y) + MIDDLE);
+  const Floats ax = load<Floats>(fields[2]), axy = load<Floats>(fields[3]);
+  const Floats ay = load<Floats>(fields[4]);
+  const Floats qdy = moment[QY] - y * moment[Q];
+  const Floats qdyy = moment[QYY] - y * (2.0f * moment[QY] - y * moment[Q]);
+  grads[GRAD_X] = 2.0f * LN2 * ax * moment[QU];
+  grads[GRAD_Y] = 2.0f * LN2 * (axy * moment[QU] + ay * ay * qdy);
+  grads[GRAD_AX] = -2.0f * LN2 * (moment[QUX] - x * moment[QU]);
+  grads[GRAD_AXY] = -2.0f * LN2 * (moment[QUY] - y * moment[QU]);
+  grads[GRAD_AY] = -2.0f * LN2 * ay * qdyy;
+  grads[GRAD_REACH] = LN2 * moment[Q];
+}
+
+// The records of up to LANES splats of a batch.
+template <int CHANNELS>
+FP_INLINE void write_records(const Splat* const* splats, const Tile& tile,
+                             const Sums<CHANNELS>* sums, int channels, int count, float* records) {
+  Floats moment[WEIGHTED], grads[GRAD_COLOR];
+  const int64_t stride = grad_stride(channels);
+  float rows[GRAD_COLOR + ROOM<CHANNELS>][LANES];
+  for (int k = 0; k < WEIGHTED; ++k) moment[k] = fold(&sums->at[k], sizeof *sums);
+  combine(splats, tile, moment, grads);
+  for (int k = 0; k < GRAD_COLOR; ++k) store(rows[k], grads[k]);
+  for (int k = 0; k < channels; ++k)
+    store(rows[GRAD_COLOR + k], fold(&sums->at[WEIGHTED + k], sizeof *sums));
+  for (int lane = 0; lane < count; ++lane) {
+    float* record = records + lane * stride;
+    for (int k = 0; k < GRAD_COLOR + channels; ++k) record[k] = rows[k][lane];
+    for (int64_t k = GRAD_COLOR + channels; k < stride; ++k) record[k] = 0.0f;
+  }
 }
 
 FP_INLINE void read_colors(const Scene& scene, const Settings& set, const Splat& s, float* color) {
@@ -137,13 +171,12 @@ int64_t unblend_tile(const Scene& scene, const Settings& set, const Splat* splat
                      float* background_grad) {
   constexpr int NARROW = CHANNELS ? CHANNELS : 1;
   const int channels = CHANNELS ? CHANNELS : set.channels();
-  const int vectors = (WEIGHTED + channels + 3) / 4 * 4;
   const int64_t stride = grad_stride(channels);
   Block blocks[BLOCKS];
   Batch batch;
   Pixels<CHANNELS> pixels;
   for (int b = 0; b < BLOCKS; ++b) load_block(set, tile, up, b, pixels, background_grad);
-  Sums<CHANNELS> sums[BATCH + 1];
+  alignas(64) Sums<CHANNELS> sums[BATCH + 1];
   float colors[CHANNELS ? 1 : BATCH + 1][WIDE];
   if (!CHANNELS) __builtin_memset(colors[BATCH * !CHANNELS], 0, sizeof colors[0]);
   int64_t reached = 0;
@@ -163,7 +196,7 @@ int64_t unblend_tile(const Scene& scene, const Settings& set, const Splat* splat
           for (int k = 0; k < CHANNELS; ++k)
             grad[k][p] = load<Floats>(pixels.grad[b] + k * PIXELS + p * LANES);
         }
-        const bool finished = march(batch, word, rays, [&](size_t i, const Hit& hit) {
+        const bool finished = march<true>(batch, word, rays, [&](size_t i, const Hit& hit) {
           Floats* sum = sums[i].at;
           for (int p = 0; p < PARTS; ++p) {
             const Floats w = hit.weight[p];
@@ -181,7 +214,8 @@ int64_t unblend_tile(const Scene& scene, const Settings& set, const Splat* splat
               }
             }
             behind[p] = minus_product(behind[p], w, s);
-            Floats q = w * (s - behind[p] / most(hit.after[p], all<Floats>(LEAST_AFTER)));
+            const Floats inverse = reciprocal(most(hit.after[p], all<Floats>(LEAST_AFTER)));
+            Floats q = w * minus_product(s, behind[p], inverse);
             q = where(hit.alpha[p] < set.alpha_clamp, q);
             const Floats qu = q * hit.along[p], qy = q * rows[p];
             sum[Q] += q;
@@ -196,11 +230,12 @@ int64_t unblend_tile(const Scene& scene, const Settings& set, const Splat* splat
         return finished;
       },
       [&](int64_t start, int count) {
-        for (int i = 0; i < count; ++i) {
-          alignas(64) float moments[(WEIGHTED + ROOM<CHANNELS> + 3) / 4 * 4];
-          fold(sums[i].at, vectors, moments);
-          write_record(splats[tile.list[start + i]], tile, moments, channels,
-                       records + (start + i) * stride);
+        for (int i = 0; i < count; i += LANES) {
+          const int valid = least(count - i, LANES);
+          const Splat* some[LANES];
+          for (int lane = 0; lane < LANES; ++lane)
+            some[lane] = &splats[tile.list[start + i + (lane < valid ? lane : 0)]];
+          write_records(some, tile, sums + i, channels, valid, records + (start + i) * stride);
         }
         reached = start + count;
       });

@@ -55,7 +55,7 @@ void blend_narrow(const Settings& set, const Splat* splats, const Tile& tile,
         for (int k = 0; k < CHANNELS; ++k)
           for (int p = 0; p < PARTS; ++p)
             total[k][p] = load<Floats>(sums[b] + k * PIXELS + p * LANES);
-        const bool finished = march(batch, word, rays, [&](size_t i, const Hit& hit) {
+        const bool finished = march<false>(batch, word, rays, [&](size_t i, const Hit& hit) {
           for (int k = 0; k < CHANNELS; ++k)
             for (int p = 0; p < PARTS; ++p) total[k][p] += batch.entries[i].color[k] * hit.weight[p];
         });
@@ -90,7 +90,7 @@ void blend_wide(const Scene& scene, const Settings& set, const Splat* splats, co
         }
       },
       [&](int b, uint64_t word, Rays& rays) {
-        return march(batch, word, rays, [&](size_t i, const Hit& hit) {
+        return march<false>(batch, word, rays, [&](size_t i, const Hit& hit) {
           for (int k = 0; k < channels; ++k)
             for (int p = 0; p < PARTS; ++p) {
               float* slot = sums[b] + k * PIXELS + p * LANES;
@@ -156,7 +156,7 @@ void measure(const Settings& set, const Splat* splats, const Tile& tile, TileSha
       set, splats, tile, blocks, batch,
       [&](int64_t, int n) { __builtin_memset(tallies, 0, sizeof(Tally) * static_cast<size_t>(n)); },
       [&](int, uint64_t word, Rays& rays) {
-        return march(batch, word, rays,
+        return march<false>(batch, word, rays,
                      [&](size_t i, const Hit& hit) { count(tallies[i], hit.weight); });
       },
       [&](int64_t start, int n) {

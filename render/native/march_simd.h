@@ -228,45 +228,61 @@ struct Hit {
   const Floats* after;   // T behind it
 };
 
+// Two splats at a time: the exponentials of both are under way while T waits for neither.
+struct Pair {
+  size_t at[2];
+  Floats alpha[2][PARTS], along[2][PARTS];
+};
+
+// base: the entries; rows: their shifts from the block's first row on.
+FP_INLINE void take_pair(const char* base, const char* rows, uint64_t& word, const Rays& rays,
+                         Pair& pair) {
+  for (int j = 0; j < 2; ++j) {
+    const size_t at = pair.at[j] = take_first(word);
+    opacity(*reinterpret_cast<const Entry*>(base + at * sizeof(Entry)),
+            reinterpret_cast<const float*>(rows + at * sizeof(Entry)), rays, pair.alpha[j],
+            pair.along[j]);
+  }
+}
+
 // Passes the rays of a block through the splats of a word, front to back. sink(i, hit) takes splat
-// i; i is BATCH once where their number is odd.
-// Two at a time: the exponentials of both are under way while T waits for neither. Returns true
-// once no ray is left.
-template <typename Sink>
+// i; i is BATCH once where their number is odd. Returns true once no ray is left. AHEAD: begins
+// the next pair before the last one is done, for sinks that a processor cannot look across.
+template <bool AHEAD, typename Sink>
 FP_INLINE bool march(const Batch& batch, uint64_t word, Rays& rays, Sink sink) {
   const char* base = reinterpret_cast<const char*>(batch.entries);
   const char* rows = base + rays.row * sizeof(float);
   FP_OPAQUE(rows);  // Else each row's address is summed anew.
-  do {
-    size_t at[2];
-    Floats alpha[2][PARTS], along[2][PARTS], weight[2][PARTS];
-    Floats middle[PARTS], after[PARTS], slack[PARTS];
-    for (int j = 0; j < 2; ++j) {
-      at[j] = take_first(word);
-      opacity(*reinterpret_cast<const Entry*>(base + at[j] * sizeof(Entry)),
-              reinterpret_cast<const float*>(rows + at[j] * sizeof(Entry)), rays, alpha[j],
-              along[j]);
-    }
+  Pair pair;
+  if (AHEAD) take_pair(base, rows, word, rays, pair);
+  for (;;) {
+    if (!AHEAD) take_pair(base, rows, word, rays, pair);
+    const bool more = word != 0;
+    Pair next;
+    if (AHEAD && more) take_pair(base, rows, word, rays, next);
+    Floats weight[2][PARTS], middle[PARTS], after[PARTS], slack[PARTS];
     for (int p = 0; p < PARTS; ++p) {
-      weight[0][p] = alpha[0][p] * rays.trans[p];
-      middle[p] = minus_product(rays.trans[p], alpha[0][p], rays.trans[p]);
+      weight[0][p] = pair.alpha[0][p] * rays.trans[p];
+      middle[p] = minus_product(rays.trans[p], pair.alpha[0][p], rays.trans[p]);
     }
+    const Floats(*alpha)[PARTS] = pair.alpha;
     if (__builtin_expect(attenuate(rays.block, middle, alpha[1], weight[1], after, slack), 0)) {
       for (int j = 0; j < 2; ++j) {
         bool finished = false;
         if (attenuate(rays.block, rays.trans, alpha[j], weight[j], after, slack))
           finished = end_rays(rays, slack, after, weight[j]);
-        sink(at[j], Hit{alpha[j], along[j], weight[j], after});
+        sink(pair.at[j], Hit{alpha[j], pair.along[j], weight[j], after});
         for (int p = 0; p < PARTS; ++p) rays.trans[p] = after[p];
         if (finished) return true;
       }
-      continue;
+    } else {
+      for (int p = 0; p < PARTS; ++p) rays.trans[p] = after[p];
+      for (int j = 0; j < 2; ++j)
+        sink(pair.at[j], Hit{alpha[j], pair.along[j], weight[j], j == 0 ? middle : after});
     }
-    for (int p = 0; p < PARTS; ++p) rays.trans[p] = after[p];
-    for (int j = 0; j < 2; ++j)
-      sink(at[j], Hit{alpha[j], along[j], weight[j], j == 0 ? middle : after});
-  } while (word);
-  return false;
+    if (!more) return false;
+    if (AHEAD) pair = next;
+  }
 }
 
 // Runs the batches of a tile: before(start, count) once a batch is filled, inside(b, word, rays)

@@ -130,6 +130,21 @@ FP_INLINE Floats minus_product(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// 1 / a to within two units in the last place; a normal and far from the ends of the range. Faster
+// than a division where many are under way.
+FP_INLINE Floats reciprocal(Floats a) {
+#if defined(__AVX512F__)
+  const Floats rough = _mm512_rcp14_ps(a);
+#elif defined(__AVX2__)
+  const Floats rough = _mm256_rcp_ps(a);
+#else
+  return 1.0f / a;
+#endif
+#if defined(__AVX2__)
+  return rough + rough * minus_product(all<Floats>(1.0f), a, rough);
+#endif
+}
+
 FP_INLINE Floats zero_where_negative(Floats sign, Floats a) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
   return _mm256_blendv_ps(a, Floats{}, sign);
