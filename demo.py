@@ -15,6 +15,7 @@ from .gaussians.compress import CompressSettings, compress
 from .gaussians.from_surface import from_surface, refine_colors
 from .gaussians.model import SplatModel
 from .gaussians.ply import read_ply, write_ply
+from .gaussians.train import Trainer, TrainSettings
 from .press import bytes_by_attribute
 from .quant import container
 from .scenes.cameras import Scene
@@ -41,8 +42,9 @@ def run_demo(
     width: int = 400,
     height: int = 300,
     samples: int = 80_000,
+    steps: int = 500,
 ) -> dict[str, Any]:
-    """Photograph a procedural scene, turn it into Gaussians, compress, measure, and report.
+    """Photograph a procedural scene, fit Gaussians to it, compress, measure, and report.
 
     Writes scene.ply, scene.fpz, report.json, report.html, and the photographs in capture/ (where
     Pillow is installed) below `out_dir`. Takes about two minutes on two cores.
@@ -55,6 +57,7 @@ def run_demo(
         width: columns of the photographs.
         height: rows of the photographs.
         samples: about so many Gaussians.
+        steps: of fitting them to the photographs.
 
     Returns:
         The report, with DESIGN's keys.
@@ -65,9 +68,9 @@ def run_demo(
         seed, views, width, height, samples, lambda share: say("photographing", 0.35 * share)
     )
     say("laying Gaussians", 0.35)
-    model = from_surface(surface, seed=seed)
-    if scene.train_images is not None:
-        model = refine_colors(model, scene.train, scene.train_images)
+    assert scene.train_images is not None
+    model = refine_colors(from_surface(surface, seed=seed), scene.train, scene.train_images)
+    model = _fitted(model, scene, steps, seed, lambda share: say("fitting", 0.4 + 0.2 * share))
     (out / "scene.ply").write_bytes(write_ply(model))
     model = read_ply(out / "scene.ply")
     start = time.perf_counter()
@@ -76,7 +79,7 @@ def run_demo(
         CompressSettings(seed=seed),
         views=scene.train,
         holdout=scene.test,
-        progress=lambda stage, share: say(stage, 0.45 + 0.45 * share),
+        progress=lambda stage, share: say(stage, 0.6 + 0.3 * share),
     )
     encode_seconds = time.perf_counter() - start
     (out / "scene.fpz").write_bytes(pressed.data)
@@ -84,6 +87,19 @@ def run_demo(
     report = _measure(out, model, scene, encode_seconds, seed)
     say("done", 1.0)
     return report
+
+
+def _fitted(
+    model: SplatModel, scene: Scene, steps: int, seed: int, say: Callable[[float], None]
+) -> SplatModel:
+    """The Gaussians that lie on the surfaces, all of their values trained on the photographs."""
+    assert scene.train_images is not None
+    settings = TrainSettings(steps=steps, cool=0.5, seed=seed)
+    trainer = Trainer(model, scene.train, scene.train_images, settings)
+    for number in range(steps):
+        trainer.step()
+        say((number + 1) / steps)
+    return trainer.model()
 
 
 def _measure(

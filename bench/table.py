@@ -95,11 +95,72 @@ def large(result: dict) -> list[str]:
     return lines
 
 
+def fits(result: dict) -> list[str]:
+    lines = [
+        "`fieldpress fit gaussians` from photographs on the CPU, measured on every eighth, which "
+        "it never saw (`python bench/fit.py`). The plain trainer's models lie in the shared data, "
+        "measured by the same renderer. " + provenance(result),
+        "",
+        "| scene | size | PSNR | SSIM | Gaussians | steps | minutes | steps/s | plain trainer |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in result["scenes"]:
+        plain, (width, height) = row["plain"], row["render_size"]
+        other = f"{plain['psnr']:.2f} dB with {plain['count']:,}" if plain else ""
+        lines.append(
+            f"| {row['scene']} | {width}x{height} | {row['psnr']:.2f} | {row['ssim']:.4f} "
+            f"| {row['count_out']:,} | {row['steps']:,} | {row['fit_seconds'] / 60:.1f} "
+            f"| {row['steps_per_second']:.1f} | {other} |"
+        )
+    return lines
+
+
+def lightgaussian(result: dict) -> list[str]:
+    lines = [
+        "LightGaussian, stage by stage, on the same models and photographs "
+        "(`python bench/lightgaussian.py`); the last row of each scene is our codec at the same "
+        "size, without photographs. " + provenance(result),
+        "",
+        "| scene | stage | Gaussians | bytes | ratio | PSNR | SSIM | FPS, times the input's |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for scene in result["scenes"]:
+        lines += [
+            f"| {scene['scene']} | {row['name']} | {row['count']:,} | {row['size_bytes']:,} "
+            f"| {row['ratio']:.1f} | {row['psnr']:.2f} | {row['ssim']:.4f} "
+            f"| {row['fps_ratio']:.2f} |"
+            for row in scene["stages"]
+        ]
+    return lines
+
+
+def finetune(result: dict) -> list[str]:
+    lines = [
+        "Compression with training (`--finetune`), PSNR on test photographs of the decoded file "
+        "(`python bench/finetune.py`; curves in bench/results/finetune.svg). " + provenance(result),
+        "",
+        "| scene | method | steps | bytes | ratio | PSNR | SSIM | Gaussians | seconds |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        if "failed" in row:
+            continue
+        lines.append(
+            f"| {row['scene']} | {row['method']} | {row['steps']:,} | {row['bytes']:,} "
+            f"| {row['ratio']:.1f} | {row['psnr']:.2f} | {row['ssim']:.4f} | {row['count']:,} "
+            f"| {row['seconds']:.0f} |"
+        )
+    return lines
+
+
 def render() -> str:
     parts = []
     for name, write in (
         ("scenes", scenes),
         ("peers", peers),
+        ("finetune", finetune),
+        ("lightgaussian", lightgaussian),
+        ("fit", fits),
         ("raster_cpu", raster),
         ("large", large),
     ):
