@@ -3,9 +3,10 @@
     python bench/raster_cpu.py [--frames 15] [--quick]
 
 Prints a table and writes bench/results/raster_cpu.json: median milliseconds per frame and their
-spread, share per stage, 1 and 2 threads, against the pure-torch twin on a small case, and the
-error against the twin in double precision on three scenes. On a shared machine give it the cores
-for its half minute (`chrt -f 1 python bench/raster_cpu.py`); the report says whether it had them.
+spread, share per stage, 1 and 2 threads, backward against forward, against the pure-torch twin on
+a small case, and the error of values and gradients against the twin in double precision. On a
+shared machine give it the cores for its minute (`chrt -f 1 python bench/raster_cpu.py`); the
+report says whether it had them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ RESULT = Path(__file__).parent / "results" / "raster_cpu.json"
 CASES = [(10_000, 800, 600), (100_000, 800, 600), (1_000_000, 800, 600), (100_000, 1920, 1080)]
 OPTIONS = RasterOptions(sh_degree=3)
 STAGES = ("project", "sort", "bin", "blend")
+BACKWARD_STAGES = ("backward_unblend", "backward_reduce", "backward_unproject")
+NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats")
 Gaussians = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -126,6 +129,56 @@ def time_case(count: int, width: int, height: int, threads: int, frames: int) ->
     }  # fmt: skip
 
 
+def time_backward(count: int, width: int, height: int, threads: int, frames: int) -> dict:
+    """Forward and backward in turn, as a training step has them: gradients of the whole scene."""
+    torch.set_num_threads(threads)
+    scene = [part.requires_grad_() for part in seeded_scene(count)]
+    views, Ks = seeded_cameras(4, width, height)
+    grad = torch.randn(1, height, width, 3, generator=torch.Generator().manual_seed(0))
+    forward, backward, stages = [], [], {name: [] for name in STAGES + BACKWARD_STAGES}
+    for frame in range(-4, frames):
+        c = frame % 4
+        start = time.perf_counter()
+        image, _, meta = rasterize(*scene, views[c : c + 1], Ks[c : c + 1], width, height, OPTIONS)
+        middle = time.perf_counter()
+        torch.autograd.grad(image, scene, grad)
+        if frame >= 0:
+            backward.append(time.perf_counter() - middle)
+            forward.append(middle - start)
+            for name, of_stage in stages.items():
+                of_stage.append(meta["seconds"][name])
+    return {
+        "gaussians": count, "width": width, "height": height, "threads": threads,
+        "frames": frames, "forward_ms": 1e3 * statistics.median(forward),
+        "backward_ms": 1e3 * statistics.median(backward),
+        "forward_min_ms": 1e3 * min(forward), "backward_min_ms": 1e3 * min(backward),
+        "ratio": statistics.median(backward) / statistics.median(forward),
+        "stage_ms": {name: 1e3 * statistics.median(each) for name, each in stages.items()},
+    }  # fmt: skip
+
+
+def gradient_parity(seed: int) -> dict:
+    """Relative L2 and 1 - cosine per tensor against double autograd of the twin, 96x72."""
+    width, height = 96, 72
+    views, Ks = seeded_cameras(1, width, height)
+    inputs = (*seeded_scene(12_000, seed), views)
+    g = torch.Generator().manual_seed(seed)
+    grads = [torch.randn(1, height, width, k, generator=g) for k in (3, 1)]
+    results = []
+    for draw, dtype in ((rasterize, torch.float32), (_reference.rasterize, torch.float64)):
+        leaves = [part.to(dtype, copy=True).requires_grad_() for part in inputs]
+        image, alpha, _ = draw(*leaves, Ks.to(dtype), width, height, OPTIONS)  # pyright: ignore
+        torch.autograd.backward([image, alpha], [grad.to(dtype) for grad in grads])
+        results.append([leaf.grad.double().flatten() for leaf in leaves])  # pyright: ignore
+    return {
+        name: {
+            "relative_l2": float((ours - truth).norm() / truth.norm()),
+            "one_minus_cosine": 1 - float(ours @ truth / (ours.norm() * truth.norm())),
+        }
+        for name, ours, truth in zip(NAMES, *results, strict=True)
+    }
+
+
 def describe(count: int, width: int, height: int) -> dict:
     """How heavy a case is: visible Gaussians, contributions per pixel, mean alpha."""
     scene = seeded_scene(count)
@@ -200,14 +253,25 @@ def main() -> None:
             print(f"{case[0]:9d}  {size:10s} {threads:4d} {row['median_ms']:9.2f}"
                   f" ({low:.2f} .. {high:.2f}) {row['min_ms']:8.2f} {row['cpu_ms']:8.2f}"
                   f" {row['fps']:7.1f} {share}")  # fmt: skip
+    steps = []
+    for case in cases[:1] if arguments.quick else cases[:2]:
+        for threads in (1, 2):
+            row = time_backward(*case, threads, arguments.frames)
+            steps.append(row)
+            stages = {name: round(ms, 2) for name, ms in row["stage_ms"].items()}
+            print(f"{case[0]:9d}  {threads} threads: forward {row['forward_ms']:.2f} ms, backward"
+                  f" {row['backward_ms']:.2f} ms, ratio {row['ratio']:.2f}"
+                  f" (least {row['forward_min_ms']:.2f}, {row['backward_min_ms']:.2f})"
+                  f" {json.dumps(stages)}")  # fmt: skip
     if arguments.quick:
         return
     report = {
         **machine(), "realtime": os.sched_getscheduler(0) == os.SCHED_FIFO, "cases": rows,
+        "backward": steps, "gradient_parity": [gradient_parity(seed) for seed in (0, 1)],
         "weights": {f"{n} {w}x{h}": describe(n, w, h) for n, w, h in CASES},
         "torch_twin": against_torch(2), "parity": [parity(seed) for seed in (0, 1, 2)],
     }  # fmt: skip
-    for key in ("weights", "torch_twin", "parity"):
+    for key in ("weights", "torch_twin", "parity", "gradient_parity"):
         print(key, json.dumps(report[key], indent=1))
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(report, indent=1) + "\n")

@@ -69,7 +69,7 @@ void reduce_all(const Settings& set, Workspace& work) {
   uint32_t* ranks = work.ranks.fit(room);
   for (int64_t i = 0; i < work.visible; ++i)
     ranks[static_cast<uint32_t>(work.sorted[i])] = static_cast<uint32_t>(i);
-  const int parts = set.threads > 1 ? 4 * set.threads : 1;
+  const int parts = set.threads > 1 ? 2 * set.threads : 1;
   parallel(set.threads, parts, [&](int part) {
     reduce_ranks(work, work.visible * part / parts, work.visible * (part + 1) / parts, width);
   });
