@@ -24,6 +24,7 @@ from .codec import Steps, decode, encode_source
 from .compress import (
     ALLOCATION_VIEWS,
     BYTES_TOLERANCE,
+    FACTOR_RANGE,
     SIZE_SLOPE,
     VIEW_SIZE,
     Compressed,
@@ -49,6 +50,7 @@ PLANS = 4  # How often steps are shared anew in between.
 ROOM = 0.05  # How far a plan's size may be off, as a share.
 EXCHANGE_RANGE = (2.0, 200.0)
 DISTIL_VIEWS = 64
+SHARED = 1200  # Bytes of header and tables, about.
 ALONE = 0.6  # Positions are coarse: deeper leaves would say more than is wanted.
 
 
@@ -59,7 +61,8 @@ class FinetuneSettings:
     Attributes:
         target_bytes: of the file, never exceeded.
         steps: views shown in all.
-        bits: of a Gaussian in the file; with the target it says how many are kept.
+        bits: of a Gaussian in the file, beside what all share; with the target it says how many are
+            kept.
         rounds: of dropping the least, with training in between.
         refresh: steps between one real quantisation and the next.
         rate: times the weight of the rate term that the slope of the allocation gives.
@@ -68,10 +71,10 @@ class FinetuneSettings:
 
     target_bytes: int
     steps: int = 3000
-    bits: float = 40.0
-    rounds: int = 6
-    refresh: int = 25
-    rate: float = 1.0
+    bits: float = 60.0
+    rounds: int = 8
+    refresh: int = 20
+    rate: float = 4.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -135,10 +138,10 @@ class QuantisedTrainer(Trainer):
 
 
 def train_settings(settings: FinetuneSettings) -> TrainSettings:
-    """Kerbl et al.'s rates, positions at a tenth, falling over the quantised stage."""
+    """Kerbl et al.'s rates, opacity's halved, falling over the quantised stage."""
     return TrainSettings(
         steps=settings.steps,
-        means_lr=1.6e-5,
+        means_lr=1.6e-4,
         means_lr_final=1.6e-6,
         opacities_lr=2.5e-2,
         cool=1 - SPARSIFY,
@@ -236,7 +239,7 @@ class Run:
 
     def sparsify(self) -> None:
         """Drop the least in rounds, recover in between and after."""
-        goal = max(1, int(8 * self.settings.target_bytes / self.settings.bits))
+        goal = max(1, int(8 * (self.settings.target_bytes - SHARED) / self.settings.bits))
         wanted = sparsify.counts(len(self.trainer.params["means"]), goal, self.settings.rounds)
         for number, count in enumerate(wanted):
             sparsify.drop_least(self.trainer, self.trainer.cameras, count)
@@ -266,7 +269,7 @@ class Run:
         few = views[:: max(1, len(views) // ALLOCATION_VIEWS)]
         steps = replace(trainer.steps, prune=0.0)
         steps, slope = share_bits(source, self.sized(source, steps, target), few)
-        steps = self.sized(source, steps, target)
+        steps = self.sized(source, bounded(steps), target)
         if self.exchange is None:
             self.exchange = loss_per_error(trainer, source, steps)
         trainer.aim(source, steps, self.settings.rate * self.exchange * slope)
@@ -278,7 +281,7 @@ class Run:
         def excess(x: float) -> float:
             return math.log(self.size(source, steps.scaled(math.exp(x))) / target)
 
-        return steps.scaled(math.exp(solve(excess, -SIZE_SLOPE, (-ROOM, ROOM), 5)))
+        return bounded(steps.scaled(math.exp(solve(excess, -SIZE_SLOPE, (-ROOM, ROOM), 5))))
 
     def size(self, source: Source, steps: Steps) -> int:
         return len(encode_source(source, steps, self.header))
@@ -305,6 +308,13 @@ class Run:
         raise ValueError(
             f"target size: expected at most {target} bytes, the smallest file found has {len(data)}"
         )
+
+
+def bounded(steps: Steps) -> Steps:
+    """Steps within the range of those that captures take; a generous size needs no finer ones."""
+    least, most = (vars(Steps().scaled(factor)) for factor in FACTOR_RANGE)
+    found = {name: min(max(x, least[name]), most[name]) for name, x in vars(steps).items()}
+    return replace(Steps(**found), prune=steps.prune)
 
 
 def visible_latents(trainer: Trainer) -> SplatModel:
