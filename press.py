@@ -21,6 +21,7 @@ from .gaussians.compress import (
     core_arguments,
     scene_views,
 )
+from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .quant import container
@@ -154,8 +155,9 @@ def compress_file(
         start = time.perf_counter()
         decoded = _verified(data, pressed.file, output)
         decode_seconds = time.perf_counter() - start
-        rest = progress.part(ENCODE_SHARE, 1)
-        measured = _measure(decoded, given.holdout, pressed.pictures, photos, rest)
+        give_back(given.float_bytes)
+        share = progress.part(ENCODE_SHARE, 1)
+        measured = _measure(decoded, given.holdout, pressed.pictures, photos, share)
     return {
         **_sizes(given, decoded, data),
         **_without_views(measured),
@@ -184,9 +186,7 @@ class _Input:
 
     Attributes:
         model: sanitised; None once it is not needed any more.
-        removed: what sanitising took out or repaired.
-        count, float_bytes, sh_degree: of the model as it was read.
-        views, holdout: where to learn from, and where to measure.
+        count, float_bytes, sh_degree: before sanitising; removed: what that took out.
     """
 
     model: SplatModel | None
@@ -201,15 +201,16 @@ class _Input:
     @staticmethod
     def read(source: str, photos: Scene | None, seed: int) -> _Input:
         given = read_source(source)
-        of_input = len(given.model), given.model.float_bytes, given.model.sh_degree
+        be_frugal(given.model.float_bytes)
+        facts = len(given.model), given.model.float_bytes, given.model.sh_degree
         model, removed = _sanitised(given.model, _name(source), consume=True)
         views = split_views(model, photos, seed)
-        return _Input(model, given.input_bytes, removed, *of_input, *views)
+        return _Input(model, given.input_bytes, removed, *facts, *views)
 
 
 @dataclass(frozen=True)
 class _Pressed:
-    """A finished file, the seconds it took, and how its input looked from the held-out views."""
+    """A finished file, what pressing took, and how its input looks from the held-out views."""
 
     file: Compressed
     seconds: float
@@ -227,9 +228,8 @@ def _press(given: _Input, recipe: Recipe, photos: Scene | None, progress: Progre
     begun = time.perf_counter() - start
     fps = evaluate(model.renderer(), given.holdout).fps
     del model
-    start = time.perf_counter()
-    file = work()
-    return _Pressed(file, begun + time.perf_counter() - start, pictures, fps)
+    start = time.perf_counter() - begun
+    return _Pressed(work(), time.perf_counter() - start, pictures, fps)
 
 
 def _sanitised(

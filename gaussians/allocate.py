@@ -19,6 +19,7 @@ from ..quant import container
 from ..scenes.cameras import Cameras
 from .codec import Steps, encode_source, requantise
 from .fit_tables import Source
+from .memory import give_back
 from .model import SplatModel
 
 # Step -> the sections that hold its bits.
@@ -100,6 +101,7 @@ def _prune(threshold: float, slope: float, marginal: float | None) -> float:
 
 def _marginal(scene: Prunable, steps: Steps, views: Cameras) -> float | None:
     """Error that one more pruned Gaussian adds at this threshold; None where none would go."""
+    give_back(scene.whole.stored.float_bytes)
     whole = scene.whole.model
     pictures = whole.render(views)
 
@@ -113,7 +115,10 @@ def _marginal(scene: Prunable, steps: Steps, views: Cameras) -> float | None:
 
 def errors(source: Source, steps: Steps, views: Cameras) -> dict[str, float]:
     """Mean squared error in the views that each step alone causes."""
-    pictures = source.kept().render(views)
+    give_back(source.stored.float_bytes)
+    render = source.kept().renderer()  # Alone: the stored values are not needed beside it.
+    pictures = render(views)
+    del render
     fine = steps.scaled(FINE)
     found = {}
     for name in PARTS:
@@ -124,6 +129,7 @@ def errors(source: Source, steps: Steps, views: Cameras) -> dict[str, float]:
 
 def squared_error(model: SplatModel, views: Cameras, pictures: Tensor) -> float:
     """Mean squared difference from pictures [C, H, W, 3], one view in memory at a time."""
+    give_back(model.float_bytes)
     render = model.renderer()
     total = 0.0
     for c in range(len(views)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from .allocate import allocate
 from .codec import Steps, decode, encode_source, requantise
 from .fit_tables import Source
 from .importance import importance, reference, to_classes
+from .memory import LARGE, give_back
 from .model import SplatModel
 from .sanitize import sanitize
 from .stored import STRIP
@@ -36,7 +35,6 @@ COARSE_TRIALS = 4  # before the bits are shared anew
 FACTOR_RANGE = (1 / 64, 64.0)  # of the steps that a search starts from
 ROUNDS = 2  # of sharing the bits anew, for models up to
 SMALL = 120_000  # Gaussians; larger ones get one round.
-SPILL_BYTES = 96 << 20  # Larger models wait in a scratch file while trials are decoded.
 ALLOCATION_VIEWS = 4
 DB_SLOPE, SIZE_SLOPE = -7.0, 0.4  # First guesses: dB, ln(bytes) lost per unit of ln(factor).
 MAX_STEP = math.log(6.0)
@@ -83,12 +81,6 @@ class Trial:
     data: bytes
     count: int
     psnr_self: float
-
-
-def give_back() -> None:
-    """Return freed memory to the system: glibc keeps what large temporaries leave behind."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def mean_psnr(model: SplatModel, cameras: Cameras, pictures: Tensor) -> float:
@@ -191,7 +183,7 @@ def prepare(
 ) -> Prepared:
     """The first part of `compress`: all that looks at the model.
 
-    A large model is set aside in a scratch file (see SPILL_BYTES), so that a caller who drops it
+    A large model is set aside in a scratch file (see memory.LARGE), so that a caller who drops it
     afterwards makes room for the trials. `pictures` are renders of the sanitised model from
     the `holdout` views, where the caller has them.
     """
@@ -206,13 +198,14 @@ def prepare(
         own_views, own_holdout = scene_views(model, settings.seed)
         views, holdout = views or own_views, holdout or own_holdout
     say("statistics", 0.05)
+    give_back(float_bytes)
     weight, moments = importance(model, views)
     statistics_seconds = time.perf_counter() - began
     header = {"seed": settings.seed, "count_in": count_in}
     give_back()
     ref = reference(weight)
     whole = Source.of(model, to_classes(weight, ref), moments.numpy())
-    if model.float_bytes >= SPILL_BYTES:
+    if model.float_bytes >= LARGE:
         whole = whole.spilled()
     pictures = model.render(holdout) if pictures is None else pictures
     give_back()

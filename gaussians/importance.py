@@ -47,8 +47,9 @@ def importance(model: SplatModel, views: Cameras) -> tuple[Tensor, Tensor]:
     """
     means, quats, scales, opacities, _ = model.activated()
     weight = torch.zeros(len(model), dtype=torch.float64)
-    parts = []
     sample = slice(None, None, max(1, len(model) // SAMPLE))
+    # One tensor: small ones between the large ones of each view would keep their room from reuse.
+    parts = torch.empty(len(views), len(weight[sample]), dtype=torch.float64)
     for index in range(len(views)):
         view = views[index : index + 1]
         found = statistics(
@@ -56,8 +57,9 @@ def importance(model: SplatModel, views: Cameras) -> tuple[Tensor, Tensor]:
             model.options(),
         )  # fmt: skip
         weight += found.weight_sq
-        parts.append(found.weight_sq[sample].double())
-    moments = _moments(means[sample], views.positions, torch.stack(parts), model.sh_degree)
+        parts[index] = found.weight_sq[sample]
+        del found  # Before the next view's come.
+    moments = _moments(means[sample], views.positions, parts, model.sh_degree)
     guess = estimate(model)
     seen = covered(model.means, views)
     known = seen & (weight > 0)

@@ -5,6 +5,7 @@ Both give the same values; what is read back is what was written, bit by bit.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,9 @@ class Stored(Protocol):
 
     @property
     def antialiased(self) -> bool: ...
+
+    @property
+    def float_bytes(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -56,13 +60,17 @@ class Resident:
     def antialiased(self) -> bool:
         return self.model.antialiased
 
+    @property
+    def float_bytes(self) -> int:
+        return self.model.float_bytes
+
     def __len__(self) -> int:
         return len(self.model)
 
     def rows(self, places: NDArray[np.integer]) -> Mapping[str, Floats]:
         index = self.order[places]
         return {
-            name: x.numpy()[index].reshape(len(index), -1)
+            name: x.numpy()[index].reshape(len(index), math.prod(x.shape[1:]))
             for name, x in self.model.tensors().items()
             if name != "means"  # Its Morton codes stand for them.
         }
@@ -80,12 +88,12 @@ class Spilled:
 
     def __init__(self, model: SplatModel, order: NDArray[np.integer]) -> None:
         self.sh_degree, self.antialiased = model.sh_degree, model.antialiased
-        self._extra = model.extra
+        self.float_bytes, self._extra = model.float_bytes, model.extra
         self._order = order.astype(np.int32)
         self._columns: dict[str, slice] = {}
         at = 0
         for name, x in model.tensors().items():
-            width = x[0].numel() if len(x) else 0
+            width = math.prod(x.shape[1:])
             self._columns[name] = slice(at, at + width)
             at += width
         self._width = at
@@ -140,13 +148,14 @@ class Spilled:
         n, bases = len(self), (self.sh_degree + 1) ** 2
         shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
         out = {name: np.empty((n, *shape), np.float32) for name, shape in shapes.items()}
-        colors = np.empty((n, bases, 3), np.float32)
-        out["sh0"], out["shN"] = colors[:, :1], colors[:, 1:]
+        colors = torch.empty(n, bases, 3)  # One tensor: `SplatModel.colors` need not join two.
+        tensors = {"sh0": colors[:, :1], "shN": colors[:, 1:]}
+        out |= {name: x.numpy() for name, x in tensors.items()}
         start = 0
         for index in self._strips():
             rows = self._read(start, start + len(index))
             for name, x in out.items():
                 x[index] = rows[:, self._columns[name]].reshape(len(index), *x.shape[1:])
             start += len(index)
-        tensors = {name: torch.from_numpy(x) for name, x in out.items()}
+        tensors = {name: torch.from_numpy(x) for name, x in out.items()} | tensors
         return SplatModel(**tensors, antialiased=self.antialiased, extra=self._extra)

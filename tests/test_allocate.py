@@ -151,6 +151,17 @@ def test_sections_are_summed_over_blocks(scene):
     assert 0.9 * len(data) < sum(bits.values()) / 8 <= len(data)
 
 
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_is_judged_by_its_own_sections(scene, name):
+    """Most of the bits that a coarser step saves are in the sections that PARTS gives it."""
+    source, steps = scene.job.source(Steps()), Steps()
+    fine = section_bits(encode_source(source, steps))
+    coarser = replace(steps, **{name: 2 * getattr(steps, name)})
+    coarse = section_bits(encode_source(source, coarser))
+    saved = {key: fine[key] - coarse[key] for key in fine if key != "header"}
+    assert sum(saved[key] for key in rule.PARTS[name]) > 0.6 * sum(map(abs, saved.values()))
+
+
 def test_coarser_steps_prune_more(scene):
     """What a bit is worth rises with the steps, and the pruning threshold with it."""
     thresholds = [

@@ -198,10 +198,12 @@ def test_covered_is_the_frustum():
     views = around((0.0, 0.0, -4.0))
     K = views.Ks[0]
     edge = 4 * float(WIDTH - K[0, 2]) / float(K[0, 0])  # Where the right border passes z = 0.
-    points = [(0, 0, 0), (0, 0, -3.9), (0, 0, -5), (0.99 * edge, 0, 0), (1.01 * edge, 0, 0)]
+    near = -4 + 0.005  # Nearer than the near plane.
+    points = [(0, 0, 0), (0, 0, -3.9), (0, 0, -5), (0, 0, near)]
+    points += [(0.99 * edge, 0, 0), (1.01 * edge, 0, 0)]
     right = torch.tensor(points, dtype=torch.float32)
     found = rule.covered(right, views) | rule.covered(right * torch.tensor([-1.0, 1, 1]), views)
-    assert found.tolist() == [True, True, False, True, False]
+    assert found.tolist() == [True, True, False, False, True, False]
     assert rule.covered(right, joined(views, around((0.0, 0.0, 4.0))))[2]
 
 
