@@ -14,6 +14,7 @@ namespace fieldpress::render {
 namespace {
 
 constexpr int AHEAD = 12;                   // Sums fetched before they are needed.
+constexpr int64_t BAND_FLOATS = 12 << 20;   // Of records held at once: 50 MB.
 constexpr size_t FRAMES_BYTES = 256 << 20;  // Kept at most between forward and backward.
 
 size_t width_of(const Settings& set) { return static_cast<size_t>(grad_stride(set.channels())); }
@@ -21,39 +22,44 @@ size_t width_of(const Settings& set) { return static_cast<size_t>(grad_stride(se
 // [tiles, channels] sums for the background, if it is wanted.
 using Behind = std::vector<float>;
 
-void unblend_all(const Kernels& k, const Scene& scene, const Settings& set, const Upstream& up,
-                 Workspace& work, Behind& behind) {
+struct Band {
+  int64_t first, end;  // tiles
+};
+
+void unblend_band(const Kernels& k, const Scene& scene, const Settings& set, const Upstream& up,
+                  Band band, Workspace& work, Behind& behind) {
   const size_t width = width_of(set), channels = static_cast<size_t>(set.channels());
-  float* records = work.pair_grads.fit(static_cast<size_t>(work.lists.starts.back()) * width);
-  work.reached.assign(work.lists.starts.size() - 1, 0);
-  for_each_tile(set, work, [&](const Tile& tile, int64_t start, int t) {
+  const int64_t base = work.lists.starts[static_cast<size_t>(band.first)];
+  const int64_t pairs = work.lists.starts[static_cast<size_t>(band.end)] - base;
+  float* records = work.pair_grads.fit(static_cast<size_t>(pairs) * width);
+  for_each_tile(set, work, band.first, band.end, [&](const Tile& tile, int64_t start, int t) {
     float* sums = behind.empty() ? nullptr : behind.data() + static_cast<size_t>(t) * channels;
-    work.reached[static_cast<size_t>(t)] = k.unblend(
-        scene, set, work.splats.get(), tile, up, records + static_cast<size_t>(start) * width,
-        sums);
+    work.reached[static_cast<size_t>(t)] =
+        k.unblend(scene, set, work.splats.get(), tile, up,
+                  records + static_cast<size_t>(start - base) * width, sums);
   });
 }
 
-// Sums the pairs of the splats of ranks [first, last), whose entries lie together in each list.
-void reduce_ranks(const Workspace& work, int64_t first, int64_t last, size_t width) {
+// Adds the band's pairs of the splats of ranks [first, last), whose entries lie together in each
+// list.
+void reduce_ranks(const Workspace& work, Band band, int64_t first, int64_t last, size_t width) {
   const TileLists& lists = work.lists;
   const uint32_t* ranks = work.ranks.get();
   const uint32_t* all = lists.splats.get();
+  const uint32_t* base = all + lists.starts[static_cast<size_t>(band.first)];
   float* sums = work.splat_grads.get();
-  for (int64_t i = first; i < last; ++i)
-    std::memset(sums + static_cast<uint32_t>(work.sorted[i]) * width, 0, width * sizeof(float));
   const auto place = [&](const uint32_t* begin, const uint32_t* end, int64_t rank) {
     if (rank == 0) return begin;
     if (rank == work.visible) return end;
     return std::lower_bound(begin, end, rank,
                             [&](uint32_t splat, int64_t r) { return ranks[splat] < r; });
   };
-  for (size_t t = 0; t < work.reached.size(); ++t) {
+  for (size_t t = static_cast<size_t>(band.first); t < static_cast<size_t>(band.end); ++t) {
     const uint32_t* begin = all + lists.starts[t];
     const uint32_t* end = begin + work.reached[t];
     const uint32_t* stop = place(begin, end, last);
     for (const uint32_t* at = place(begin, end, first); at < stop; ++at) {
-      const float* pair = work.pair_grads.get() + static_cast<size_t>(at - all) * width;
+      const float* pair = work.pair_grads.get() + static_cast<size_t>(at - base) * width;
       float* sum = sums + *at * width;
       if (at + AHEAD < stop) __builtin_prefetch(sums + at[AHEAD] * width);
       for (size_t k = 0; k < width; k += 4)
@@ -62,17 +68,44 @@ void reduce_ranks(const Workspace& work, int64_t first, int64_t last, size_t wid
   }
 }
 
-void reduce_all(const Settings& set, Workspace& work) {
+// Notes each splat's rank and clears its sums.
+void clear_sums(const Settings& set, Workspace& work) {
   const size_t width = width_of(set);
   const size_t room = (work.survivors.size() - 1) * static_cast<size_t>(CHUNK);
-  work.splat_grads.fit(room * width);
+  float* sums = work.splat_grads.fit(room * width);
   uint32_t* ranks = work.ranks.fit(room);
+  const int chunks = static_cast<int>(work.survivors.size()) - 1;
   for (int64_t i = 0; i < work.visible; ++i)
     ranks[static_cast<uint32_t>(work.sorted[i])] = static_cast<uint32_t>(i);
+  for (int c = 0; c < chunks; ++c) {
+    const size_t at = static_cast<size_t>(c);
+    std::memset(sums + at * CHUNK * width, 0,
+                static_cast<size_t>(work.survivors[at + 1] - work.survivors[at]) * width * 4);
+  }
+}
+
+// The gradients of all splats of one frame. A band of tiles at a time, so that no record is held
+// for every pair of a splat and a tile; sums run in tile order whatever the bands.
+void splat_gradients(const Kernels& k, const Scene& scene, const Settings& set, const Upstream& up,
+                     Workspace& work, Behind& behind, BackwardTimes& times) {
+  const size_t width = width_of(set);
+  const int64_t tiles = static_cast<int64_t>(work.lists.starts.size()) - 1;
   const int parts = set.threads > 1 ? 2 * set.threads : 1;
-  parallel(set.threads, parts, [&](int part) {
-    reduce_ranks(work, work.visible * part / parts, work.visible * (part + 1) / parts, width);
-  });
+  work.reached.assign(static_cast<size_t>(tiles), 0);
+  Stopwatch watch;
+  clear_sums(set, work);
+  times.reduce += watch.lap();
+  for (Band band = {0, 0}; band.end < tiles;) {
+    band = {band.end,
+            band_end(work.lists, band.end, BAND_FLOATS / static_cast<int64_t>(width))};
+    unblend_band(k, scene, set, up, band, work, behind);
+    times.unblend += watch.lap();
+    parallel(set.threads, parts, [&](int part) {
+      reduce_ranks(work, band, work.visible * part / parts, work.visible * (part + 1) / parts,
+                   width);
+    });
+    times.reduce += watch.lap();
+  }
 }
 
 // Leaves sums of the pose per chunk.
@@ -190,11 +223,9 @@ BackwardTimes render_backward(const Scene& scene, const Views& views, const Sett
                          back.image_grad ? back.image_grad + image : nullptr,
                          back.alpha_grad ? back.alpha_grad + alpha : nullptr};
     Behind behind(back.backgrounds ? (work->lists.starts.size() - 1) * channels : 0, 0.0f);
-    unblend_all(k, seen, set, up, *work, behind);
+    splat_gradients(k, seen, set, up, *work, behind, total);
+    watch.lap();
     if (back.backgrounds) add_behind(behind, channels, back.backgrounds + c * set.channels());
-    total.unblend += watch.lap();
-    reduce_all(set, *work);
-    total.reduce += watch.lap();
     std::vector<PoseGrad> poses(back.viewmats ? 1 : 0);
     grads.fresh = c == 0;
     grads.fresh_colors = c == 0 || back.colors_per_camera != 0;

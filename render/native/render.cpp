@@ -38,17 +38,6 @@ void write_details(const Workspace& work, const Details& all, int64_t base) {
     ++all.tiles_per_gauss[base + work.splats.get()[work.lists.splats.get()[i]].id];
 }
 
-// One past the last tile of the band that begins at `first`: whole tile rows, as many as keep the
-// band's entries below BAND_PAIRS, at least one. Depends on the lists alone.
-int64_t band_end(const TileLists& lists, int64_t first) {
-  const int64_t tiles = static_cast<int64_t>(lists.tiles_x) * lists.tiles_y;
-  int64_t end = first + lists.tiles_x;
-  const int64_t most = lists.starts[static_cast<size_t>(first)] + BAND_PAIRS;
-  while (end < tiles && lists.starts[static_cast<size_t>(end + lists.tiles_x)] <= most)
-    end += lists.tiles_x;
-  return end;
-}
-
 // Each splat's shares are added in tile order, whoever adds them and whatever the bands: lists are
 // in sorted order, so a range of ranks is a range of every list.
 void add_shares(const Workspace& work, const Settings& set, int64_t first_tile, int64_t end_tile,
@@ -85,16 +74,11 @@ void measure_bands(const Kernels& k, Workspace& work, const Settings& set, const
   const TileLists& lists = work.lists;
   const int64_t tiles = static_cast<int64_t>(lists.tiles_x) * lists.tiles_y;
   for (int64_t first = 0, end = 0; first < tiles; first = end) {
-    end = band_end(lists, first);
+    end = band_end(lists, first, BAND_PAIRS);
     const int64_t base = lists.starts[static_cast<size_t>(first)];
     TileShare* shares =
         work.shares.fit(static_cast<size_t>(lists.starts[static_cast<size_t>(end)] - base));
-    parallel(set.threads, static_cast<int>(end - first), [&](int i) {
-      const int64_t t = first + i;
-      const int64_t start = lists.starts[static_cast<size_t>(t)];
-      const Tile tile = {static_cast<int>(t % lists.tiles_x) * TILE,
-                         static_cast<int>(t / lists.tiles_x) * TILE, lists.splats.get() + start,
-                         lists.starts[static_cast<size_t>(t) + 1] - start};
+    for_each_tile(set, work, first, end, [&](const Tile& tile, int64_t start, int) {
       k.measure(set, work.splats.get(), tile, shares + (start - base));
     });
     add_shares(work, set, first, end, rank_of, sums);

@@ -131,4 +131,13 @@ Times prepare(const Kernels& k, const Scene& scene, const Camera& camera, const 
   return times;
 }
 
+int64_t band_end(const TileLists& lists, int64_t first, int64_t pairs) {
+  const int64_t tiles = static_cast<int64_t>(lists.tiles_x) * lists.tiles_y;
+  const int64_t most = lists.starts[static_cast<size_t>(first)] + pairs;
+  int64_t end = first + lists.tiles_x;
+  while (end < tiles && lists.starts[static_cast<size_t>(end + lists.tiles_x)] <= most)
+    end += lists.tiles_x;
+  return end;
+}
+
 }  // namespace fieldpress::render

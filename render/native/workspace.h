@@ -57,17 +57,28 @@ Camera make_camera(const float* view, const float* K, const Settings& set);
 Times prepare(const Kernels& k, const Scene& scene, const Camera& camera, const Settings& set,
               Workspace& work);
 
-// body(tile, start of its list, number of the tile)
+// One past the last tile of the band that begins at `first`: whole tile rows, as many as keep the
+// band's entries at most `pairs`, at least one row. Depends on the lists alone.
+int64_t band_end(const TileLists& lists, int64_t first, int64_t pairs);
+
+// body(tile, start of its list, number of the tile) for the tiles [first, end)
 template <typename Body>
-void for_each_tile(const Settings& set, const Workspace& work, Body body) {
+void for_each_tile(const Settings& set, const Workspace& work, int64_t first, int64_t end,
+                   Body body) {
   const TileLists& lists = work.lists;
-  parallel(set.threads, lists.tiles_x * lists.tiles_y, [&](int t) {
+  parallel(set.threads, static_cast<int>(end - first), [&](int i) {
+    const int t = static_cast<int>(first) + i;
     const int64_t start = lists.starts[static_cast<size_t>(t)];
     const Tile tile = {t % lists.tiles_x * TILE, t / lists.tiles_x * TILE,
                        lists.splats.get() + start,
                        lists.starts[static_cast<size_t>(t) + 1] - start};
     body(tile, start, t);
   });
+}
+
+template <typename Body>
+void for_each_tile(const Settings& set, const Workspace& work, Body body) {
+  for_each_tile(set, work, 0, static_cast<int64_t>(work.lists.tiles_x) * work.lists.tiles_y, body);
 }
 
 }  // namespace fieldpress::render
