@@ -326,6 +326,8 @@ def _next(
             slope = (e - e0) / (x - x0)
     guess = x + min(max((aim - e) / slope, -MAX_STEP), MAX_STEP)
     margin = 0.02 * (high - low)
+    if {low, high} <= {p[0] for p in points} and not low < guess < high:
+        return (low + high) / 2  # Noise misled the secant: it would creep along the end.
     return min(max(guess, low + margin), high - margin)
 
 

@@ -21,6 +21,19 @@ def test_solve_meets_its_window(goal):
     assert 0 <= -6 * x - 0.3 * x * abs(x) - goal <= 0.05
 
 
+def test_solve_is_not_misled_by_a_flat_stretch():
+    """What a scene of 200,000 Gaussians did: two points near the goal with too small a slope."""
+    calls = []
+
+    def excess(x):
+        calls.append(x)
+        return 0.585 - 9.0 * x if x < 0.068 else -0.07 - 1.7 * (x - 0.0685)
+
+    x = compress.solve(excess, -7.0, (0.0, 0.05), 10)
+    assert 0 <= excess(x) <= 0.05
+    assert len(calls) <= 9
+
+
 def test_classes_halve_the_step_for_four_times_the_weight():
     weight = torch.tensor([4.0, 1.0, 0.25, 1e-9, 0.0], dtype=torch.float64)
     assert to_classes(weight, 1.0).tolist() == [0, 0, 1, 7, 7]
