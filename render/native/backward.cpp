@@ -77,11 +77,13 @@ void clear_sums(const Settings& set, Workspace& work) {
   const int chunks = static_cast<int>(work.survivors.size()) - 1;
   for (int64_t i = 0; i < work.visible; ++i)
     ranks[static_cast<uint32_t>(work.sorted[i])] = static_cast<uint32_t>(i);
-  for (int c = 0; c < chunks; ++c) {
+  parallel(set.threads, chunks, [&](int c) {
     const size_t at = static_cast<size_t>(c);
-    std::memset(sums + at * CHUNK * width, 0,
-                static_cast<size_t>(work.survivors[at + 1] - work.survivors[at]) * width * 4);
-  }
+    float* sum = sums + at * CHUNK * width;
+    // One by one: a large memset goes past the cache, where the sums are wanted.
+    for (int64_t i = work.survivors[at]; i < work.survivors[at + 1]; ++i, sum += width)
+      std::memset(sum, 0, width * sizeof(float));
+  });
 }
 
 // The gradients of all splats of one frame. A band of tiles at a time, so that no record is held
@@ -93,13 +95,12 @@ void splat_gradients(const Kernels& k, const Scene& scene, const Settings& set, 
   const int parts = set.threads > 1 ? 2 * set.threads : 1;
   work.reached.assign(static_cast<size_t>(tiles), 0);
   Stopwatch watch;
-  clear_sums(set, work);
-  times.reduce += watch.lap();
   for (Band band = {0, 0}; band.end < tiles;) {
     band = {band.end,
             band_end(work.lists, band.end, BAND_FLOATS / static_cast<int64_t>(width))};
     unblend_band(k, scene, set, up, band, work, behind);
     times.unblend += watch.lap();
+    if (band.first == 0) clear_sums(set, work);  // Not before: the cache would have lost them.
     parallel(set.threads, parts, [&](int part) {
       reduce_ranks(work, band, work.visible * part / parts, work.visible * (part + 1) / parts,
                    width);

@@ -199,7 +199,7 @@ FP_INLINE size_t take_first(uint64_t& word) {
 FP_INLINE void opacity(const Entry& entry, const float* rows, const Rays& rays, Floats* alpha,
                        Floats* along) {
   for (int p = 0; p < PARTS; ++p) {
-    const Floats u = entry.ax * rays.columns + repeat_rows(rows + p * ROWS);
+    const Floats u = plus_product(repeat_rows(rows + p * ROWS), whole(entry.ax), rays.columns);
     const Floats e = minus_product(repeat_rows(rows + TILE + p * ROWS), u, u);
     along[p] = u;
     // The sign of e is the cutoff alpha >= 1/255, and clears what exp2 makes of smaller ones.
