@@ -1,7 +1,8 @@
 """Compression with training: fewer Gaussians, then our quantiser and rate model in the loop.
 
-Alternating sparsify / recover, then steps on pictures of decoded values with a rate term, steered
-to a size by real encodes, then colours once more on the geometry that the file will have.
+Alternating sparsify / recover (and split, where too few are), then steps on pictures of decoded
+values with a rate term, steered to a size by real encodes, then colours once more on the geometry
+that the file will have.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ Progress = Callable[[str, float], None]
 PRESET_RATIOS = {"small": 100.0, "balanced": 60.0, "high": 30.0}  # 4 bytes a float over the file
 GEOMETRY = ("means", "quats", "scales", "opacities")
 SPARSIFY, COLORS = 0.45, 0.85  # Shares of the steps where the quantised, the last stage begin.
+SPLIT = 0.25  # Share of the Gaussians that become two after each round but the last.
 PLANS = 4  # How often steps are shared anew in between.
 ROOM = 0.05  # How far a plan's size may be off, as a share.
 EXCHANGE_RANGE = (2.0, 200.0)
@@ -238,11 +240,13 @@ class Run:
                 self.say(f"{stage} {self.trainer.psnr:.1f} dB", self.trainer.number / total)
 
     def sparsify(self) -> None:
-        """Drop the least in rounds, recover in between and after."""
+        """Drop the least and split what is wanted, in rounds; recover in between and after."""
         goal = max(1, int(8 * (self.settings.target_bytes - SHARED) / self.settings.bits))
         wanted = sparsify.counts(len(self.trainer.params["means"]), goal, self.settings.rounds)
         for number, count in enumerate(wanted):
             sparsify.drop_least(self.trainer, self.trainer.cameras, count)
+            if number + 1 < len(wanted):
+                sparsify.split_wanted(self.trainer, int(SPLIT * count))
             self.train(SPARSIFY * (number + 1) / (len(wanted) + 1), "sparsify")
         self.train(SPARSIFY, "recover")
 

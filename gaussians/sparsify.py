@@ -1,4 +1,4 @@
-"""Fewer Gaussians: what each one's removal costs, and a gradual way down to a count."""
+"""Fewer Gaussians, better placed: what each one's removal costs, and where more are wanted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from torch import Tensor
 
 from ..render.splat import rasterize
 from ..scenes.cameras import Cameras
+from .densify import OPACITY_RANGE, relocated, rotations
 from .model import SplatModel
 from .train import Trainer
+
+APART = 0.5  # Standard deviations from the old centre to each new one.
+THINNER = 0.35  # Off the log scale along which they part.
 
 
 def removal_error(model: SplatModel, views: Cameras, *, probes: int = 1, seed: int = 0) -> Tensor:
@@ -58,3 +62,36 @@ def drop_least(trainer: Trainer, views: Cameras, count: int) -> None:
     chosen = torch.zeros(len(model), dtype=torch.bool)
     chosen[order] = True
     keep(trainer, chosen)
+
+
+@torch.no_grad()
+def split_wanted(trainer: Trainer, count: int) -> None:
+    """Replace `count` Gaussians by two each, where the pictures pull at their places most.
+
+    How much is the root of Adam's second moment of the mean, which no sign cancels, times the
+    largest scale. The two lie along the longest axis, shorter along it, with opacities that let
+    through together what the one did.
+    """
+    moments, values = trainer.moments(), {n: p.detach() for n, p in trainer.params.items()}
+    count = min(count, len(values["means"]))
+    if "means" not in moments or count < 1:
+        return
+    sizes, longest = values["scales"].exp().max(1)
+    pull = moments["means"][1].sum(1).sqrt() * sizes
+    chosen = pull.argsort(descending=True, stable=True)[:count]
+    half = {name: value[chosen] for name, value in values.items()}
+    opacity, _ = relocated(half["opacities"].sigmoid(), torch.full((count,), 2))
+    half["opacities"] = torch.logit(opacity.clamp(*OPACITY_RANGE))
+    row, axis = torch.arange(count), longest[chosen]
+    half["scales"][row, axis] -= THINNER
+    offset = rotations(half["quats"])[row, :, axis] * (APART * sizes[chosen])[:, None]
+    grown = {}
+    for name, value in values.items():
+        away = offset if name == "means" else 0.0
+        grown[name] = torch.cat([value, half[name] - away])
+        grown[name][chosen] = half[name] + away
+    for pair in moments.values():
+        pair[:] = [torch.cat([m, torch.zeros_like(m[:count])]) for m in pair]
+        for m in pair:
+            m[chosen] = 0
+    trainer.replace(grown, moments)

@@ -178,6 +178,25 @@ def test_dropping_keeps_the_count_and_the_moments(trainer):
     trainer.step()
 
 
+def test_splitting_adds_the_count_where_pictures_pull(trainer):
+    for _ in range(3):
+        trainer.step()
+    before, moments = trainer.model(), trainer.moments()["means"][1]
+    sparsify.split_wanted(trainer, 40)
+    after = trainer.model()
+    assert len(after) == 340
+    moved = (after.means[:300] != before.means).any(1)
+    pull = moments.sum(1).sqrt() * before.scales.exp().amax(1)
+    assert int(moved.sum()) == 40
+    assert float(pull[moved].min()) >= float(pull[~moved].max())
+    chosen = pull.argsort(descending=True, stable=True)[:40]
+    middle = (after.means[chosen] + after.means[300:]) / 2
+    torch.testing.assert_close(middle, before.means[chosen], atol=1e-6, rtol=1e-5)
+    through = (1 - after.opacities[chosen].sigmoid()) * (1 - after.opacities[300:].sigmoid())
+    torch.testing.assert_close(through, 1 - before.opacities[chosen].sigmoid())
+    trainer.step()
+
+
 def test_a_fine_tune_keeps_its_size_and_repeats_itself(tiny_model, cameras):
     model = tiny_model(800, 1)
     pictures = model.render(cameras)
