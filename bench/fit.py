@@ -23,9 +23,9 @@ from fieldpress.scenes.datasets import read_scene
 from fieldpress.scenes.evaluate import evaluate
 
 JOBS = {  # name -> folder, downscale, budget, steps, the plain trainer's model
-    "fox": ("fox", 2, 50_000, 12_000, "fox-trained/point_cloud.ply"),
-    "snowmiku": ("snowmiku", 2.5, 60_000, 12_000, "snowmiku-trained/point_cloud.ply"),
-    "lego": ("lego-nerf-synthetic", 2, 60_000, 8_000, None),
+    "fox": ("fox", 2, 50_000, 8_000, "fox-trained/point_cloud.ply"),
+    "snowmiku": ("snowmiku", 2.5, 60_000, 8_000, "snowmiku-trained/point_cloud.ply"),
+    "lego": ("lego-nerf-synthetic", 2, 60_000, 5_000, None),
 }
 WANTED = {"fox": 30.5, "snowmiku": 29.3, "lego": None}
 
