@@ -99,7 +99,7 @@ def fit_gaussians(
 ) -> None:
     """Fit Gaussians to a folder of posed photographs; every eighth is held out and measured.
 
-    Ctrl-C or a crash loses a minute at most: OUT.checkpoint stays, and --resume goes on from it to
+    A crash loses half a minute at most, Ctrl-C nothing: OUT.checkpoint stays, and --resume goes on from it to
     the same result.
 
     Args:

@@ -19,7 +19,7 @@ from .train import TrainSettings
 
 Progress = Callable[[str, float], None]
 
-CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SECONDS = 30.0
 REPORT_EVERY = 20  # steps
 SH_SHARE = 0.1  # of the steps between one SH degree and the next
 COOL = 0.25  # of the steps with falling rates at the end
@@ -93,7 +93,7 @@ def fit(
         settings: see there.
         progress: called with what goes on, PSNR of late training views included, and the share
             done.
-        checkpoint: where the unfinished state is kept, every minute and when interrupted.
+        checkpoint: where the unfinished state is kept, every half minute and when interrupted.
         resume: go on from that file; the result is the same as without the interruption.
 
     Raises:
