@@ -82,7 +82,9 @@ def raster(result: dict) -> list[str]:
 
 def large(result: dict) -> list[str]:
     lines = [
-        "Memory and time on seeded scenes (`python bench/large.py`). " + provenance(result),
+        "Memory and time on seeded scenes (`python bench/large.py`). "
+        + provenance(result)
+        + f" Load average {result['load_average']:.1f}: more than 2 means that others had a share.",
         "",
     ]
     for row in result["rows"]:
