@@ -164,70 +164,87 @@ FP_INLINE void read_colors(const Scene& scene, const Settings& set, const Splat&
   if (set.depth) color[set.color_channels] = s.depth;
 }
 
-// CHANNELS 0: any number of them.
+// What one tile needs. CHANNELS 0: any number of them, whose colours are read from the scene.
+template <int CHANNELS>
+struct Desk {
+  Block blocks[BLOCKS];
+  Batch batch;
+  Pixels<CHANNELS> pixels;
+  alignas(64) Sums<CHANNELS> sums[BATCH + 1];
+  float colors[CHANNELS ? 1 : BATCH + 1][WIDE];
+};
+
+// color . g of splat i at part p of block b; adds weight * g to its sums.
+template <int CHANNELS>
+FP_INLINE Floats shine(Desk<CHANNELS>& desk, int channels, size_t i, int b, int p, Floats weight,
+                       const Floats (*grad)[PARTS]) {
+  Floats s{};
+  Floats* sum = desk.sums[i].at + WEIGHTED;
+  for (int k = 0; k < CHANNELS; ++k) {
+    s += desk.batch.entries[i].color[k] * grad[k][p];
+    sum[k] += weight * grad[k][p];
+  }
+  for (int k = 0; !CHANNELS && k < channels; ++k) {
+    const Floats g = load<Floats>(desk.pixels.grad[b] + k * PIXELS + p * LANES);
+    s += desk.colors[CHANNELS ? 0 : i][k] * g;
+    sum[k] += weight * g;
+  }
+  return s;
+}
+
+// The rays of one block through the splats of its word; returns true once none is left.
+template <int CHANNELS>
+FP_INLINE bool unblend_block(const Settings& set, Desk<CHANNELS>& desk, int channels, int b,
+                             uint64_t word, Rays& rays) {
+  Floats behind[PARTS], rows[PARTS], grad[CHANNELS ? CHANNELS : 1][PARTS];
+  for (int p = 0; p < PARTS; ++p) {
+    behind[p] = load<Floats>(desk.pixels.behind[b] + p * LANES);
+    for (int i = 0; i < LANES; ++i)
+      rows[p][i] = static_cast<float>(rays.row + pixel_y(p * LANES + i)) + 0.5f - MIDDLE;
+    for (int k = 0; k < CHANNELS; ++k)
+      grad[k][p] = load<Floats>(desk.pixels.grad[b] + k * PIXELS + p * LANES);
+  }
+  const bool finished = march<true>(desk.batch, word, rays, [&](size_t i, const Hit& hit) {
+    Floats* sum = desk.sums[i].at;
+    for (int p = 0; p < PARTS; ++p) {
+      const Floats w = hit.weight[p], s = shine(desk, channels, i, b, p, w, grad);
+      behind[p] = minus_product(behind[p], w, s);
+      const Floats inverse = reciprocal(most(hit.after[p], all<Floats>(LEAST_AFTER)));
+      // Nothing passes the clamp of alpha.
+      const Floats q = where(hit.alpha[p] < set.alpha_clamp,
+                             w * minus_product(s, behind[p], inverse));
+      const Floats qu = q * hit.along[p], qy = q * rows[p];
+      sum[Q] += q;
+      sum[QY] += qy;
+      sum[QYY] += qy * rows[p];
+      sum[QU] += qu;
+      sum[QUX] += qu * rays.columns;
+      sum[QUY] += qu * rows[p];
+    }
+  });
+  for (int p = 0; p < PARTS; ++p) store(desk.pixels.behind[b] + p * LANES, behind[p]);
+  return finished;
+}
+
 template <int CHANNELS>
 int64_t unblend_tile(const Scene& scene, const Settings& set, const Splat* splats,
                      const Tile& tile, const Upstream& up, float* records,
                      float* background_grad) {
-  constexpr int NARROW = CHANNELS ? CHANNELS : 1;
   const int channels = CHANNELS ? CHANNELS : set.channels();
   const int64_t stride = grad_stride(channels);
-  Block blocks[BLOCKS];
-  Batch batch;
-  Pixels<CHANNELS> pixels;
-  for (int b = 0; b < BLOCKS; ++b) load_block(set, tile, up, b, pixels, background_grad);
-  alignas(64) Sums<CHANNELS> sums[BATCH + 1];
-  float colors[CHANNELS ? 1 : BATCH + 1][WIDE];
-  if (!CHANNELS) __builtin_memset(colors[BATCH * !CHANNELS], 0, sizeof colors[0]);
+  Desk<CHANNELS> desk;
+  for (int b = 0; b < BLOCKS; ++b) load_block(set, tile, up, b, desk.pixels, background_grad);
+  if (!CHANNELS) __builtin_memset(desk.colors[CHANNELS ? 0 : BATCH], 0, sizeof desk.colors[0]);
   int64_t reached = 0;
   run_batches<CHANNELS>(
-      set, splats, tile, blocks, batch,
+      set, splats, tile, desk.blocks, desk.batch,
       [&](int64_t start, int count) {
-        __builtin_memset(sums, 0, sizeof(sums[0]) * static_cast<size_t>(count));
+        __builtin_memset(desk.sums, 0, sizeof(desk.sums[0]) * static_cast<size_t>(count));
         for (int i = 0; !CHANNELS && i < count; ++i)
-          read_colors(scene, set, splats[tile.list[start + i]], colors[i]);
+          read_colors(scene, set, splats[tile.list[start + i]], desk.colors[i]);
       },
       [&](int b, uint64_t word, Rays& rays) {
-        Floats behind[PARTS], rows[PARTS], grad[NARROW][PARTS];
-        for (int p = 0; p < PARTS; ++p) {
-          behind[p] = load<Floats>(pixels.behind[b] + p * LANES);
-          for (int i = 0; i < LANES; ++i)
-            rows[p][i] = static_cast<float>(rays.row + pixel_y(p * LANES + i)) + 0.5f - MIDDLE;
-          for (int k = 0; k < CHANNELS; ++k)
-            grad[k][p] = load<Floats>(pixels.grad[b] + k * PIXELS + p * LANES);
-        }
-        const bool finished = march<true>(batch, word, rays, [&](size_t i, const Hit& hit) {
-          Floats* sum = sums[i].at;
-          for (int p = 0; p < PARTS; ++p) {
-            const Floats w = hit.weight[p];
-            Floats s{};
-            if (CHANNELS) {
-              for (int k = 0; k < CHANNELS; ++k) {
-                s += batch.entries[i].color[k] * grad[k][p];
-                sum[WEIGHTED + k] += w * grad[k][p];
-              }
-            } else {
-              for (int k = 0; k < channels; ++k) {
-                const Floats g = load<Floats>(pixels.grad[b] + k * PIXELS + p * LANES);
-                s += colors[i][k] * g;
-                sum[WEIGHTED + k] += w * g;
-              }
-            }
-            behind[p] = minus_product(behind[p], w, s);
-            const Floats inverse = reciprocal(most(hit.after[p], all<Floats>(LEAST_AFTER)));
-            Floats q = w * minus_product(s, behind[p], inverse);
-            q = where(hit.alpha[p] < set.alpha_clamp, q);
-            const Floats qu = q * hit.along[p], qy = q * rows[p];
-            sum[Q] += q;
-            sum[QY] += qy;
-            sum[QYY] += qy * rows[p];
-            sum[QU] += qu;
-            sum[QUX] += qu * rays.columns;
-            sum[QUY] += qu * rows[p];
-          }
-        });
-        for (int p = 0; p < PARTS; ++p) store(pixels.behind[b] + p * LANES, behind[p]);
-        return finished;
+        return unblend_block(set, desk, channels, b, word, rays);
       },
       [&](int64_t start, int count) {
         for (int i = 0; i < count; i += LANES) {
@@ -235,7 +252,7 @@ int64_t unblend_tile(const Scene& scene, const Settings& set, const Splat* splat
           const Splat* some[LANES];
           for (int lane = 0; lane < LANES; ++lane)
             some[lane] = &splats[tile.list[start + i + (lane < valid ? lane : 0)]];
-          write_records(some, tile, sums + i, channels, valid, records + (start + i) * stride);
+          write_records(some, tile, desk.sums + i, channels, valid, records + (start + i) * stride);
         }
         reached = start + count;
       });

@@ -57,7 +57,8 @@ void blend_narrow(const Settings& set, const Splat* splats, const Tile& tile,
             total[k][p] = load<Floats>(sums[b] + k * PIXELS + p * LANES);
         const bool finished = march<false>(batch, word, rays, [&](size_t i, const Hit& hit) {
           for (int k = 0; k < CHANNELS; ++k)
-            for (int p = 0; p < PARTS; ++p) total[k][p] += batch.entries[i].color[k] * hit.weight[p];
+            for (int p = 0; p < PARTS; ++p)
+              total[k][p] += batch.entries[i].color[k] * hit.weight[p];
         });
         for (int k = 0; k < CHANNELS; ++k)
           for (int p = 0; p < PARTS; ++p) store(sums[b] + k * PIXELS + p * LANES, total[k][p]);

@@ -47,7 +47,7 @@ struct Covariance {
   Floats xx, xy, yy, det;
 };
 
-// The cross product of the factor's rows: det(F F^T) = |row0 x row1|^2, no cancellation for needles.
+// The cross product of the factor's rows: det(F F^T) is its square, no cancellation for needles.
 FP_INLINE void cross(const Floats f[2][3], Floats normal[3]) {
   normal[0] = f[0][1] * f[1][2] - f[0][2] * f[1][1];
   normal[1] = f[0][2] * f[1][0] - f[0][0] * f[1][2];
