@@ -60,13 +60,20 @@ def spread(scene, steps):
 
 
 def size_at(scene, steps, goal):
-    """Bytes of the file whose held-out views have this PSNR, and that PSNR, from real files."""
+    """Bytes at which the held-out views have this PSNR, by a line through real files around it.
+
+    One file would not do: the PSNR of so few Gaussians jumps by a tenth of a dB with the steps.
+    """
     job = scene.job
     job.steps = steps
-    x = solve(lambda x: job.preview(math.exp(x)) - goal, -7.0, (0.0, 0.05), 12)
-    trial = job.run(math.exp(x))
-    assert trial.psnr_self == job.quality(decode(trial.data))
-    return len(trial.data), trial.psnr_self
+    x = solve(lambda x: job.preview(math.exp(x)) - goal, -7.0, (-0.2, 0.2), 8)
+    trials = [job.run(math.exp(x + d)) for d in np.linspace(-0.2, 0.2, 9)]
+    quality = [trial.psnr_self for trial in trials]
+    assert min(quality) < goal < max(quality)
+    assert quality[0] == job.quality(decode(trials[0].data))
+    return math.exp(
+        np.polyval(np.polyfit(quality, [math.log(len(t.data)) for t in trials], 1), goal)
+    )
 
 
 LOPSIDED = [
@@ -88,13 +95,10 @@ def test_errors_per_bit_come_together(scene, steps):
 
 @pytest.mark.parametrize("steps", LOPSIDED)
 def test_fewer_bytes_for_the_same_picture(scene, steps):
-    bytes_before, db_before = size_at(scene, steps, 38.0)
-    shared = scene.job.steps = steps
+    before, shared = size_at(scene, steps, 38.0), steps
     for _ in range(2):
         shared = allocate(scene.job, shared, scene.views)
-    bytes_after, db_after = size_at(scene, shared, 38.0)
-    assert db_after == pytest.approx(db_before, abs=0.15)
-    assert bytes_after < 0.93 * bytes_before
+    assert size_at(scene, shared, 38.0) < 0.93 * before
 
 
 def test_the_error_stays_about_what_it_was(scene):
