@@ -5,6 +5,10 @@
 #include <algorithm>
 #include <cstring>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "constants.h"
 #include "dispatch.h"
 #include "render.h"
@@ -156,6 +160,20 @@ void pose_to_view(const std::vector<PoseGrad>& poses, const float* view, const C
   for (int j = 0; j < 4; ++j) out[12 + j] = 0.0f;
 }
 
+// Fresh gradients of a large scene would be faulted in page by page, at the price of all the rest;
+// every byte of them is about to be written. A hint, so its failure does not matter.
+void prefer_huge_pages(float* rows, int64_t floats) {
+#ifdef __linux__
+  constexpr uintptr_t HUGE = 2 << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(rows) + HUGE - 1) / HUGE * HUGE;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(rows + floats) / HUGE * HUGE;
+  if (rows && begin < end)
+    (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)rows, (void)floats;
+#endif
+}
+
 void add_behind(const Behind& behind, size_t channels, float* out) {
   std::vector<double> sums(channels, 0.0);
   for (size_t i = 0; i < behind.size(); ++i) sums[i % channels] += static_cast<double>(behind[i]);
@@ -205,6 +223,7 @@ BackwardTimes render_backward(const Scene& scene, const Views& views, const Sett
   const int64_t pixels = static_cast<int64_t>(set.width) * set.height;
   const size_t channels = static_cast<size_t>(set.channels());
   BackwardTimes total;
+  prefer_huge_pages(back.scene.colors, scene.count * scene.color_stride);
   if (views.count == 0) clear_all(scene, back.scene, back.colors_per_camera != 0);
   for (int64_t c = 0; c < views.count; ++c) {
     Stopwatch watch;

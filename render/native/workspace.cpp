@@ -11,7 +11,9 @@
 namespace fieldpress::render {
 namespace {
 
-constexpr size_t KEEP_BYTES = 64 << 20;  // Larger workspaces are given back after the call.
+// Larger workspaces are given back after the call; one that a backward pass has used will be wanted
+// again by the next step.
+constexpr size_t KEEP_BYTES = 64 << 20, KEEP_BYTES_OF_TRAINING = 256 << 20;
 
 class Shelf {
  public:
@@ -22,7 +24,8 @@ class Shelf {
   }
   void put_back(std::unique_ptr<Workspace> work) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (work->bytes() <= KEEP_BYTES) kept_ = std::move(work);
+    const size_t most = work->pair_grads.bytes() ? KEEP_BYTES_OF_TRAINING : KEEP_BYTES;
+    if (work->bytes() <= most) kept_ = std::move(work);
   }
 
  private:
