@@ -77,6 +77,16 @@ def raster(result: dict) -> list[str]:
             f"| {row['gaussians']:,} | {row['width']}x{row['height']} | {row['threads']} "
             f"| {row['median_ms']:.1f} ({low:.1f} to {high:.1f}) | {row['fps']:.0f} |"
         )
+    lines += [
+        "",
+        "| Gaussians | size | threads | forward ms | backward ms | backward / forward |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['gaussians']:,} | {row['width']}x{row['height']} | {row['threads']} "
+        f"| {row['forward_ms']:.1f} | {row['backward_ms']:.1f} | {row['ratio']:.2f} |"
+        for row in result["backward"]
+    ]
     return lines
 
 
