@@ -4,20 +4,21 @@ Float-born scenes: the peer's file (SPZ v3, SOG; written by the peer's own tool,
 the scene) is decoded and rendered on held-out views against the original; then ours is made to
 reach the same psnr_self, or more. SOG-born scenes: ours at 45 dB against the .sog itself.
 
-    python bench/peers.py [--written DIR]
+    python bench/peers.py [--written DIR] [--only NAME ...] (with --only, other rows stay)
 
 DIR holds NAME.spz and NAME.sog made from the PLYs, e.g. by `splat-transform NAME.ply NAME.sog`.
-With `fieldpress demo -o DIR/demo` and DIR/demo.spz made from its PLY, the demo's capture is
-measured as well: on synthesised views like the others, and on the views of the capture itself.
+With `fieldpress demo -o DIR/demo` and DIR/demo.spz, DIR/demo.sog made from its PLY, the demo's
+capture is measured as well: on synthesised views and on the views of the capture itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
-from record import DATA, write
+from record import DATA, RESULTS, machine, write
 
 from fieldpress import models
 from fieldpress.gaussians.codec import decode
@@ -84,6 +85,7 @@ def row(
         **ours,
         "share": ours["our_bytes"] / size,
         "share_wanted": WANTED[kind],
+        "commit": machine()["commit"],
     }
     print(
         f"{name:15s} {kind:8s} {size:9d} B {psnr or 0:6.2f} dB | ours {ours['our_bytes']:9d} B"
@@ -93,10 +95,30 @@ def row(
     return found
 
 
+def demo_rows(demo: Path) -> list[dict]:
+    """The demo's capture against each peer's file that lies beside its folder."""
+    rows = []
+    for kind in ("spz", "sog"):
+        peer = demo.with_suffix(f".{kind}")
+        if demo.exists() and peer.exists():
+            rows.append(against("demo", demo / "scene.ply", peer, kind))
+            scene = read_transforms(demo / "capture")
+            rows.append(against("demo, own views", demo / "scene.ply", peer, kind, scene))
+    return rows
+
+
+def stored(only: list[str]) -> list[dict]:
+    """Rows of the last run that this one does not make again."""
+    file = RESULTS / "peers.json"
+    last = json.loads(file.read_text()) if file.exists() else {"rows": []}
+    rows = [{"commit": last["commit"], **row} for row in last["rows"]]
+    return [row for row in rows if row["scene"].split(",")[0] not in only]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--written", type=Path, default=None, help="folder of the peers' files")
-    parser.add_argument("--only", nargs="*", default=[*FLOAT_BORN, *SOG_BORN])
+    parser.add_argument("--only", nargs="*", default=[*FLOAT_BORN, "demo", *SOG_BORN])
     arguments = parser.parse_args()
     folder, rows = DATA / "gaussians", []
     for name, source in FLOAT_BORN.items():
@@ -105,19 +127,17 @@ def main() -> None:
             peer = folder / beside if beside else (arguments.written or folder) / f"{name}.{kind}"
             if name in arguments.only and peer.exists():
                 rows.append(against(name, folder / source, peer, kind))
-    demo = (arguments.written or folder) / "demo"
-    if demo.exists():
-        peer = demo.with_suffix(".spz")
-        rows.append(against("demo", demo / "scene.ply", peer, "spz"))
-        scene = read_transforms(demo / "capture")
-        rows.append(against("demo, own views", demo / "scene.ply", peer, "spz", scene))
+    if "demo" in arguments.only:
+        rows += demo_rows((arguments.written or folder) / "demo")
     for name, source in SOG_BORN.items():
         if name in arguments.only:
             model, _ = sanitize(models.load(folder / source))
             ours = ours_at(model, SOG_DB, *scene_views(model, 0))
             rows.append(row(name, "sog-born", file_bytes(folder / source), None, None, ours))
-    if set(arguments.only) >= {*FLOAT_BORN, *SOG_BORN}:
-        print("wrote", write("peers", {"rows": rows}))
+    order = [*FLOAT_BORN, "demo", *SOG_BORN]
+    rows += stored(arguments.only)
+    rows.sort(key=lambda r: order.index(r["scene"].split(",")[0]))
+    print("wrote", write("peers", {"rows": rows}))
 
 
 if __name__ == "__main__":

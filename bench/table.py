@@ -51,15 +51,17 @@ def peers(result: dict) -> list[str]:
         "(`python bench/peers.py`); for scenes that were born as SOG the peer is the original. "
         + provenance(result),
         "",
-        "| scene | peer | peer bytes | peer psnr_self | our bytes | our psnr_self | ours / peer |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| scene | peer | peer bytes | peer psnr_self | our bytes | our psnr_self | ours / peer "
+        "| commit |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in result["rows"]:
         theirs = "original" if row["peer_psnr_self"] is None else f"{row['peer_psnr_self']:.2f}"
         kind = {"spz": "SPZ v3", "sog": "SOG", "sog-born": "its own SOG"}[row["peer"]]
         lines.append(
             f"| {row['scene']} | {kind} | {row['peer_bytes']:,} | {theirs} | {row['our_bytes']:,} "
-            f"| {row['our_psnr_self']:.2f} | {row['share']:.2f} |"
+            f"| {row['our_psnr_self']:.2f} | {row['share']:.2f} "
+            f"| {row.get('commit', result['commit'])} |"
         )
     return lines
 
