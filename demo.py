@@ -70,7 +70,7 @@ def run_demo(
     say("laying Gaussians", 0.35)
     assert scene.train_images is not None
     model = refine_colors(from_surface(surface, seed=seed), scene.train, scene.train_images)
-    model = _fitted(model, scene, steps, seed, lambda share: say("fitting", 0.4 + 0.2 * share))
+    model = _fitted(model, scene, steps, seed, lambda share: say("fitting", 0.4 + 0.19 * share))
     (out / "scene.ply").write_bytes(write_ply(model))
     model = read_ply(out / "scene.ply")
     start = time.perf_counter()
