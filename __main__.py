@@ -99,8 +99,8 @@ def fit_gaussians(
 ) -> None:
     """Fit Gaussians to a folder of posed photographs; every eighth is held out and measured.
 
-    A crash loses half a minute at most, Ctrl-C nothing: OUT.checkpoint stays, and --resume goes on
-    from it to the same result.
+    Ctrl-C or a crash loses half a minute at most: OUT.checkpoint stays, and --resume goes on from
+    it to the same result.
 
     Args:
         source: A COLMAP model with images, transforms.json, Blender or LLFF.

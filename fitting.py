@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import __version__, models
-from .console import Progress, sink
+from .console import Progress, sink, whole
 from .gaussians.codec import decode
 from .gaussians.compress import CompressSettings, compress
-from .gaussians.fit import FitSettings, Fitted, fit
+from .gaussians.fit import FitSettings, Fitted, about_fit, fit
 from .gaussians.model import SplatModel
 from .gaussians.ply import ply_blocks
 from .scenes.cameras import Scene
@@ -19,6 +21,7 @@ from .scenes.evaluate import evaluate
 
 FIT_SHARE = 0.9  # Of the time; the rest is writing and measuring.
 KINDS = (".fpz", ".ply")
+CHECKPOINT_FORMAT = 1
 
 
 def fit_gaussians(
@@ -42,9 +45,13 @@ def fit_gaussians(
         raise ValueError(f"{output}: expected a name ending in {' or '.join(KINDS)}")
     scene = read_scene(source, downscale=downscale)
     settings = replace(settings, init=_start(init, scene, source))
-    checkpoint = checkpoint_path(output)
+    checkpoint, about = checkpoint_path(output), about_fit(scene, settings)
     fitted = fit(
-        scene, settings, progress=progress.part(0, FIT_SHARE), checkpoint=checkpoint, resume=resume
+        scene,
+        settings,
+        progress=progress.part(0, FIT_SHARE),
+        keep=lambda state: save_checkpoint(checkpoint, state, about),
+        state=load_checkpoint(checkpoint, about) if resume else None,
     )
     with sink(output) as write:
         data = write(_encoded(fitted.model, scene, kind, pressing))
@@ -58,6 +65,36 @@ def fit_gaussians(
 def checkpoint_path(output: str) -> Path:
     """Where the unfinished state of a fit to `output` is kept."""
     return Path(output).with_name(Path(output).name + ".checkpoint")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
+    """Keep an unfinished state, whole or not at all; `load_checkpoint` wants the same `about`."""
+    with whole(path) as new:
+        torch.save({"format": CHECKPOINT_FORMAT, "about": about, "state": state}, new)
+
+
+def load_checkpoint(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The state in a checkpoint of the same job; nothing in the file is run.
+
+    Raises ValueError, one line: no such file, not a checkpoint, or one of another job, naming
+    the first thing that differs.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        form, other, state = found["format"], found["about"], found["state"]
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such checkpoint to resume from") from None
+    except Exception:
+        raise ValueError(f"{path}: not a checkpoint of fieldpress, or damaged") from None
+    if form != CHECKPOINT_FORMAT:
+        raise ValueError(f"{path}: expected checkpoint format {CHECKPOINT_FORMAT}, got {form}")
+    for key, value in about.items():
+        if other.get(key) != value:
+            raise ValueError(
+                f"{path}: this checkpoint is of another fit: {key} was {other.get(key)!r}, "
+                f"now {value!r}"
+            )
+    return state
 
 
 def _start(init: str, scene: Scene, source: str) -> str:

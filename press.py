@@ -151,7 +151,7 @@ def compress_file(
     with sink(output) as write:
         with _naming(source):
             pressed = _press(given, recipe, photos, progress.part(0, ENCODE_SHARE))
-        data = write(pressed.file.data)
+        data, found = write(pressed.file.data), pressed.file.report
         start = time.perf_counter()
         decoded = _verified(data, pressed.file, output)
         decode_seconds = time.perf_counter() - start
@@ -172,11 +172,7 @@ def compress_file(
         "output": output,
         "sh_degree": given.sh_degree,
         "sanitised": given.removed,
-        **{
-            key: pressed.file.report[key]
-            for key in ("stages", "finetune_steps")
-            if key in pressed.file.report
-        },
+        **{key: found[key] for key in TRAINING_KEYS if key in found},
     }
 
 

@@ -12,7 +12,6 @@ from .gaussians.codec import decode
 from .gaussians.compress import (
     Compressed,
     CompressSettings,
-    compress,
     encode_to_goal,
     prepare,
 )
@@ -74,19 +73,23 @@ class Recipe:
         pictures: Tensor,
         progress: Progress,
     ) -> Callable[[], Compressed]:
-        """What gives the same as `press`, holding the model no longer than its method needs it.
+        """Begin to compress a sanitised model; the call that is returned ends it.
 
-        `pictures` [C, H, W, 3] are renders of the model from the `holdout` views.
+        `pictures` [C, H, W, 3] are renders of the model from the `holdout` views. What is returned
+        holds the model no longer than its method needs it. Raises ValueError without the
+        photographs that a method trains on.
         """
+        if self.needs_photos and (scene is None or scene.train_images is None):
+            raise ValueError("expected training photographs, got none; --scene names their folder")
         if self.trains or self.method != "fieldpress":
-            return lambda: self.press(model, scene, views, holdout, progress)
+            return lambda: self._train(model, scene, views, holdout, progress)
         prepared = prepare(
             model, self.settings, views=views, holdout=holdout, pictures=pictures,
             progress=progress,
         )  # fmt: skip
         return lambda: encode_to_goal(prepared, self.settings, progress=progress)
 
-    def press(
+    def _train(
         self,
         model: SplatModel,
         scene: Scene | None,
@@ -94,14 +97,9 @@ class Recipe:
         holdout: Cameras,
         progress: Progress,
     ) -> Compressed:
-        """Compress a sanitised model. Raises ValueError without the photographs it needs."""
-        if self.needs_photos and (scene is None or scene.train_images is None):
-            raise ValueError("expected training photographs, got none; --scene names their folder")
         if self.method == "lightgaussian":
             assert scene is not None
             return self._lightgaussian(model, scene, progress)
-        if not self.trains:
-            return compress(model, self.settings, views=views, holdout=holdout, progress=progress)
         if self.finetune:
             assert scene is not None
             assert scene.train_images is not None
@@ -111,8 +109,9 @@ class Recipe:
             )  # fmt: skip
         if scene is None:
             views, holdout = distillation_views(model, self.settings.seed)
+        images = model.render(views).clamp(0, 1)  # As a screen shows them, and metrics see them.
         return compress_finetuned(
-            model, views, model.render(views), holdout, self._training(model), progress=progress
+            model, views, images, holdout, self._training(model), progress=progress
         )
 
     def _training(self, model: SplatModel) -> FinetuneSettings:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .frames import rotations
 from .train import NAMES, Trainer
 
 MAX_COPIES = 51  # of one Gaussian at a time; the sum below is alternating
@@ -172,14 +173,3 @@ def relocated(opacity: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
             total += (-1) ** k * math.comb(n, k + 1) * o ** (k + 1) / math.sqrt(k + 1)
         factor[at] = old[at] / total
     return new.float(), factor.float()
-
-
-def rotations(quats: Tensor) -> Tensor:
-    """[M, 3, 3] from quaternions [M, 4] wxyz of any length."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, 1).reshape(-1, 3, 3)

@@ -113,16 +113,11 @@ class QuantisedTrainer(Trainer):
         self.delta = {name: values[name] - p.detach() for name, p in self.params.items()}
         self.rate_model = RateModel(found.predictions)
 
-    def render(self, cameras: Cameras, background: Tensor | None = None) -> Tensor:
-        """[C, H, W, 3] of the values as they would be decoded; gradients pass straight through."""
+    def values(self) -> dict[str, Tensor]:
+        """The parameters as they would be decoded; gradients pass straight through."""
         if self.delta is None:
-            return super().render(cameras, background)
-        latents = self.params
-        self.params = {name: latents[name] + self.delta[name] for name in NAMES}
-        try:
-            return super().render(cameras, background)
-        finally:
-            self.params = latents
+            return self.params
+        return {name: self.params[name] + self.delta[name] for name in NAMES}
 
     def before_update(self) -> None:
         """Adds the gradient of the rate."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..scenes.cameras import Scene
-from .checkpoint import load_checkpoint, save_checkpoint
 from .densify import DensifyingTrainer, DensifySettings
 from .initialise import from_points, random_points
 from .model import SplatModel
+from .sanitize import sanitize
 from .train import TrainSettings
 
 Progress = Callable[[str, float], None]
 
-CHECKPOINT_SECONDS = 30.0
+KEEP_SECONDS = 30.0  # between one state kept and the next
 REPORT_EVERY = 20  # steps
 SH_SHARE = 0.1  # of the steps between one SH degree and the next
 COOL = 0.25  # of the steps with falling rates at the end
@@ -83,8 +80,8 @@ def fit(
     settings: FitSettings,
     *,
     progress: Progress | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
+    keep: Callable[[dict[str, Any]], None] | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Fitted:
     """Fit splats to the training photographs (L1 and D-SSIM, MCMC densification to a budget).
 
@@ -93,19 +90,20 @@ def fit(
         settings: see there.
         progress: called with what goes on, PSNR of late training views included, and the share
             done.
-        checkpoint: where the unfinished state is kept, every half minute and when interrupted.
-        resume: go on from that file; the result is the same as without the interruption.
+        keep: called with the unfinished state (tensors, numbers, lists) every half minute, and
+            when interrupted between two steps.
+        state: go on from what `keep` was given, for the same scene and settings (`about_fit`); the
+            result is the same as without the interruption.
 
     Raises:
-        ValueError: no photographs, no points to start from, or a checkpoint of another fit.
+        ValueError: no photographs, no points to start from, or nothing visible at the end.
     """
     if scene.train_images is None or not len(scene.train):
         raise ValueError(f"{scene.name}: expected photographs to fit, got none")
     say = progress or (lambda stage, done: None)
     trainer = new_trainer(scene, settings)
-    about = about_fit(scene, settings)
-    if resume and checkpoint is not None:
-        trainer.load_state(load_checkpoint(checkpoint, about))
+    if state is not None:
+        trainer.load_state(state)
     began, first = time.perf_counter(), trainer.number
     saved = began
     try:
@@ -113,12 +111,12 @@ def fit(
             trainer.step()
             if trainer.number % REPORT_EVERY == 0:
                 say(f"fit {trainer.psnr:.1f} dB", trainer.number / settings.steps)
-                if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                    save_checkpoint(checkpoint, trainer.state(), about)
+                if keep is not None and time.perf_counter() - saved > KEEP_SECONDS:
+                    keep(trainer.state())
                     saved = time.perf_counter()
     except KeyboardInterrupt:
-        if checkpoint is not None and trainer.whole:
-            save_checkpoint(checkpoint, trainer.state(), about)
+        if keep is not None and trainer.whole:
+            keep(trainer.state())
         raise
     seconds = time.perf_counter() - began
     report = {
@@ -129,7 +127,10 @@ def fit(
         "steps_per_second": (settings.steps - first) / max(seconds, 1e-9),
         "resumed_at": first or None,
     }
-    return Fitted(visible(trainer.model()), report)
+    model, _ = sanitize(trainer.model())
+    if not len(model):
+        raise ValueError(f"{scene.name}: the fit left no visible Gaussian")
+    return Fitted(model, report)
 
 
 def new_trainer(scene: Scene, settings: FitSettings) -> DensifyingTrainer:
@@ -144,19 +145,14 @@ def new_trainer(scene: Scene, settings: FitSettings) -> DensifyingTrainer:
     )
     trainer = DensifyingTrainer(
         initial(scene, settings), scene.train, scene.train_images, train,
-        masks=getattr(scene, "train_masks", None),
+        masks=scene.train_masks,
     )  # fmt: skip
     trainer.densify = DensifySettings(budget=settings.budget)
     return trainer
 
 
-def visible(model: SplatModel) -> SplatModel:
-    """Without the Gaussians that no pixel can show (alpha below 1/255)."""
-    return model[torch.sigmoid(model.opacities) >= 1 / 255]
-
-
 def about_fit(scene: Scene, settings: FitSettings) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be of this fit."""
+    """What must be the same for a state to be of this fit."""
     assert scene.train_images is not None
     return {
         **asdict(settings),

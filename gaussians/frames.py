@@ -8,11 +8,24 @@ angle matters: the roll of a round disc, or of a round needle, is invisible and 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..quant.exact import exact_sincos
 
 Double = NDArray[np.floating]
+
+
+def rotations(quats: Tensor) -> Tensor:
+    """[M, 3, 3] from quaternions [M, 4] wxyz of any length."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, 1).reshape(-1, 3, 3)
 
 
 def is_needle(scales: NDArray) -> NDArray[np.bool_]:

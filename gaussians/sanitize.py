@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from .model import SplatModel
+from .stored import STRIP
 
 Tensors = dict[str, torch.Tensor]
 
@@ -15,7 +16,6 @@ MAX_LOGIT = 13.815510  # logit(1 - 1e-6): opaque.
 MAX_LOG_SCALE = 40.0  # Its variance, exp(2 s), still fits float32.
 MIN_LOG_SCALE = -30.0  # Thinner than any pixel or float32 coordinate resolves.
 MAX_MAGNITUDE = 1e18  # Its square still fits float32.
-STRIP = 1 << 14  # Gaussians looked at together
 REMOVED = ("non_finite", "overflow", "invisible")
 REPAIRED = ("zero_quats", "huge_quats", "clamped_scales", "clamped_opacities")
 MIN_NORM = 1e-12  # torch's normalize does not make anything shorter a unit quaternion.

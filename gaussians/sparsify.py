@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..render.splat import rasterize
 from ..scenes.cameras import Cameras
-from .densify import OPACITY_RANGE, relocated, rotations
+from .densify import OPACITY_RANGE, relocated
+from .frames import rotations
 from .model import SplatModel
 from .train import Trainer
 

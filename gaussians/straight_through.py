@@ -17,8 +17,8 @@ from torch import Tensor
 
 from . import blocks
 from .codec import Steps, Tables, requantise
-from .densify import rotations
 from .fit_tables import Source
+from .frames import rotations
 from .layout import Layout
 from .model import SplatModel
 

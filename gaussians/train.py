@@ -77,7 +77,6 @@ class Trainer:
         images: [C, H, W, 3] float32 in [0, 1], their pictures.
         settings: rates and schedules.
         masks: [C, H, W] float32 in [0, 1], the weight of every pixel, or None.
-        background: [3] behind the splats, or None for black.
 
     Raises:
         ValueError: no views, or pictures whose shape is not that of the cameras.
@@ -90,7 +89,6 @@ class Trainer:
         images: Tensor,
         settings: TrainSettings,
         masks: Tensor | None = None,
-        background: Tensor | None = None,
     ) -> None:
         shape = (len(cameras), cameras.height, cameras.width, 3)
         if not len(cameras) or tuple(images.shape) != shape:
@@ -98,7 +96,6 @@ class Trainer:
         if masks is not None and masks.shape != images.shape[:3]:
             raise ValueError(f"masks: expected {list(shape[:3])}, got {list(masks.shape)}")
         self.cameras, self.images, self.masks = cameras, images, masks
-        self.background = background
         self.settings, self.start = settings, model
         self.extent = camera_extent(cameras)
         self.number = 0  # steps done
@@ -126,12 +123,7 @@ class Trainer:
         every = self.settings.sh_every
         return full if every == 0 else min(full, self.number // every)
 
-    def step(
-        self,
-        cameras: Cameras | None = None,
-        target: Tensor | None = None,
-        background: Tensor | None = None,
-    ) -> float:
+    def step(self, cameras: Cameras | None = None, target: Tensor | None = None) -> float:
         """One view: the next training view, or the given camera with its picture [1, H, W, 3].
 
         Returns the loss before the step.
@@ -142,7 +134,7 @@ class Trainer:
             cameras, target = self.cameras[view : view + 1], self.images[view : view + 1]
             mask = None if self.masks is None else self.masks[view : view + 1]
         assert target is not None
-        image = self.render(cameras, background)
+        image = self.render(cameras)
         if self.exposure is not None and view is not None:
             matrix = self.exposure[view]
             image = image @ matrix[:, :3].T + matrix[:, 3]
@@ -162,13 +154,16 @@ class Trainer:
         self.whole = True
         return float(loss.detach())
 
-    def render(self, cameras: Cameras, background: Tensor | None = None) -> Tensor:
-        """[C, H, W, 3] of the current values, differentiable."""
-        p = self.params
+    def values(self) -> dict[str, Tensor]:
+        """What pictures show, by name: the parameters, or what a subclass makes of them."""
+        return self.params
+
+    def render(self, cameras: Cameras) -> Tensor:
+        """[C, H, W, 3] of the current values on black, differentiable."""
+        p = self.values()
         options = RasterOptions(
             sh_degree=self.sh_degree,
             rasterize_mode="antialiased" if self.start.antialiased else "classic",
-            backgrounds=self.background if background is None else background,
         )
         colors = torch.cat([p["sh0"], p["shN"]], 1)
         return rasterize(

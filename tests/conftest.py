@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fieldpress.gaussians import codec
 from fieldpress.gaussians.model import SplatModel
 
 torch.set_num_threads(1)
@@ -74,6 +75,24 @@ def data_dir() -> Path:
 def tiny_model() -> Callable[..., SplatModel]:
     """A factory: tiny_model(n=200, sh_degree=3, seed=0), the same Gaussians for the same seed."""
     return _tiny_model
+
+
+def _refusal(data: bytes, **options: bool) -> str | None:
+    try:
+        codec.decode(data, name="f.fpz", **options)
+    except ValueError as error:
+        message = str(error)
+        assert message.startswith("f.fpz: ")
+        assert "\n" not in message
+        assert len(message) < 300
+        return message
+    return None
+
+
+@pytest.fixture(scope="session")
+def refusal() -> Callable[..., str | None]:
+    """refusal(data, **options), the one line that says what is wrong with a .fpz file, or None."""
+    return _refusal
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

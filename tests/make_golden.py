@@ -57,14 +57,11 @@ def octree(seed: int, n: int, depth: int) -> dict[str, object]:
     }
 
 
-def splats(n: int, degree: int, klt: bool) -> bytes:
-    """A small file of several blocks; a basis of its own would not pay for so few Gaussians."""
-    rng = torch.Generator().manual_seed(n)
-
+def seeded_model(rng: torch.Generator, n: int, degree: int) -> SplatModel:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=rng)
 
-    model = SplatModel(
+    return SplatModel(
         means=normal(n, 3) * torch.tensor([2.0, 1.0, 0.3]),
         quats=normal(n, 4),
         scales=normal(n, 3) - 3.0,
@@ -72,6 +69,11 @@ def splats(n: int, degree: int, klt: bool) -> bytes:
         sh0=normal(n, 1, 3),
         shN=normal(n, (degree + 1) ** 2 - 1, 3) * 0.2,
     )
+
+
+def splats(n: int, degree: int, klt: bool) -> bytes:
+    """A small file of several blocks; a basis of its own would not pay for so few Gaussians."""
+    model = seeded_model(torch.Generator().manual_seed(n), n, degree)
     classes = np.arange(n) % 5
     with (
         mock.patch.object(fit_tables, "BLOCK_SIZE", 1 + n // 2),

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import torch
+from make_golden import seeded_model
 
 from fieldpress.gaussians import codec, vectree_file
-from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.vectree import VecTreeSettings, quantise
 from fieldpress.quant import container
 from fieldpress.quant.codebook import CodebookSettings
@@ -18,18 +18,7 @@ GOLDEN = Path(__file__).parent / "golden" / "vectree"
 
 def tree_bytes(n: int = 24) -> bytes:
     rng = torch.Generator().manual_seed(n)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=rng)
-
-    model = SplatModel(
-        means=normal(n, 3) * torch.tensor([2.0, 1.0, 0.3]),
-        quats=normal(n, 4),
-        scales=normal(n, 3) - 3.0,
-        opacities=normal(n) * 2.0,
-        sh0=normal(n, 1, 3),
-        shN=normal(n, 3, 3) * 0.2,
-    )
+    model = seeded_model(rng, n, 1)
     scores = torch.rand(n, generator=rng, dtype=torch.float64)
     book = CodebookSettings(steps=3)
     tree = quantise(model, scores, VecTreeSettings(codebook=book, per_codeword=4))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fieldpress.gaussians.checkpoint import load_checkpoint, save_checkpoint
+from fieldpress.fitting import load_checkpoint, save_checkpoint
 
 ABOUT = {"budget": 100, "views": 7}
 

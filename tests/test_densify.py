@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fieldpress.gaussians.densify import DensifyingTrainer, DensifySettings, relocated, rotations
+from fieldpress.gaussians.densify import DensifyingTrainer, DensifySettings, relocated
+from fieldpress.gaussians.frames import rotations
 from fieldpress.gaussians.initialise import from_points
 from fieldpress.gaussians.train import NAMES, TrainSettings
 from fieldpress.scenes.orbit import orbit

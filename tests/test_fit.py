@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fieldpress.gaussians.checkpoint import load_checkpoint
+from fieldpress.fitting import load_checkpoint, save_checkpoint
 from fieldpress.gaussians.fit import FitSettings, Fitted, about_fit, fit, initial
 from fieldpress.gaussians.train import NAMES, Trainer, TrainSettings
 from fieldpress.render.photometric import photometric_loss
@@ -36,6 +36,15 @@ def same(one: Fitted, two: Fitted) -> bool:
     return all(torch.equal(getattr(one.model, n), getattr(two.model, n)) for n in NAMES)
 
 
+def into(path, scene, settings=STEPS):
+    """What `fit` is to call with its unfinished state."""
+    return lambda state: save_checkpoint(path, state, about_fit(scene, settings))
+
+
+def from_(path, scene, settings=STEPS):
+    return load_checkpoint(path, about_fit(scene, settings))
+
+
 def test_held_out_views_get_better(scene):
     start = Fitted(initial(scene, STEPS))
     fitted = fit(scene, replace(STEPS, steps=500))
@@ -58,9 +67,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(scene, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(scene, STEPS, progress=interrupt, checkpoint=path)
-    assert load_checkpoint(path, about_fit(scene, STEPS))["number"] == 40
-    resumed = fit(scene, STEPS, checkpoint=path, resume=True)
+        fit(scene, STEPS, progress=interrupt, keep=into(path, scene))
+    resumed = fit(scene, STEPS, state=from_(path, scene))
     assert resumed.report["resumed_at"] == 40
     assert same(straight, resumed)
 
@@ -78,10 +86,38 @@ def test_an_interruption_in_mid_step_loses_no_view(scene, tmp_path, monkeypatch)
 
     monkeypatch.setattr("fieldpress.gaussians.train.photometric_loss", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        fit(scene, STEPS, checkpoint=path)
-    resumed = fit(scene, STEPS, checkpoint=path, resume=True)
+        fit(scene, STEPS, keep=into(path, scene))
+    resumed = fit(scene, STEPS, state=from_(path, scene))
     assert resumed.report["resumed_at"] == 32
     assert same(straight, resumed)
+
+
+def test_half_an_update_is_no_state(scene, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fieldpress.gaussians.densify.DensifyingTrainer.after_update", interrupt)
+    kept = []
+    with pytest.raises(KeyboardInterrupt):
+        fit(scene, STEPS, keep=kept.append)
+    assert kept == []
+
+
+def test_a_state_is_kept_from_time_to_time(scene, monkeypatch):
+    monkeypatch.setattr("fieldpress.gaussians.fit.KEEP_SECONDS", 0.0)
+    numbers = []
+    fit(scene, STEPS, keep=lambda state: numbers.append(state["number"]))
+    assert numbers == [20, 40, 60]
+
+
+def test_nothing_visible_at_the_end_is_one_line(scene, monkeypatch):
+    def vanish(self):
+        with torch.no_grad():
+            self.params["opacities"].fill_(-9.0)
+
+    monkeypatch.setattr("fieldpress.gaussians.densify.DensifyingTrainer.after_update", vanish)
+    with pytest.raises(ValueError, match="known: the fit left no visible Gaussian"):
+        fit(scene, replace(STEPS, steps=3))
 
 
 def test_exposure_survives_an_interruption_too(scene, tmp_path):
@@ -92,20 +128,19 @@ def test_exposure_survives_an_interruption_too(scene, tmp_path):
 
     straight = fit(scene, settings)
     with pytest.raises(KeyboardInterrupt):
-        fit(scene, settings, progress=interrupt, checkpoint=path)
-    assert same(straight, fit(scene, settings, checkpoint=path, resume=True))
+        fit(scene, settings, progress=interrupt, keep=into(path, scene, settings))
+    assert same(straight, fit(scene, settings, state=from_(path, scene, settings)))
 
 
 def test_a_checkpoint_of_another_fit_is_refused(scene, tmp_path):
     path = tmp_path / "x.checkpoint"
-
-    def interrupt(stage: str, done: float) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(scene, STEPS, progress=interrupt, checkpoint=path)
+    into(path, scene)({})
+    assert from_(path, scene) == {}
     with pytest.raises(ValueError, match="budget was 150, now 99"):
-        fit(scene, replace(STEPS, budget=99), checkpoint=path, resume=True)
+        from_(path, scene, replace(STEPS, budget=99))
+    darker = replace(scene, train_images=scene.train_images * 0.9)
+    with pytest.raises(ValueError, match="brightness"):
+        from_(path, darker)
 
 
 def test_exposure_is_learned_and_left_out(scene):
