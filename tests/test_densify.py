@@ -52,6 +52,23 @@ def test_the_count_grows_to_the_budget_and_never_beyond():
     assert all(len(p) == 70 for p in t.params.values())
 
 
+def test_copies_begin_without_momentum_and_the_rest_keep_theirs():
+    t = trainer(count=60, budget=66, growth=1.1)
+    t.step()
+    before = t.moments()["means"][1].clone()
+    opacities = t.params["opacities"].detach().clone()
+    t._add()
+    after = t.moments()["means"][1]
+    split = (t.params["opacities"][:60] != opacities).nonzero()[:, 0]
+    assert len(split) > 0
+    assert not after[60:].any()
+    assert not after[split].any()
+    rest = torch.ones(60, dtype=torch.bool)
+    rest[split] = False
+    assert before[rest].any()
+    assert torch.equal(after[:60][rest], before[rest])
+
+
 def test_dead_gaussians_become_copies_of_live_ones():
     t = trainer()
     with torch.no_grad():

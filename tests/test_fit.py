@@ -168,6 +168,39 @@ def test_a_frozen_tensor_does_not_move(scene):
     assert torch.equal(done.means, model.means)
     assert torch.equal(done.quats, model.quats)
     assert not torch.equal(done.sh0, model.sh0)
+    assert set(trainer.moments()) == set(NAMES) - {"means", "quats"}  # No work was done on them.
+
+
+def test_rates_and_degrees_follow_their_schedules(scene):
+    settings = TrainSettings(
+        steps=100, means_lr=1e-2, means_lr_final=1e-4, cool=0.4, sh_every=30
+    )  # fmt: skip
+    trainer = Trainer(initial(scene, STEPS), scene.train, scene.train_images, settings)
+    found = []
+    for number in (0, 50, 60, 80, 100):
+        trainer.number = number
+        rates = trainer.rates()
+        found.append((rates["means"] / trainer.extent, rates["sh0"] / settings.sh0_lr))
+    expected = [(1e-2, 1), (1e-3, 1), (1e-2 * 10**-1.2, 1), (1e-2 * 10**-1.6, 0.1**0.5)]
+    for (means, rest), (means_wanted, rest_wanted) in zip(
+        found, [*expected, (1e-4, 0.1)], strict=True
+    ):
+        assert means == pytest.approx(means_wanted, rel=1e-6)
+        assert rest == pytest.approx(rest_wanted, rel=1e-6)
+    degrees = []
+    for trainer.number in (0, 29, 30, 90):
+        degrees.append(trainer.sh_degree)
+    assert degrees == [0, 0, 1, 1]  # The model has no more.
+
+
+def test_exposure_keeps_its_momentum_when_gaussians_come_and_go(scene):
+    settings = TrainSettings(steps=10, exposure=True)
+    trainer = Trainer(initial(scene, STEPS), scene.train, scene.train_images, settings)
+    trainer.step()
+    before = trainer.optimizer.state[trainer.exposure]["exp_avg"].clone()
+    assert before.any()
+    trainer.replace({n: p.detach()[:50] for n, p in trainer.params.items()}, {})
+    assert torch.equal(trainer.optimizer.state[trainer.exposure]["exp_avg"], before)
 
 
 def test_masked_pixels_do_not_matter(scene):

@@ -22,6 +22,7 @@ from fieldpress.gaussians.lightgaussian import (
 )
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.significance import keep_mask, significance, volume_factor
+from fieldpress.gaussians.train import camera_extent
 from fieldpress.gaussians.vectree import VecTreeSettings, quantise
 from fieldpress.quant.codebook import CodebookSettings
 from fieldpress.render import _reference
@@ -206,6 +207,21 @@ def test_distillation_follows_the_teacher_and_freezes_opacities(tiny_model, scen
         student, scene.train, scene.train_images
     )
     assert truncated(student, 2) is student
+
+
+def test_two_of_three_distillation_steps_take_a_pseudo_view(tiny_model, scene, monkeypatch):
+    offsets = []
+
+    def watched(cameras, offset):
+        offsets.append(offset)
+        return moved(cameras, offset)
+
+    monkeypatch.setattr("fieldpress.gaussians.lightgaussian.moved", watched)
+    teacher = tiny_model(30, 1)
+    distil(teacher, teacher, scene, LightGaussianSettings(distil_steps=9, jitter=0.01))
+    assert len(offsets) == 6
+    sigma = 0.01 * camera_extent(scene.train)
+    assert 0.3 * sigma < float(torch.cat(offsets).std()) < 2 * sigma
 
 
 def test_pseudo_views_are_moved_and_not_turned():
