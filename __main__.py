@@ -255,6 +255,44 @@ def evaluate(
     _finish(report, json_ or output == "-", out)
 
 
+def bench(
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST|IN")],
+    output: Annotated[str, _output("DIR")],
+    keep: bool = False,
+    resume: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Sweep rates: our codec and the formats of others over scenes, as curves and BD-rates.
+
+    Every point is a row of DIR/results.jsonl as soon as it is measured: after Ctrl-C or a crash,
+    --resume goes on from there.
+
+    Args:
+        sources: A manifest (.json, .toml) of scenes, methods and their settings, or scene files.
+        output: The folder for results.json, curves.svg and index.html.
+        keep: Leave the file of every point in DIR/files.
+        resume: Take the points that DIR/results.jsonl has, measure the others.
+        seed: Of every random choice; the same seed gives the same files.
+        overwrite: Measure all anew in a folder that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import manifest, sweep
+
+    wanted = manifest.gather(sources)
+    check_output(output, overwrite=overwrite or resume, folder=True)
+    if output == "-":
+        raise Misuse("-o: expected a folder, got stdout")
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = sweep.run_sweep(
+            wanted, output, seed=seed, resume=resume and not overwrite, keep=keep,
+            progress=progress,
+        )  # fmt: skip
+    say(f"the report is {Path(output) / 'index.html'}")
+    _finish(report, json_, out)
+
+
 def info(source: Input, json_: Json = False) -> None:
     """Say what is in a file: sections, counts, bytes by attribute, provenance.
 
@@ -298,6 +336,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "fit": fit,
     "render": render,
     "eval": evaluate,
+    "bench": bench,
     "info": info,
     "demo": demo,
 }

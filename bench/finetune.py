@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rd_plot import Curve, draw
 from record import DATA, RESULTS, machine, write
 
 from fieldpress import models
@@ -29,6 +28,7 @@ from fieldpress.gaussians.model import SplatModel
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.datasets import read_scene
 from fieldpress.scenes.evaluate import evaluate
+from fieldpress.viewer.curves import Curve, Panel, Point, draw
 
 SCENES = {  # name -> model, photographs, how much smaller they are made
     "fox": ("gaussians/fox-trained/point_cloud.ply", "multiview/fox", 2.0),
@@ -93,17 +93,18 @@ def curves(rows: list[dict[str, Any]], scene: str) -> list[Curve]:
     found = []
     for method, label in (("codec", "codec, no training"), ("finetune", "fine-tuned")):
         mine = [r for r in rows if (r["scene"], r["method"]) == (scene, method) and "psnr" in r]
-        points = sorted((r["bytes"] / 1e3, r["psnr"]) for r in mine)
-        found.append(Curve(label, tuple(points)))
+        points = sorted((r["bytes"], r["psnr"]) for r in mine)
+        found.append(Curve(label, tuple(Point(*point) for point in points)))
     return found
 
 
 def draw_all(rows: list[dict[str, Any]], path: Path) -> None:
     panels = []
     for scene in dict.fromkeys(r["scene"] for r in rows):
-        level = [r["psnr"] for r in rows if (r["scene"], r["method"]) == (scene, "input")]
-        panels.append((scene, curves(rows, scene), level[0] if level else None))
-    path.write_text(draw(panels, "kB on disk", "PSNR of test photographs, dB"))
+        inputs = [r for r in rows if (r["scene"], r["method"]) == (scene, "input")]
+        level, whole = (inputs[0]["psnr"], inputs[0]["bytes"]) if inputs else (None, None)
+        panels.append(Panel(scene, tuple(curves(rows, scene)), level, whole))
+    path.write_text(draw(panels, "PSNR of test photographs, dB"))
 
 
 def main() -> None:

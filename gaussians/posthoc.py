@@ -1,0 +1,114 @@
+"""What other methods can do to a finished scene without training: drop, truncate, coarsen.
+
+They are what a rate-distortion sweep compares our codec with (`fieldpress bench`).
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..scenes.cameras import Cameras
+from .lightgaussian import truncated
+from .model import SplatModel
+from .significance import FORMS, keep_mask, significance
+from .spz import GZIP_LEVEL, write_spz
+from .unpack import flip_axes
+from .vectree import VecTreeSettings, quantise
+from .vectree_file import encode
+
+SPZ_SIGNS = (1, -1, -1)  # From our axes (right, down, front) to SPZ's (right, up, back).
+FIRST_COEFFICIENTS = 3  # Of degree 1; SPZ's reference spends a bit more on each of these.
+
+
+@dataclass(frozen=True)
+class PosthocSettings:
+    """LightGaussian without its training steps.
+
+    Attributes:
+        prune: share of the Gaussians that go, the least significant.
+        sh_degree: of what is left of the colours; a model of less keeps its own.
+        form: of the significance, "released" or "published".
+        vectree: what quantisation keeps; its codebook's own seed is not used.
+        seed: of the codebook's draws.
+    """
+
+    prune: float = 0.66
+    sh_degree: int = 2
+    form: str = "released"
+    vectree: VecTreeSettings = field(default_factory=VecTreeSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {self.form!r}")
+        if not 0 <= self.prune < 1:
+            raise ValueError(f"prune: expected a share in [0, 1), got {self.prune}")
+        if self.sh_degree not in range(5):
+            raise ValueError(f"sh_degree: expected 0..4, got {self.sh_degree}")
+
+
+def lightgaussian_posthoc(model: SplatModel, views: Cameras, settings: PosthocSettings) -> bytes:
+    """The .fpz file of LightGaussian's steps (Fan et al. 2024) that need no training.
+
+    Prune by the significance, truncate the colours, quantise with VecTree; the significance is
+    measured anew for the codebook, as the released code does.
+
+    Args:
+        model: a sanitised scene.
+        views: cameras that the significance is summed over.
+        settings: how much goes.
+
+    Raises:
+        ValueError: for values that are not finite, and where pruning leaves nothing.
+    """
+    keep = keep_mask(significance(model, views, form=settings.form), settings.prune)
+    if not bool(keep.any()):
+        raise ValueError(f"prune: all {len(model)} Gaussians are equally significant")
+    left = truncated(model[keep], settings.sh_degree)
+    scores = significance(left, views, form=settings.form)
+    book = replace(settings.vectree.codebook, seed=settings.seed)
+    tree = quantise(left, scores, replace(settings.vectree, codebook=book))
+    return encode(tree, {"recipe": "lightgaussian-posthoc", "seed": settings.seed})
+
+
+def without_least(model: SplatModel, weight: Tensor, share: float) -> SplatModel:
+    """The model without the `share` of least weight [N], in its order; one Gaussian stays."""
+    if not 0 <= share < 1:
+        raise ValueError(f"prune: expected a share in [0, 1), got {share}")
+    if weight.shape != (len(model),):
+        raise ValueError(f"weight: expected [{len(model)}], got {list(weight.shape)}")
+    drop = int(share * len(model))
+    if not drop:
+        return model
+    keep = torch.ones(len(model), dtype=torch.bool)
+    keep[weight.argsort(stable=True)[:drop]] = False
+    return model[keep]
+
+
+def spz_bytes(model: SplatModel, sh_bits: int) -> bytes:
+    """SPZ version 3 with other bits of colour than its reference's defaults, which are 5 and 4.
+
+    The degree-1 coefficients get `sh_bits` (1 to 8), those above one less, but at least 1: the
+    reference's options sh1Bits and shRestBits. Its readers need not know. Raises ValueError for
+    bits out of range and for values that the format cannot hold.
+    """
+    if sh_bits not in range(1, 9):
+        raise ValueError(f"sh_bits: expected 1..8, got {sh_bits}")
+    whole = gzip.decompress(write_spz(model))
+    head = whole[: len(whole) - model.shN.numel()]  # The colours come last, a byte a number.
+    rest = flip_axes(model, SPZ_SIGNS).shN.detach().cpu().double().numpy()
+    return gzip.compress(head + _coarse(rest, sh_bits).tobytes(), GZIP_LEVEL, mtime=0)
+
+
+def _coarse(rest: NDArray[np.float64], sh_bits: int) -> NDArray[np.uint8]:
+    """[N, K-1, 3] bytes, rounded to the middle of as many buckets as the bits can tell apart."""
+    step = np.full((rest.shape[1], 1), 1 << (8 - max(sh_bits - 1, 1)))
+    step[:FIRST_COEFFICIENTS] = 1 << (8 - sh_bits)
+    centred = np.rint(np.clip(rest, -2, 2) * 128).astype(np.int64) + 128
+    return np.clip((centred + step // 2) // step * step, 0, 255).astype(np.uint8)
