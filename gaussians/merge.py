@@ -27,7 +27,7 @@ MAX_RATIO = 64.0  # Of the areas of a pair.
 MAX_OPACITY = 0.999  # Of a merged one: its logit stays finite.
 PROBES = 4  # Of the removal error: one alone says of many, by chance, that they cost nothing.
 STEADY = 0.1  # Share of the mean contrast in it, see `measure`.
-STRIP = 1 << 16  # Pairs that are looked at at once
+STRIP = 1 << 15  # Pairs that are looked at at once
 LEAST = 1e-300
 
 
@@ -108,13 +108,14 @@ def measure(model: SplatModel, views: Cameras, *, probes: int = PROBES, seed: in
 @torch.no_grad()
 def candidates(model: SplatModel, measured: Measured, *, neighbors: int = NEIGHBORS) -> Pairs:
     """Near pairs that are cheaper to merge, by `_Pair.cost`, than either is to remove: O(N)."""
-    near = _near(model.means, neighbors)
-    found = []
+    near, found = _near(model.means, neighbors), []
+    shape = covariances(model, torch.arange(len(model)))
+    size = area(shape).log()
     for start in range(0, max(len(near), 1), STRIP):
         part = near[start : start + STRIP]
-        pair = _Pair(model, part[:, 0], part[:, 1], measured)
-        close = pair.gated()
-        part = part[close]
+        part = part[(size[part[:, 0]] - size[part[:, 1]]).abs() <= math.log(MAX_RATIO)]
+        offset = (model.means[part[:, 1]] - model.means[part[:, 0]]).double()
+        part = part[gap(shape[part[:, 0]] + shape[part[:, 1]], offset) <= MAX_GAP]
         pair = _Pair(model, part[:, 0], part[:, 1], measured)
         cost = pair.cost()
         good = cost < measured.error[part].amin(1)
@@ -191,11 +192,6 @@ class _Pair:
         self.shape = [covariances(model, i) for i in self.index]
         self.area = [area(a) for a in self.shape]
         self.opacity = [model.opacities[i].double().sigmoid() for i in self.index]
-
-    def gated(self) -> Tensor:
-        """[P] bool whether the two overlap and are of comparable size."""
-        comparable = (self.area[0] / self.area[1]).log().abs() <= math.log(MAX_RATIO)
-        return comparable & (gap(self.shape[0] + self.shape[1], self.offset) <= MAX_GAP)
 
     def match(self) -> None:
         """Share of the second, offset of the mean, covariance and opacity of the merged."""
