@@ -280,6 +280,8 @@ def bench(
     """
     from . import manifest, sweep
 
+    if not sources:
+        raise Misuse("bench: expected a manifest or scene files, got nothing")
     wanted = manifest.gather(sources)
     check_output(output, overwrite=overwrite or resume, folder=True)
     if output == "-":

@@ -121,7 +121,7 @@ def run_sweep(
     Raises:
         ValueError: for a scene that cannot be read, or a folder that cannot be written.
     """
-    folder, say = Path(folder), progress or Progress()
+    folder = Path(folder)
     began = time.perf_counter()
     try:
         folder.mkdir(exist_ok=True)
@@ -132,11 +132,12 @@ def run_sweep(
     points: list[dict[str, Any]] = []
     known = len(rows.rows)
     for number, entry in enumerate(manifest.scenes):
-        say.part(number / len(manifest.scenes), (number + 1) / len(manifest.scenes))
+        if progress is not None:
+            progress.part(number / len(manifest.scenes), (number + 1) / len(manifest.scenes))
         stage = Stage.read(entry, seed)
         facts.append(stage.facts())
         with _place(folder, entry.name, keep) as place:
-            points += _scene_rows(stage, manifest, place, rows, say)
+            points += _scene_rows(stage, manifest, place, rows, progress)
         float_bytes = stage.float_bytes
         del stage  # Before the next one is read.
         give_back(float_bytes)
@@ -169,7 +170,7 @@ def _place(folder: Path, scene: str, keep: bool) -> Iterator[Path]:
 
 
 def _scene_rows(
-    stage: Stage, manifest: Manifest, place: Path, rows: Rows, progress: Progress
+    stage: Stage, manifest: Manifest, place: Path, rows: Rows, progress: Progress | None
 ) -> list[dict[str, Any]]:
     plan = [
         (method.name, settings)
@@ -178,7 +179,8 @@ def _scene_rows(
     ]
     found = []
     for number, (method, settings) in enumerate(plan):
-        progress(f"{stage.name}: {method}", number / len(plan))
+        if progress is not None:
+            progress(f"{stage.name}: {method}", number / len(plan))
         key = {
             "scene": stage.name,
             "method": method,

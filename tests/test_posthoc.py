@@ -1,0 +1,113 @@
+"""What needs no training: pruning by rank, SPZ's bits of colour, LightGaussian's steps."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+import torch
+
+from fieldpress.gaussians import codec
+from fieldpress.gaussians.posthoc import (
+    PosthocSettings,
+    lightgaussian_posthoc,
+    spz_bytes,
+    without_least,
+)
+from fieldpress.gaussians.significance import keep_mask, significance
+from fieldpress.gaussians.spz import read_spz, write_spz
+from fieldpress.gaussians.vectree import VecTreeSettings
+from fieldpress.quant import container
+from fieldpress.quant.codebook import CodebookSettings
+from fieldpress.scenes.orbit import orbit
+
+VECTREE = VecTreeSettings(codebook=CodebookSettings(steps=5))
+
+
+@pytest.fixture(scope="module")
+def views():
+    return orbit([0.0, 0, 0], 3.0, 4, width=64, height=48, up=[0.0, -1, 0])
+
+
+def test_the_least_go_and_the_others_keep_their_order(tiny_model):
+    model = tiny_model(10)
+    weight = torch.tensor([5.0, 1, 4, 1, 9, 0, 2, 6, 5, 3])
+    left = without_least(model, weight, 0.45)  # 4 of 10: 0, 1, 1, 2.
+    assert torch.equal(left.means, model.means[[0, 2, 4, 7, 8, 9]])
+    assert without_least(model, weight, 0.0) is model
+    assert len(without_least(model, torch.zeros(10), 0.99)) == 1
+    assert len(without_least(tiny_model(0), torch.zeros(0), 0.5)) == 0
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="prune: expected a share"):
+            without_least(model, weight, share)
+    with pytest.raises(ValueError, match=r"weight: expected \[10\], got \[9\]"):
+        without_least(model, weight[:9], 0.5)
+
+
+@pytest.mark.parametrize("degree", range(5))
+def test_five_bits_are_what_the_writer_does_by_itself(tiny_model, degree):
+    model = tiny_model(50, degree)
+    assert gzip.decompress(spz_bytes(model, 5)) == gzip.decompress(write_spz(model))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_colours_come_back_within_half_a_bucket(tiny_model, bits):
+    """In our axes, though SPZ stores them in its own; nothing else depends on the bits."""
+    model = tiny_model(300)
+    model.shN.clamp_(-0.9, 0.9)
+    data = spz_bytes(model, bits)
+    found, usual = read_spz(data), read_spz(write_spz(model))
+    for name in ("means", "quats", "scales", "opacities", "sh0"):
+        assert torch.equal(getattr(found, name), getattr(usual, name))
+    error = (found.shN - model.shN).abs()
+    first, rest = 2.0 ** (1 - bits), 2.0 ** (1 - max(bits - 1, 1))
+    byte = 1 / 256  # Rounding to bytes comes first.
+    assert error[:, :3].max() <= first / 2 + byte
+    assert error[:, 3:].max() <= rest / 2 + byte or bits <= 2  # Then the top bucket is cut off.
+    if bits == 8:
+        assert error[:, :3].max() > 0
+    assert spz_bytes(model, bits) == data
+
+
+def test_fewer_bits_are_fewer_bytes(tiny_model):
+    model = tiny_model(500)
+    sizes = [len(spz_bytes(model, bits)) for bits in (8, 6, 4, 2)]
+    assert sizes == sorted(sizes, reverse=True)
+    for bits in (0, 9):
+        with pytest.raises(ValueError, match=r"sh_bits: expected 1\.\.8"):
+            spz_bytes(model, bits)
+
+
+@pytest.mark.parametrize(("degree", "expected"), [(3, 2), (1, 1), (0, 0)])
+def test_a_posthoc_file_decodes_to_what_is_left(tiny_model, views, degree, expected):
+    model = tiny_model(300, degree)
+    settings = PosthocSettings(prune=0.4, vectree=VECTREE)
+    data = lightgaussian_posthoc(model, views, settings)
+    found = codec.decode(data)
+    keep = keep_mask(significance(model, views), 0.4)
+    assert len(found) == int(keep.sum())
+    assert found.sh_degree == expected
+    nearest = torch.cdist(found.means, model.means[keep]).min(1)
+    assert nearest.values.max() < 1e-3
+    assert len(nearest.indices.unique()) == len(found)
+    assert container.read(data).header["recipe"] == "lightgaussian-posthoc"
+    assert lightgaussian_posthoc(model, views, settings) == data
+
+
+def test_pruning_shrinks_and_all_alike_are_refused(tiny_model, views):
+    model = tiny_model(400)
+    sizes = [
+        len(lightgaussian_posthoc(model, views, PosthocSettings(prune=share, vectree=VECTREE)))
+        for share in (0.0, 0.3, 0.66)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    away = tiny_model(20)
+    away.means.add_(1e4)  # No view sees any: all scores are 0.
+    with pytest.raises(ValueError, match="all 20 Gaussians are equally significant"):
+        lightgaussian_posthoc(away, views, PosthocSettings(prune=0.5, vectree=VECTREE))
+
+
+@pytest.mark.parametrize("bad", [{"prune": 1.0}, {"prune": -0.1}, {"sh_degree": 5}, {"form": "x"}])
+def test_settings_out_of_range_are_refused(bad):
+    with pytest.raises(ValueError, match=f"^{next(iter(bad))}: expected"):
+        PosthocSettings(**bad)
