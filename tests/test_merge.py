@@ -224,6 +224,14 @@ def test_degenerate_shapes_stay_finite(cloud):
     assert all(bool(x.isfinite().all()) for x in less.model.tensors().values())
 
 
+def test_colours_that_differ_cost(cloud):
+    found = given_all(300, error=1e9)
+    tinted = replace(cloud, sh0=cloud.sh0 + torch.arange(300.0)[:, None, None] * 1e6)
+    plain, other = rule.candidates(cloud, found), rule.candidates(tinted, found)
+    assert len(plain) > 100
+    assert len(other) < len(plain) / 4
+
+
 def test_a_limit_stops_it(cloud):
     found = measure(cloud, views())
     price = float(found.error.median()) / 4
