@@ -27,6 +27,7 @@ from .viewer.curves import Curve, Panel, Point, draw
 from .viewer.sweep_page import sweep_page
 
 ANCHOR = "fieldpress"  # What every other method is compared with.
+LEAST_DB = 1.0  # That curves must share for their BD-rate to enter a median: less is a sliver.
 ROWS = "results.jsonl"
 ROW_KEYS = ("scene", "method", "settings", "fingerprint", "seed", "version")  # What a point is.
 
@@ -221,7 +222,10 @@ def machine() -> dict[str, Any]:
 
 
 def compare(points: Sequence[Mapping[str, Any]], scenes: Sequence[str]) -> dict[str, Any]:
-    """BD-rates against our own method: each scene's, and each method's median over scenes."""
+    """BD-rates against our own method: each scene's, and each method's median over scenes.
+
+    A BD-rate over less than LEAST_DB stands in its scene's row and stays out of the median.
+    """
     found = []
     for scene in scenes:
         curves = {method: _curve(points, scene, method) for method in _methods(points)}
@@ -243,12 +247,21 @@ def compare(points: Sequence[Mapping[str, Any]], scenes: Sequence[str]) -> dict[
             )
     medians = {}
     for method in dict.fromkeys(row["method"] for row in found):
-        known = [r["percent"] for r in found if r["method"] == method and r["percent"] is not None]
+        known = [
+            row["percent"]
+            for row in found
+            if row["method"] == method and row["percent"] is not None and _shared(row) >= LEAST_DB
+        ]
         medians[method] = {
             "percent": statistics.median(known) if known else None,
             "scenes": len(known),
         }
     return {"bd_rate": found, "bd_rate_median": medians}
+
+
+def _shared(row: Mapping[str, Any]) -> float:
+    low, high = row["overlap_db"]
+    return high - low
 
 
 def _methods(points: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -197,6 +197,12 @@ def test_curves_are_compared_scene_by_scene() -> None:
     assert percents["c", "spz"] is None
     assert found["bd_rate_median"]["sog"] == {"percent": pytest.approx(300), "scenes": 3}
     assert found["bd_rate_median"]["spz"] == {"percent": None, "scenes": 0}
+    sliver = points_of("a", "spz", (900.0, 20.0), (999.0, 30.5))  # Half a dB with ours.
+    found = compare([*points, *sliver], ["a"])
+    row = next(r for r in found["bd_rate"] if r["method"] == "spz")
+    assert row["percent"] > 100
+    assert row["overlap_db"] == [30.0, 30.5]
+    assert found["bd_rate_median"]["spz"] == {"percent": None, "scenes": 0}
     alone = compare(points_of("a", "sog", *line), ["a"])["bd_rate"]
     assert alone[0]["reason"] == "no curve of fieldpress"
     assert bd_rate(line, line).percent == pytest.approx(0)

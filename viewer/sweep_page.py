@@ -97,7 +97,8 @@ def _deltas(results: Mapping[str, Any]) -> str:
         )
     return (
         "<section><h2>BD-rate against fieldpress</h2><p class='hint'>How many more bytes a method "
-        "takes at equal PSNR, in the mean over the dB that both curves reach (below each figure)."
+        "takes at equal PSNR, in the mean over the dB that both curves reach (below each figure). "
+        "The median is over scenes whose curves share at least 1 dB."
         f"</p><div class='scroll'><table class='delta'><thead><tr><th></th>{head}"
         f"<th scope='col'>median</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         "</section>"
