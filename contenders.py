@@ -14,11 +14,16 @@ from torch import Tensor
 
 from . import models
 from .gaussians.compress import CompressSettings, compress
-from .gaussians.importance import importance
 from .gaussians.lightgaussian import truncated
 from .gaussians.memory import be_frugal
 from .gaussians.model import SplatModel
-from .gaussians.posthoc import PosthocSettings, lightgaussian_posthoc, spz_bytes, without_least
+from .gaussians.posthoc import (
+    PosthocSettings,
+    lightgaussian_posthoc,
+    seen_weight,
+    spz_bytes,
+    without_least,
+)
 from .gaussians.sanitize import sanitize
 from .gaussians.vectree import VecTreeSettings
 from .manifest import KNOBS, SceneEntry, Settings
@@ -67,7 +72,7 @@ class Stage:
     input_bytes: int | None
     seed: int
     fingerprint: str = ""
-    _importance: tuple[Tensor, float] | None = None
+    _weight: tuple[Tensor, float] | None = None
 
     @staticmethod
     def read(entry: SceneEntry, seed: int) -> Stage:
@@ -92,15 +97,15 @@ class Stage:
         stage.fingerprint = _fingerprint(stage, photos)
         return stage
 
-    def least_important_gone(self, share: float) -> tuple[SplatModel, float]:
+    def without_least(self, share: float) -> tuple[SplatModel, float]:
         """The model without a share of it, and the seconds that the statistics took, once."""
         if not share:
             return self.model, 0.0
-        if self._importance is None:
+        if self._weight is None:
             start = time.perf_counter()
-            weight = importance(self.model, self.views)[0]
-            self._importance = weight, time.perf_counter() - start
-        weight, seconds = self._importance
+            weight = seen_weight(self.model, self.views)
+            self._weight = weight, time.perf_counter() - start
+        weight, seconds = self._weight
         return without_least(self.model, weight, share), seconds
 
     def facts(self) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def _fieldpress(stage: Stage, settings: Settings, path: Path) -> float:
 
 
 def _interchange(stage: Stage, settings: Settings, path: Path) -> float:
-    left, seconds = stage.least_important_gone(settings["prune"])
+    left, seconds = stage.without_least(settings["prune"])
     models.save(truncated(left, int(settings["sh_degree"])), path)
     return seconds
 
@@ -152,7 +157,7 @@ def _interchange(stage: Stage, settings: Settings, path: Path) -> float:
 def _spz(stage: Stage, settings: Settings, path: Path) -> float:
     if "sh_bits" not in settings:
         return _interchange(stage, settings, path)
-    left, seconds = stage.least_important_gone(settings["prune"])
+    left, seconds = stage.without_least(settings["prune"])
     left = truncated(left, int(settings["sh_degree"]))
     models.write_atomic(path, [spz_bytes(left, int(settings["sh_bits"]))])
     return seconds

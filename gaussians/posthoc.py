@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..render.statistics import statistics
 from ..scenes.cameras import Cameras
 from .lightgaussian import truncated
 from .model import SplatModel
@@ -75,6 +76,24 @@ def lightgaussian_posthoc(model: SplatModel, views: Cameras, settings: PosthocSe
     book = replace(settings.vectree.codebook, seed=settings.seed)
     tree = quantise(left, scores, replace(settings.vectree, codebook=book))
     return encode(tree, {"recipe": "lightgaussian-posthoc", "seed": settings.seed})
+
+
+def seen_weight(model: SplatModel, views: Cameras) -> Tensor:
+    """[N] float64, sum over views and pixels of (alpha T)^2: what removal of each would cost.
+
+    To first order, in squared error of colour. What no view sees gets 0 and goes first, which the
+    views that are measured do not hold against a method.
+    """
+    means, quats, scales, opacities, _ = model.activated()
+    weight = torch.zeros(len(model), dtype=torch.float64)
+    for index in range(len(views)):
+        view = views[index : index + 1]
+        found = statistics(
+            means, quats, scales, opacities, view.viewmats, view.Ks, view.width, view.height,
+            model.options(),
+        )  # fmt: skip
+        weight += found.weight_sq
+    return weight
 
 
 def without_least(model: SplatModel, weight: Tensor, share: float) -> SplatModel:

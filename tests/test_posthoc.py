@@ -11,6 +11,7 @@ from fieldpress.gaussians import codec
 from fieldpress.gaussians.posthoc import (
     PosthocSettings,
     lightgaussian_posthoc,
+    seen_weight,
     spz_bytes,
     without_least,
 )
@@ -42,6 +43,22 @@ def test_the_least_go_and_the_others_keep_their_order(tiny_model):
             without_least(model, weight, share)
     with pytest.raises(ValueError, match=r"weight: expected \[10\], got \[9\]"):
         without_least(model, weight[:9], 0.5)
+
+
+def test_what_no_view_sees_goes_first_and_what_is_seen_most_goes_last(tiny_model, views):
+    model = tiny_model(60)
+    model.means[0] += 1e4
+    model.opacities[1:] = -4.0
+    model.means[1], model.scales[1], model.opacities[1] = 0.0, -1.0, 8.0
+    weight = seen_weight(model, views)
+    assert weight[0] == weight.min() == 0
+    assert weight.argmax() == 1
+    assert torch.equal(weight[1:], seen_weight(model[1:], views))
+    left = without_least(model, weight, 0.5)
+    whole = model.render(views)
+    most = model[weight.argsort(descending=True, stable=True)[30:]]
+    lost = (left.render(views) - whole).square().mean()
+    assert lost < (most.render(views) - whole).square().mean() / 10
 
 
 @pytest.mark.parametrize("degree", range(5))
