@@ -36,7 +36,8 @@ class Wanted:
 
     Attributes:
         codes: [n] full-depth Morton codes, sorted.
-        classes: [n] 0..7; opacity: [n, 1]; scales: [n, 3]; dc: [n, 3]; ac: [n, R].
+        classes: [n, 2] 0..9, of colour and of geometry; opacity: [n, 1] of ln alpha;
+            scales: [n, 3]; dc: [n, 3]; ac: [n, R].
         angles: needle mask [n] -> tilt [n, 2] and roll [n, 1].
     """
 
@@ -332,13 +333,18 @@ def code_block(
             scale, context.copy(), neighbors, channels, side, predictors[key], layout.bias[key]
         )
 
-    plain = Row(np.ones(n, np.int32), context, neighbors, 1, np.zeros((n, 0), np.int32))
-    classes = stream.ints("cls", wanted.classes[:, None] if wanted else None, plain)[:, 0]
-    classes = np.clip(classes, 0, CLASSES - 1)
+    def coded_classes(key: str, kind: int) -> Int:
+        plain = Row(np.ones(n, np.int32), context.copy(), neighbors, 1, np.zeros((n, 0), np.int32))
+        found = stream.ints(key, wanted.classes[:, kind, None] if wanted else None, plain)
+        return np.clip(found[:, 0], 0, CLASSES - 1)
+
+    colored = coded_classes("cls", 0)
+    context[:, 0] = colored
+    classes = coded_classes("gcl", 1)
     context[:, 0] = classes
-    side = classes[:, None] * np.int32(CLASS_SIDE)
+    side = np.stack([colored, classes], 1) * np.int32(CLASS_SIDE)
     opacity = stream.values("opa", wanted and wanted.opacity, row("opa", 1, side=side))
-    context[:, 1] = np.clip((opacity[:, 0] >> 5) + 12, 0, 31)
+    context[:, 1] = np.clip((opacity[:, 0] >> 4) + 31, 0, 31)
     side = np.concatenate([side, opacity], axis=1)
     scales = stream.values("scl", wanted and wanted.scales, row("scl", 3, side=side))
     tilt_scale, roll_scale, needle, context[:, 1] = angle_scales(layout, classes, scales)
@@ -348,6 +354,7 @@ def code_block(
     widths = position_widths(layout, codes, classes, scales)
     cells = _fine_positions(stream, layout, codes, widths, wanted)
     out = Values(cells, opacity, scales, tilt, roll)
+    context[:, 0] = classes = colored
     context[:, 1] = np.clip((scales[:, 1] - predictors["scl"].fill[1] >> 5) + 16, 0, 31)
     try:
         out.dc = stream.values("dc", wanted and wanted.dc, row("dc", 3))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..quant import container, entropy
 from ..quant.transforms import expand
 from . import blocks, fit_tables, vectree_file
-from .frames import from_angles, is_needle
+from .frames import from_angles, is_needle, logit_of_log
 from .layout import (
     BLOCK,
     DEPTH,
@@ -47,17 +47,17 @@ class Steps:
 
     Attributes:
         position: position cell as a fraction of the Gaussian's second scale.
-        opacity: logit. scale: natural log. rotation: radians.
+        opacity: natural log of alpha. scale: natural log. rotation: radians.
         dc, ac: spherical-harmonic coefficient units.
         prune: importance, relative to that of class 0, below which a Gaussian is dropped before
             coding (by the caller: `encode` keeps what it is given).
     """
 
     # Where `allocate` takes a real capture at 41 dB.
-    position: float = 0.045
-    opacity: float = 0.066
-    scale: float = 0.042
-    rotation: float = 0.075
+    position: float = 0.018
+    opacity: float = 0.026
+    scale: float = 0.017
+    rotation: float = 0.03
     dc: float = 0.044
     ac: float = 0.032
     prune: float = 1.5e-3
@@ -89,7 +89,8 @@ def encode(
 
     Args:
         model: N Gaussians; order is not kept (the octree's is).
-        classes: [N] in 0..7, how many octaves coarser each Gaussian may be.
+        classes: [N] or [N, 2] in 0..9, how many octaves coarser each Gaussian may be; of two, the
+            first is of its colour, the second of its geometry.
         steps: of class 0.
         header: provenance to store beside the layout.
 
@@ -231,7 +232,7 @@ def restore(values: blocks.Values, layout: Layout, tables: Tables, out: Floats) 
     out["means"][:] = means
     out["quats"][:] = quats
     out["scales"][:] = scales
-    out["opacities"][:] = values.opacity[:, 0] * unit["opa"]
+    out["opacities"][:] = logit_of_log(values.opacity[:, 0] * unit["opa"])
     colors = out["colors"]
     colors[:] = 0
     if values.dc is not None:

@@ -22,23 +22,14 @@ from ..scenes.synthesise import synthesise_cameras
 from . import sparsify
 from .allocate import share_bits, squared_error
 from .codec import Steps, decode, encode_source
-from .compress import (
-    ALLOCATION_VIEWS,
-    BYTES_TOLERANCE,
-    FACTOR_RANGE,
-    SIZE_SLOPE,
-    VIEW_SIZE,
-    Compressed,
-    core_arguments,
-    give_back,
-    mean_psnr,
-    solve,
-)
-from .fit_tables import Source
-from .importance import importance, reference, to_classes
+from .compress import VIEW_SIZE, Compressed, core_arguments
+from .memory import give_back
 from .model import SplatModel
 from .rate_model import RateModel
+from .reduce import Measured
 from .sanitize import sanitize
+from .search import ALLOCATION_VIEWS, BYTES_TOLERANCE, SIZE_SLOPE, mean_psnr
+from .solve import FACTOR_RANGE, solve
 from .straight_through import rounded
 from .train import NAMES, Trainer, TrainSettings
 
@@ -262,9 +253,8 @@ class Run:
         trainer, target = self.trainer, self.settings.target_bytes
         views = trainer.cameras
         model = visible_latents(trainer)
-        weight, moments = importance(model, views)
-        source = Source.of(model, to_classes(weight, reference(weight)), moments.numpy())
-        source = replace(source, alone=ALONE)
+        measured = Measured.of(model, views, self.settings.seed)
+        source = replace(measured.source(model), alone=ALONE)
         few = views[:: max(1, len(views) // ALLOCATION_VIEWS)]
         steps = replace(trainer.steps, prune=0.0)
         steps, slope = share_bits(source, self.sized(source, steps, target), few)

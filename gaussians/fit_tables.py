@@ -53,11 +53,11 @@ class Source:
 
     Attributes:
         stored: the model's Gaussians in octree order, in memory or in a scratch file.
-        classes: [N] importance class of each of the model's Gaussians.
+        classes: [N, 2] classes of each of the model's Gaussians: of its colour, of its geometry.
         places: [M] which of the stored ones are taken; order: [M] their indices in the model;
             codes: [M] their Morton codes, sorted.
         bases: byte bases of DC [3, 3] and AC [R, R], rows are basis vectors; and what one unit
-            of an AC coefficient is worth.
+            of an AC coefficient is worth; moments: what they were fitted with.
         alone: share of the Gaussians with leaves of their own at which the octree ends.
     """
 
@@ -71,14 +71,17 @@ class Source:
     center: Triple
     radius: float
     bases: tuple[NDArray[np.int8], NDArray[np.int8], float]
+    moments: NDArray | None
     alone: float = 0.9
 
     @staticmethod
     def of(model: SplatModel, classes: NDArray[np.int32], moments: NDArray | None = None) -> Source:
         """All of a model; `moments` as `importance` finds them, None for the identity."""
         n = len(model)
-        if classes.shape != (n,) or (n and not 0 <= classes.min() <= classes.max() < CLASSES):
-            raise ValueError(f"classes: expected [{n}] in 0..{CLASSES - 1}")
+        if classes.shape == (n,):
+            classes = np.stack([classes, classes], axis=1)
+        if classes.shape != (n, 2) or (n and not 0 <= classes.min() <= classes.max() < CLASSES):
+            raise ValueError(f"classes: expected [{n}] or [{n}, 2] in 0..{CLASSES - 1}")
         for name, value in model.tensors().items():
             if not all(torch.isfinite(part).all() for part in value.split(STRIP)):
                 raise ValueError(f"{name}: expected finite values (sanitise first)")
@@ -86,7 +89,7 @@ class Source:
         order = np.argsort(codes, kind="stable").astype(np.int32)
         return Source(
             Resident(model, order), classes, np.arange(n, dtype=np.int32), order, codes[order],
-            low, span, center, radius, _bases(model, classes, moments),
+            low, span, center, radius, _bases(model, classes, moments), moments,
         )  # fmt: skip
 
     @property
@@ -102,6 +105,18 @@ class Source:
         places = np.arange(len(order), dtype=np.int32)
         stored = Resident(model, order)
         return replace(self, stored=stored, places=places, order=order, codes=codes[order])
+
+    def recolored(self, decoded: SplatModel) -> Source:
+        """The same geometry with the colours of its decoded form, whose order is the octree's.
+
+        All of the model must be in the source; the bases of colour are fitted anew.
+        """
+        back = torch.from_numpy(np.argsort(self.order))
+        model = replace(self.model, sh0=decoded.sh0[back], shN=decoded.shN[back])
+        return replace(
+            self, stored=Resident(model, self.order),
+            bases=_bases(model, self.classes, self.moments),
+        )  # fmt: skip
 
     def spilled(self) -> Source:
         """The same with the model's tensors in a scratch file, or as it is where none will do."""
@@ -166,12 +181,17 @@ class Source:
         return blocks.Wanted(
             codes=self.codes[place],
             classes=self.classes[self.order[place]],
-            opacity=_units(rows["opacities"].astype(np.float64).clip(*LOGIT_RANGE), unit["opa"]),
+            opacity=_units(_log_alpha(rows["opacities"]), unit["opa"]),
             scales=_units(scales, unit["scl"]),
             dc=_in_basis(rows["sh0"], tables.dc, unit["dc"]),
             ac=_in_basis(rows["shN"], tables.ac, unit["ac"]),
             angles=angles,
         )
+
+
+def _log_alpha(logits: Floats) -> Double:
+    """[n, 1] ln alpha: in it a step of a given harm does not depend on the opacity."""
+    return -np.log1p(np.exp(-logits.astype(np.float64).clip(*LOGIT_RANGE)))
 
 
 def _units(x: Double, unit: float) -> blocks.Int:
@@ -277,7 +297,7 @@ def _bases(
     do equal harm: rows V M^(-1/2) with V the KLT of M^(1/2) x, scaled to fit a byte.
     """
     step = max(1, len(model) // SAMPLE_COLORS)
-    weights = 0.25 ** classes[::step].astype(np.float64)
+    weights = 0.25 ** classes[::step, 0].astype(np.float64)
     dc, ac = (x[::step].flatten(1).double().numpy() for x in (model.sh0, model.shN))
     root, inverse = _roots(moments, ac.shape[1] // 3)
     basis = _klt(ac @ root, weights) @ inverse
@@ -318,16 +338,17 @@ def _fit_predictors(source: Source, layout: Layout, tables: Tables) -> dict[str,
     for block in chosen:
         wanted = source.wanted(layout.place(block), layout, tables)
         near = source.near[block]
-        _, _, needle, _ = blocks.angle_scales(layout, wanted.classes, wanted.scales)
+        _, _, needle, _ = blocks.angle_scales(layout, wanted.classes[:, 1], wanted.scales)
         tilt, roll = wanted.angles(needle)
-        side = np.concatenate([wanted.classes[:, None] * blocks.CLASS_SIDE, wanted.opacity], 1)
+        side = np.concatenate([wanted.classes * blocks.CLASS_SIDE, wanted.opacity], 1)
         values = {
             "opa": wanted.opacity, "scl": wanted.scales, "tlt": tilt, "rol": roll,
             "dc": wanted.dc, "ac": wanted.ac,
         }  # fmt: skip
         take = np.arange(0, len(near), max(1, len(chosen) * len(near) // SAMPLE_ROWS))
         for a, x in values.items():
-            weight = 1.0 / blocks.row_scale(layout, a, wanted.classes[take]).astype(np.float64)
+            kind = 0 if a in ("dc", "ac") else 1
+            weight = 1.0 / blocks.row_scale(layout, a, wanted.classes[take, kind])
             rows[a].append((_features(a, x, near, side, take), x[take].astype(np.float64), weight))
     return {a: _solve(a, parts, layout.rest) for a, parts in rows.items()}
 

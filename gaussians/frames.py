@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..quant.exact import exact_sincos
+from ..quant.exact import exact_exp, exact_log, exact_sincos
 
 Double = NDArray[np.floating]
+LEAST_LOG = 9.11e-4  # -ln alpha of logit 7
 
 
 def rotations(quats: Tensor) -> Tensor:
@@ -80,6 +81,12 @@ def from_angles(square: Double, roll: Double) -> Double:
     w, a, b = w / norm, a / norm, b / norm
     sine, cosine = exact_sincos(roll * 0.5)
     return np.stack([w * cosine, a * cosine + b * sine, b * cosine - a * sine, w * sine], axis=1)
+
+
+def logit_of_log(log_alpha: Double) -> Double:
+    """Opacity logits from ln alpha, at most logit 7; the same bits on every machine."""
+    odds = exact_exp(np.maximum(-log_alpha, LEAST_LOG)) - 1.0
+    return -exact_log(odds)
 
 
 def _tangents(x: Double, y: Double, z: Double) -> tuple[Double, Double]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from .layout import CLASSES
 from .model import SplatModel
 from .stored import STRIP
 
-REFERENCE_SHARE = 0.97  # Class 0 begins at this quantile of importance.
+REFERENCE_SHARE = 0.97  # Class 0 begins at this quantile of importance,
+GEOMETRY_SHARE = 0.998  # at this of geometry, whose sensitivities have a heavier tail.
 SAMPLE = 20_000  # Gaussians whose directions are looked at.
 UNSEEN_SHARE = 0.25  # Of its estimate, for a Gaussian that no view had in its frustum.
 
@@ -32,21 +34,30 @@ def estimate(model: SplatModel) -> Tensor:
     return found
 
 
-def importance(model: SplatModel, views: Cameras) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Importance:
     """How errors of colour enter the squared error of the pictures, to first order.
 
-    Cross terms between Gaussians are neglected.
+    Cross terms between Gaussians are neglected. Gaussians outside every view's frustum get a share
+    of what `estimate` says, calibrated on the others, because nothing is known of them.
 
-    Returns:
-        weight: [N] float64 sum over views and pixels of (alpha T)^2. Gaussians outside every
-            view's frustum get a share of what `estimate` says, calibrated on the others, because
-            nothing is known of them.
+    Attributes:
+        weight: [N] float64 sum over views and pixels of (alpha T)^2.
+        mass: [N] float64 sum of alpha T.
         moments: [K-1, K-1] float64, 4 pi times the mean over Gaussians of Y(d) Y(d)^T for the AC
             bases Y in the directions d in which they are seen, each weighted by its share of the
             Gaussian's weight: the identity if all directions were seen alike.
     """
+
+    weight: Tensor
+    mass: Tensor
+    moments: Tensor
+
+
+def importance(model: SplatModel, views: Cameras) -> Importance:
+    """Measure N Gaussians in views [C]."""
     means, quats, scales, opacities, _ = model.activated()
-    weight = torch.zeros(len(model), dtype=torch.float64)
+    weight, mass = torch.zeros(2, len(model), dtype=torch.float64)
     sample = slice(None, None, max(1, len(model) // SAMPLE))
     # One tensor: small ones between the large ones of each view would keep their room from reuse.
     parts = torch.empty(len(views), len(weight[sample]), dtype=torch.float64)
@@ -57,15 +68,22 @@ def importance(model: SplatModel, views: Cameras) -> tuple[Tensor, Tensor]:
             model.options(),
         )  # fmt: skip
         weight += found.weight_sq
+        mass += found.weight
         parts[index] = found.weight_sq[sample]
         del found  # Before the next view's come.
     moments = _moments(means[sample], views.positions, parts, model.sh_degree)
+    weight, mass = (known_or_guessed(model, views, x) for x in (weight, mass))
+    return Importance(weight, mass, moments)
+
+
+def known_or_guessed(model: SplatModel, views: Cameras, measured: Tensor) -> Tensor:
+    """[N] what was measured in views where they cover a Gaussian, else a share of its guess."""
     guess = estimate(model)
     seen = covered(model.means, views)
-    known = seen & (weight > 0)
+    known = seen & (measured > 0)
     if bool(known.any()):
-        guess = guess * (weight[known] / guess[known].clamp_min(1e-300)).median()
-    return torch.where(seen, weight, UNSEEN_SHARE * guess), moments
+        guess = guess * (measured[known] / guess[known].clamp_min(1e-300)).median()
+    return torch.where(seen, measured, UNSEEN_SHARE * guess)
 
 
 def _moments(means: Tensor, positions: Tensor, weights: Tensor, degree: int) -> Tensor:
@@ -90,14 +108,14 @@ def covered(means: Tensor, views: Cameras) -> Tensor:
     return found
 
 
-def reference(weight: Tensor) -> float:
-    """The importance at which class 0 begins."""
+def reference(weight: Tensor, share: float = REFERENCE_SHARE) -> float:
+    """The importance [N] at which class 0 begins: its quantile at `share`."""
     values = weight[weight > 0]
     values = values[:: 1 + len(values) // (1 << 22)]  # torch's quantile takes 16M values at most.
-    return float(values.quantile(REFERENCE_SHARE)) if len(values) else 1.0
+    return float(values.quantile(share)) if len(values) else 1.0
 
 
 def to_classes(weight: Tensor, ref: float) -> NDArray[np.int32]:
-    """[N] 0..7: the power of two by which steps may grow so that weight * step^2 stays level."""
+    """[N] 0..9: the power of two by which steps may grow so that weight * step^2 stays level."""
     octaves = 0.5 * torch.log2(ref / weight.clamp_min(1e-300)) + 0.5
     return octaves.floor().clamp(0, CLASSES - 1).numpy().astype(np.int32)

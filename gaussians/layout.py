@@ -14,9 +14,9 @@ BLOCK = 1 << 16  # most Gaussians in a block
 DEPTH = 20  # bits an axis of the finest position
 NEIGHBORS = 4
 UNITS = 8  # value units in one quantisation step of class 0
-CLASSES = 8
+CLASSES = 10
 ATTRIBUTES = ("opa", "scl", "tlt", "rol", "dc", "ac")
-GEOMETRY = ("pos", "cls", "opa", "scl", "tlt", "rol", "fin")
+GEOMETRY = ("pos", "cls", "gcl", "opa", "scl", "tlt", "rol", "fin")
 MAX_BLOCKS = 1 << 16
 UNIT_RANGE = (1e-9, 1e3)
 SPAN_RANGE = (1e-7, 300.0)
@@ -136,8 +136,8 @@ class Predictor:
 
 # attribute -> (channels or None for the AC count, previous channels, side values)
 SHAPES: dict[str, tuple[int | None, int, int]] = {
-    "opa": (1, 0, 1),
-    "scl": (3, 2, 2),
+    "opa": (1, 0, 2),
+    "scl": (3, 2, 3),
     "tlt": (2, 0, 0),
     "rol": (1, 0, 0),
     "dc": (3, 2, 0),

@@ -360,17 +360,8 @@ def merge(
         raise ValueError(f"measured: expected {len(model)} Gaussians, got {len(measured.error)}")
     removal = measured.error if prune else torch.full_like(measured.error, math.inf)
     pairs, remove = choose(candidates(model, measured), removal, count, limit)
-    keep = ~remove
-    keep[pairs.second] = False
-    kept = torch.nonzero(keep)[:, 0]
-    partner = torch.full((len(model),), -1)
-    partner[pairs.first] = pairs.second
-    out, at = model[kept], torch.searchsorted(kept, pairs.first)
-    one = merged(model, pairs.first, pairs.second, measured.mass)
-    for name, value in one.tensors().items():
-        out.tensors()[name][at] = value
-    cost = float(pairs.cost.sum() + measured.error[remove].sum())
-    return Reduced(out, kept, partner[kept], cost)
+    found = _apply(model, pairs, remove, measured.mass)
+    return replace(found, cost=found.cost + float(measured.error[remove].sum()))
 
 
 def reduce(

@@ -18,11 +18,11 @@ from torch import Tensor
 from . import blocks
 from .codec import Steps, Tables, requantise
 from .fit_tables import Source
-from .frames import rotations
+from .frames import LEAST_LOG, rotations
 from .layout import Layout
 from .model import SplatModel
 
-WATCHED = ("opa", "scl", "dc", "ac")  # Attributes whose values are linear in the model's.
+WATCHED = ("opa", "scl", "dc", "ac")  # Attributes that a rate model can follow.
 
 
 def _symmetries() -> Tensor:
@@ -140,6 +140,9 @@ class _Notes:
                 continue
             unit = self.layout.units[key]
             center, step = (torch.from_numpy(x)[back] * unit for x in (center, step))
+            if key == "opa":  # From ln alpha to the logits that training moves.
+                alpha = center.clamp_max(-LEAST_LOG).exp()
+                center, step = alpha.logit(), step / (1 - alpha)
             if key == "scl":  # From falling order to the axes that have those ranks.
                 rank = self.source.model.scales.argsort(dim=1, descending=True, stable=True)
                 center = torch.empty_like(center).scatter_(1, rank, center)

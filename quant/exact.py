@@ -1,4 +1,4 @@
-"""exp, sine and cosine that give the same bits on every machine.
+"""exp, log, sine and cosine that give the same bits on every machine.
 
 Libraries round transcendental functions differently, and even one library does so between
 instruction sets. A decoder that promises the same tensors everywhere may use only IEEE
@@ -20,6 +20,8 @@ _PER_LN2 = float.fromhex("0x1.71547652b82fep+0")
 _LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # ln 2 in two parts, so that k * high is exact
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 _EXP_TERMS = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
+_ROOT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
+_ARTANH_TERMS = tuple(1.0 / (2 * k + 1) for k in range(11, -1, -1))
 _SIN_TERMS = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(10, -1, -1))
 _COS_TERMS = tuple((-1.0) ** k / math.factorial(2 * k) for k in range(10, -1, -1))
 
@@ -42,6 +44,23 @@ def exact_exp(x: Double) -> Double:
     rest = (x - k * _LN2_HIGH) - k * _LN2_LOW
     k = np.where(np.isnan(k), 0.0, k).astype(np.int32)
     return np.ldexp(_horner(rest, _EXP_TERMS), k)
+
+
+def exact_log(x: Double) -> Double:
+    """Natural logarithm of positive float64 of any shape; absolute error below 1e-15 max(1, ln x).
+
+    Zero, negative and NaN give NaN.
+    """
+    x = np.asarray(x, np.float64)
+    good = x > 0
+    mantissa, exponent = np.frexp(np.where(good, x, 1.0))  # in [1/2, 1)
+    low = mantissa < _ROOT_HALF
+    mantissa = np.where(low, mantissa * 2.0, mantissa)
+    k = (exponent - low).astype(np.float64)
+    ratio = (mantissa - 1.0) / (mantissa + 1.0)  # ln m = 2 artanh of it; |ratio| < 0.172
+    square = ratio * ratio
+    rest = 2.0 * ratio * _horner(square, _ARTANH_TERMS)
+    return np.where(good, k * _LN2_HIGH + (k * _LN2_LOW + rest), np.nan)
 
 
 def exact_sincos(x: Double) -> tuple[Double, Double]:

@@ -1,0 +1,73 @@
+"""Fewer Gaussians in rounds: the least merged or dropped, the colours of the rest re-fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..scenes.cameras import Cameras
+from . import merge
+from .codec import Steps
+from .fit_tables import Source
+from .importance import GEOMETRY_SHARE, importance, reference, to_classes
+from .model import SplatModel
+from .refit import Lesson, refit
+from .sensitivity import sensitivity
+
+LEAST = 1e-300
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What views say of a model's Gaussians.
+
+    Attributes:
+        effect: mass, squared weights and the error of removing each, [N] float64 all. The error is
+            the geometric mean of the squared error that removal causes, to first order, and of the
+            squared weights at the mean contrast: the first alone takes what colours can repair for
+            as bad as what they cannot, the second sees no contrast.
+        classes: [N, 2] int32 of colour and of geometry.
+        moments: direction moments of the AC bases, see `Importance`.
+    """
+
+    effect: merge.Measured
+    classes: NDArray[np.int32]
+    moments: NDArray[np.float64]
+
+    @staticmethod
+    def of(model: SplatModel, views: Cameras, seed: int) -> Measured:
+        """Measure on views [C]: the statistics of each, and one backward pass."""
+        seen = importance(model, views)
+        found = sensitivity(model, views, seed=seed)
+        geometry = found.geometry(Steps.position, Steps.scale, Steps.opacity)
+        classes = [
+            to_classes(seen.weight, reference(seen.weight)),
+            to_classes(geometry, reference(geometry, GEOMETRY_SHARE)),
+        ]
+        contrast = found.removal.sum() / seen.weight.sum().clamp_min(LEAST)
+        error = found.removal.mul_(seen.weight).mul_(contrast).sqrt_()
+        effect = merge.Measured(seen.mass, seen.weight, error)
+        return Measured(effect, np.stack(classes, 1), seen.moments.numpy())
+
+    @property
+    def score(self) -> Tensor:
+        """[N] float64, the least go first where nothing is merged."""
+        return self.effect.error
+
+    def source(self, model: SplatModel) -> Source:
+        """The model measured, ready for coding."""
+        return Source.of(model, self.classes, self.moments)
+
+
+def reduced(
+    model: SplatModel, measured: Measured, count: int, lesson: Lesson, iterations: int
+) -> SplatModel:
+    """About `count` of N Gaussians, re-fitted to the lesson's pictures.
+
+    The others are merged into a neighbour or dropped, whichever costs less.
+    """
+    found = merge.merge(model, measured.effect, len(model) - count)
+    return refit(found.model, lesson, iterations)
