@@ -27,6 +27,8 @@ def read_compressed(header: PlyHeader, data: memoryview) -> SplatModel:
 
     Raises ValueError naming the file and the element that is missing, short or ill typed.
     """
+    from .ply import MIP_COMMENTS  # That module imports this one.
+
     header.check_size(len(data))
     if not all(e.all_scalar for e in header.elements) or not header.byte_order:
         raise ValueError(f"{header.file}: compressed PLY: expected binary scalar properties only")
@@ -55,6 +57,7 @@ def read_compressed(header: PlyHeader, data: memoryview) -> SplatModel:
         opacities=torch.from_numpy(logit((color & 255) / 255)),
         sh0=torch.from_numpy(sh0[:, None, :].astype(np.float32)),
         shN=torch.from_numpy(_rest(header, data, n)),
+        antialiased=any(comment.lower() in MIP_COMMENTS for comment in header.comments),
         extra={"source_format": "compressed ply"},
     )
 

@@ -20,6 +20,8 @@ META_LIMIT = 64 << 20
 ENTRY_FLOOR, ENTRY_RATIO = 64 << 20, 100  # A deflated entry may claim this much, not more.
 # Real textures take about 3 bytes a texel: far fewer is a bomb, except in tiny files.
 TEXEL_FLOOR, TEXELS_PER_BYTE = 1 << 20, 64
+# A texture of one colour (all opaque, say) is smaller still: positions are never all alike.
+TEXELS_PER_MEANS_BYTE = 4
 PALETTE_COLUMNS = 64
 COEFFICIENTS = {1: 3, 2: 8, 3: 15}
 ROTATION_TAG = 252
@@ -198,14 +200,16 @@ def _section(meta: Mapping[str, Any], section: str, file: str) -> dict[str, Any]
     return value
 
 
-def _floats(meta: Mapping[str, Any], section: str, key: str, n: int, file: str) -> np.ndarray:
-    """[n] float32 numbers of meta.json; one number may stand for a list of one."""
+def _floats(
+    meta: Mapping[str, Any], section: str, key: str, n: int, file: str, dtype: type = np.float32
+) -> np.ndarray:
+    """[n] numbers of meta.json, within float32; one number may stand for a list of one."""
     value = _section(meta, section, file).get(key)
     values = value if isinstance(value, list) else [value]
     numbers = [v for v in values if isinstance(v, (int, float)) and abs(v) < FLOAT32_LIMIT]
     if len(values) != n or len(numbers) != n:
         raise ValueError(f"{file}: SOG {section}.{key}: expected {n} finite numbers")
-    return np.array(numbers, np.float32)
+    return np.array(numbers, dtype)
 
 
 def _texture(
@@ -236,7 +240,7 @@ def _image(
     try:
         with Image.open(io.BytesIO(data), formats=["WEBP", "PNG"]) as image:
             texels = image.width * image.height
-            if texels > max(TEXEL_FLOOR, TEXELS_PER_BYTE * len(data)):
+            if texels > _plausible_texels(len(data), meta, fetch):
                 raise ValueError(f"{texels} texels from {len(data)} bytes")
             return np.asarray(image.convert("RGBA"))
     except Exception as error:  # An image decoder of others, fed with hostile bytes.
@@ -245,13 +249,19 @@ def _image(
         ) from None
 
 
+def _plausible_texels(size: int, meta: Mapping[str, Any], fetch: Fetch) -> int:
+    """How many texels an image of `size` bytes may have, given what the positions take."""
+    names = meta["means"].get("files")
+    known = isinstance(names, list) and names and isinstance(names[0], str)
+    means = len(fetch(names[0])) if known else 0
+    return max(TEXEL_FLOOR, TEXELS_PER_BYTE * size, TEXELS_PER_MEANS_BYTE * means)
+
+
 def _decode_means(meta: Mapping[str, Any], fetch: Fetch, count: int, file: str) -> np.ndarray:
     """16 bits a coordinate, split over two images, of sign(v) ln(1 + |v|)."""
     low = _texture(meta, "means", 0, fetch, count, file)[:, :3].astype(np.uint32)
     high = _texture(meta, "means", 1, fetch, count, file)[:, :3].astype(np.uint32)
-    mins, maxs = (
-        _floats(meta, "means", key, 3, file).astype(np.float64) for key in ("mins", "maxs")
-    )
+    mins, maxs = (_floats(meta, "means", key, 3, file, np.float64) for key in ("mins", "maxs"))
     t = mins + (maxs - mins) * ((high << 8 | low) / 65535)
     return (np.sign(t) * np.expm1(np.abs(t))).astype(np.float32)
 
