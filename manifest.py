@@ -45,7 +45,7 @@ class Knob:
         raise ValueError(f"{where}: expected {kind} from {self.low:g} {top}, got {got}")
 
 
-PRUNE = Knob((0.0, 0.3, 0.6), 0, 1, high_allowed=False)
+PRUNE = Knob((0.0, 0.1, 0.2, 0.35, 0.6), 0, 1, high_allowed=False)
 SH_DEGREE = Knob((4, 1, 0), 0, 4, whole=True)  # 4: as the scene has them.
 KNOBS: dict[str, dict[str, Knob]] = {
     "fieldpress": {"target_db": Knob((32, 36.5, 40, 44, 48), 5, 90)},
