@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .quant.container import MAGIC
 
 READABLE = ".ply, .compressed.ply, .spz, .sog, meta.json, lod-meta.json, .fpz"
-WRITABLE = ".ply, .spz"
+WRITABLE = ".ply, .compressed.ply, .spz, .sog, meta.json"
+SOG_META = "meta.json"  # Names a folder of textures.
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -84,32 +85,67 @@ def load_bytes(data: bytes, name: str, frame: str | None = None) -> Any:
 _load_bytes = load_bytes  # The old name; press.py still calls it.
 
 
-def save(model: Any, path: str | Path, *, frame: str = "rub") -> None:
-    """Write a model by extension (.ply, .spz), whole or not at all.
+def save(model: Any, path: str | Path, *, frame: str = "rub") -> int:
+    """Write a model by extension, whole or not at all; the bytes written.
 
-    `frame` is the axes an SPZ file is written in. Raises ValueError naming the path.
+    .ply is INRIA's layout, .compressed.ply PlayCanvas's; .sog is a bundle, and a path that ends in
+    meta.json a SOG folder, made if its parent is there. `frame` is the axes an SPZ file is written
+    in. Raises ValueError naming the path.
     """
     path = Path(path)
-    name = path.name.lower()
-    if name.endswith(".ply") and not name.endswith(".compressed.ply"):
+    try:
+        if path.name == SOG_META:
+            from .gaussians.sog_write import write_sog
+
+            files, blocks = write_sog(model), []
+        else:
+            files, blocks = {}, _encoded(model, path.name.lower(), frame)
+    except ValueError as error:  # The writers know no paths.
+        raise ValueError(f"{path}: {error}") from None
+    if files:
+        return write_folder(path.parent, files, [file.name for file in outputs(path)])
+    if blocks is None:
+        raise ValueError(f"{path}: cannot write this kind of file; expected one of {WRITABLE}")
+    return write_atomic(path, blocks)
+
+
+def outputs(path: str | Path) -> list[Path]:
+    """The files that `save` may write for a path: eight for a SOG folder, else one."""
+    path = Path(path)
+    if path.name != SOG_META:
+        return [path]
+    from .gaussians.sog_write import FILES
+
+    return [path.parent / name for name in FILES]
+
+
+def _encoded(model: Any, name: str, frame: str) -> Iterable[bytes] | None:
+    """The bytes of a file in pieces, by its name in lower case; None for an unknown kind."""
+    if name.endswith(".compressed.ply"):
+        from .gaussians.compressed_ply_write import write_compressed
+
+        return [write_compressed(model)]
+    if name.endswith(".ply"):
         from .gaussians.ply import ply_blocks
 
-        write_atomic(path, ply_blocks(model))
-    elif name.endswith(".spz"):
+        return ply_blocks(model)
+    if name.endswith(".spz"):
         from .gaussians.spz import write_spz
 
-        try:
-            data = write_spz(model, frame=frame)
-        except ValueError as error:  # The writer knows no paths.
-            raise ValueError(f"{path}: {error}") from None
-        write_atomic(path, [data])
-    else:
-        raise ValueError(f"{path}: cannot write this kind of file; expected one of {WRITABLE}")
+        return [write_spz(model, frame=frame)]
+    if name.endswith(".sog"):
+        from .gaussians.sog_write import bundle, write_sog
+
+        return [bundle(write_sog(model))]
+    return None
 
 
-def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> None:
-    """Write blocks to a temporary file beside `path` and rename it; removed on any error."""
-    path = Path(path)
+def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> int:
+    """Write blocks to a temporary file beside `path` and rename it; removed on any error.
+
+    Returns the bytes written.
+    """
+    path, size = Path(path), 0
     try:
         handle, temporary = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
@@ -119,7 +155,7 @@ def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             for block in blocks:
-                file.write(block)
+                size += file.write(block)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is not what a plain open gives.
@@ -128,6 +164,54 @@ def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> None:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise ValueError(f"{path}: cannot write: {error.strerror}") from None
+        raise
+    return size
+
+
+def write_folder(folder: str | Path, files: Mapping[str, bytes], old: Sequence[str] = ()) -> int:
+    """Write all of the files into a folder or none: what they replaced comes back on any error.
+
+    The folder is made where it is missing; files named `old` go, all others stay. Returns the bytes
+    written.
+    """
+    folder, made = Path(folder), False
+    replaced = sorted({*old, *files})
+    taken = next((folder / name for name in replaced if (folder / name).is_dir()), None)
+    if taken is not None:
+        raise ValueError(f"{taken}: cannot write: expected a file there, got a folder")
+    try:
+        if not folder.is_dir():
+            folder.mkdir()
+            made = True
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as stage:
+            for name, data in files.items():
+                (Path(stage) / name).write_bytes(data)
+            _swap(Path(stage), folder, replaced, [*files])
+    except BaseException as error:
+        if made:
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise ValueError(f"{folder}: cannot write: {error.strerror}") from None
+        raise
+    return sum(len(data) for data in files.values())
+
+
+def _swap(stage: Path, folder: Path, old: list[str], new: list[str]) -> None:
+    """Put the new files of `stage` where the old ones were; on any error all is as before."""
+    aside = stage / "replaced"
+    aside.mkdir()
+    try:
+        for name in old:
+            if (folder / name).exists():
+                os.replace(folder / name, aside / name)
+        for name in new:
+            os.replace(stage / name, folder / name)
+    except BaseException:
+        for name in new:
+            if not (stage / name).exists():
+                (folder / name).unlink(missing_ok=True)
+        for kept in aside.iterdir():
+            os.replace(kept, folder / kept.name)
         raise
 
 

@@ -303,8 +303,7 @@ def convert_file(read: Callable[[str], Source], source: str, output: str) -> dic
         with sink(output) as write:
             output_bytes = len(write(b"".join(ply_blocks(given.model))))
     else:
-        models.save(given.model, output)
-        output_bytes = Path(output).stat().st_size
+        output_bytes = models.save(given.model, output)
     return {
         "input": source,
         "output": output,

@@ -20,6 +20,10 @@ from .pack import alpha_bytes, drop_one, morton_order, stored_values
 from .sog import PALETTE_COLUMNS, ROTATION_TAG
 
 META = "meta.json"
+FILES = (
+    *("means_l.webp", "means_u.webp", "scales.webp", "quats.webp", "sh0.webp"),
+    *("shN_centroids.webp", "shN_labels.webp", META),
+)
 LARGEST_SIDE = 16380  # WebP's 16383, in fours.
 PALETTE_UNIT, PALETTE_LIMIT = 1024, 1 << 16  # Labels have 16 bits.
 MEAN_STEPS = (1 << 16) - 1

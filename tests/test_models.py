@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
 import sys
 
@@ -12,6 +14,8 @@ import torch
 
 import fieldpress
 from fieldpress import models
+from fieldpress.gaussians import sog_write
+from fieldpress.gaussians.compressed_ply_write import write_compressed
 from fieldpress.gaussians.ply import write_ply
 from fieldpress.gaussians.spz import write_spz
 
@@ -29,6 +33,70 @@ def test_saved_ply_loads(tiny_model, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["a.compressed.ply", "a.COMPRESSED.PLY", "a.sog"])
+def test_saved_peers_load_and_are_what_their_extension_says(tiny_model, tmp_path, name):
+    path = tmp_path / name
+    size = models.save(tiny_model(), path)
+    assert [(file, file.stat().st_size) for file in tmp_path.iterdir()] == [(path, size)]
+    model = models.load(path)
+    kind = "sog v2" if name.endswith("sog") else "compressed ply"
+    assert (len(model), model.sh_degree, model.extra["source_format"]) == (200, 3, kind)
+
+
+def test_saved_sog_folder_is_the_bundle(tiny_model, tmp_path):
+    folder, bundle = tmp_path / "made", tmp_path / "a.sog"
+    size = models.save(tiny_model(), folder / "meta.json")
+    assert {file.name for file in folder.iterdir()} == set(sog_write.FILES)
+    assert size == sum(file.stat().st_size for file in folder.iterdir())
+    models.save(tiny_model(), bundle)
+    for source in (folder, folder / "meta.json"):
+        assert_same(models.load(source), models.load(bundle))
+    (folder / "notes.txt").write_text("mine")
+    models.save(tiny_model(9, 0), folder / "meta.json")  # Has no shN textures.
+    names = {name for name in sog_write.FILES if not name.startswith("shN")}
+    assert {file.name for file in folder.iterdir()} == names | {"notes.txt"}
+    assert len(models.load(folder)) == 9
+
+
+@pytest.mark.parametrize("moves", range(16))
+def test_sog_folder_is_replaced_whole_or_not_at_all(tiny_model, tmp_path, monkeypatch, moves):
+    """Whichever move of a file is interrupted, the folder is the old one, or the new one."""
+    folder, done, move = tmp_path / "scene", [], os.replace
+    models.save(tiny_model(30, 1), folder / "meta.json")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def interrupted(source, target):
+        done.append(target)
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    if 1 <= moves <= 14:  # Eight files out of the way, six in their place.
+        with pytest.raises(KeyboardInterrupt):
+            models.save(tiny_model(5, 0), folder / "meta.json")
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    else:
+        models.save(tiny_model(5, 0), folder / "meta.json")
+        assert (len(done), len(models.load(folder))) == (14, 5)
+    done.clear()
+    with contextlib.suppress(KeyboardInterrupt):
+        models.save(tiny_model(5, 0), tmp_path / "new" / "meta.json")
+    made = tmp_path / "new"
+    assert not made.exists() if 1 <= moves <= 6 else len(models.load(made)) == 5
+
+
+def test_sog_folder_that_cannot_be(tiny_model, tmp_path):
+    (tmp_path / "scene" / "quats.webp").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"quats\.webp: cannot write: expected a file there"):
+        models.save(tiny_model(2), tmp_path / "scene" / "meta.json")
+    with pytest.raises(ValueError, match="cannot write: No such file or directory"):
+        models.save(tiny_model(2), tmp_path / "none" / "scene" / "meta.json")
+    with pytest.raises(ValueError, match=r"meta\.json: SOG count: expected 1 to 268304400, got 0"):
+        models.save(tiny_model(0), tmp_path / "new" / "meta.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["scene"]
+
+
 def test_saved_spz_loads(tiny_model, tmp_path):
     path = tmp_path / "scene.spz"
     for frame in ("rub", "rdf"):
@@ -39,7 +107,7 @@ def test_saved_spz_loads(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["scene.ply", "scene.spz", "scene", "scene.bin"])
-@pytest.mark.parametrize("write", [write_ply, write_spz])
+@pytest.mark.parametrize("write", [write_ply, write_spz, write_compressed])
 def test_content_decides_before_the_extension(tiny_model, tmp_path, name, write):
     path = tmp_path / name
     path.write_bytes(write(tiny_model(3)))
@@ -110,7 +178,7 @@ def test_missing_file(tmp_path):
         models.read_bytes(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.sog", "a.compressed.ply", "a", "a.fpz"])
+@pytest.mark.parametrize("name", ["a.splat", "lod-meta.json", "a", "a.fpz"])
 def test_unknown_output(tiny_model, tmp_path, name):
     with pytest.raises(ValueError, match=r"cannot write this kind of file; expected one of \.ply"):
         models.save(tiny_model(2), tmp_path / name)
