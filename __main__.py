@@ -145,11 +145,12 @@ def decompress(
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
-    """Write a .fpz file in an open format: .ply or .spz, by the extension of the output.
+    """Write a .fpz file in an open format, by the extension of the output.
 
     Args:
         source: The .fpz file, or - for stdin.
-        output: The file to write, or - for a PLY on stdout.
+        output: The .ply, .compressed.ply, .spz or .sog file, or the meta.json of a SOG folder, to
+            write; or - for a PLY on stdout.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -168,7 +169,8 @@ def convert(
 
     Args:
         source: The scene: .ply, .spz, .sog, .fpz, a folder of one, or - for stdin.
-        output: The .ply or .spz file to write, or - for a PLY on stdout.
+        output: The .ply, .compressed.ply, .spz or .sog file, or the meta.json of a SOG folder, to
+            write; or - for a PLY on stdout.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -180,12 +182,17 @@ def convert(
 def _convert(
     source: str, output: str, overwrite: bool, json_: bool, read: Callable[[str], Any]
 ) -> None:
-    from . import press
+    from . import models, press
 
     _need_room(output, json_)
     if output.lower().endswith(".fpz"):
         raise Misuse(f"{output}: fieldpress compress is the verb that writes .fpz")
-    check_output(output, overwrite=overwrite)
+    files = models.outputs(output)
+    if len(files) > 1 and not files[0].parent.exists():
+        check_output(str(files[0].parent), overwrite=overwrite, folder=True)
+    else:
+        for file in files:
+            check_output(str(file), overwrite=overwrite)
     with console.quiet_stdout() as out:
         report = press.convert_file(read, source, output)
     _finish(report, json_, out if output != "-" else sys.stderr)
