@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ MIN_CUT, CUT_STEPS, PROBES = 4096, 3, 16  # Of palettes that are searched by cel
 STRIP = 1 << 16  # Rows of which copies are made at once.
 POOL = 2  # Vectors an entry among which the first palette is sought.
 LARGEST = 1e15  # Beyond it squares of float32 leave their range.
-EVENNESS = (0.05, 0.2, 0.5)  # Shares of the levels that follow the mass, the rest being even.
+BY_MASS = (0.05, 0.2)  # Shares of the levels that follow the mass of values, the rest being even.
 MASS_CELLS = 8192
 LLOYD_STEPS = 50
 
@@ -68,10 +68,9 @@ def nearest(x: Tensor, palette: Tensor, *, skip_self: bool = False) -> Tensor:
     if not len(x):
         return torch.zeros(0, dtype=torch.int64)
     cells = _Cells.cut(palette)
-    strips = range(0, len(x), STRIP)
-    return torch.cat(
-        [cells.search(x[s : s + STRIP], s if skip_self else len(palette)) for s in strips]
-    )
+    own = torch.arange(len(x)) if skip_self else torch.full((len(x),), -1)
+    strips = zip(x.split(STRIP), own.split(STRIP), strict=True)
+    return torch.cat([cells.search(rows, theirs) for rows, theirs in strips])
 
 
 @dataclass(frozen=True)
@@ -113,22 +112,24 @@ class _Cells:
             halves=[0.5 * part.square().sum(0) for part in parts],
         )
 
-    def search(self, x: Tensor, own: int) -> Tensor:
-        """The nearest entry to each of x [m, D], but for entry `own` + i where that exists."""
+    def search(self, x: Tensor, own: Tensor) -> Tensor:
+        """The nearest entry to each of x [m, D], but for entry own [m] (-1 for none)."""
         best, found = torch.full((len(x),), torch.inf), torch.zeros(len(x), dtype=torch.int64)
-        home = self.places[own : own + len(x)]
+        home = torch.where(own < 0, -1, self.places[own])
         for cell, rows in self._probed(x):
             low, part, half = self.bounds[cell], self.parts[cell], self.halves[cell]
-            for some in rows.split(max(1, PAIRS // max(1, len(half)))):
+            for some in rows.split(max(1, PAIRS // len(half))):
                 distances = torch.addmm(half, x[some], part, alpha=-1)
-                if len(home):
-                    column = home[some] - low
-                    inside = ((column >= 0) & (column < len(half))).nonzero()[:, 0]
-                    distances[inside, column[inside]] = torch.inf
+                column = home[some] - low
+                inside = ((column >= 0) & (column < len(half))).nonzero()[:, 0]
+                distances[inside, column[inside]] = torch.inf
                 least, index = distances.min(1)
                 better = least < best[some]
                 chosen = some[better]
                 best[chosen], found[chosen] = least[better], self.order[low + index[better]]
+        lost = best.isinf().nonzero()[:, 0]
+        if len(lost) and self.probes < len(self.centres):  # Alone in its cells: look everywhere.
+            found[lost] = replace(self, probes=len(self.centres)).search(x[lost], own[lost])
         return found
 
     def _probed(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -253,25 +254,23 @@ def fit_levels(
 
     Where there are no more than `count` different values they are the levels. Else levels lie as
     evenly as a root mean square error of `tolerance` allows (for a given error even levels have the
-    least entropy: Gish & Pierce 1968), moved to the means of their cells; else, if nothing even
-    is good enough, where Lloyd's iterations find the least error for their number.
+    least entropy: Gish & Pierce 1968), moved to the means of their cells; where nothing even is
+    good enough, at the least error that Lloyd's iterations find.
     """
     x = np.sort(np.asarray(values, np.float64), axis=None)
     distinct = x[np.concatenate([[True], np.diff(x) > 0])] if len(x) else x
     if len(distinct) <= count:
         return distinct.astype(np.float32)
-    total = np.concatenate([[0.0], np.cumsum(x)])
     cells = x[np.linspace(0, len(x) - 1, MASS_CELLS + 1).astype(np.int64)]
     width = np.diff(cells)
-    levels = x[:0]
-    for share in EVENNESS:
-        density = (1 - share) * width / width.sum() + share / MASS_CELLS
-        levels = _centred(x, total, _spread(cells, density, count))
+    for share in BY_MASS:
+        levels = _centred(x, _spread(cells, width, share, count))
         if _error(x, levels) <= tolerance:
             return np.unique(levels.astype(np.float32))
-    levels = _spread(cells, width ** (2 / 3), count)  # Panter & Dite 1951: density to the 1/3.
+    # Panter & Dite 1951: density to the 1/3; by mass as well, or one outlier would take all levels.
+    levels = _spread(cells, width ** (2 / 3), 0.2, count)
     for _ in range(LLOYD_STEPS):
-        levels = _centred(x, total, levels)
+        levels = _centred(x, levels)
     return np.unique(levels.astype(np.float32))
 
 
@@ -281,8 +280,9 @@ def level_indices(values: NDArray[np.float32], levels: NDArray[np.float32]) -> N
     return np.searchsorted((exact[1:] + exact[:-1]) / 2, values)
 
 
-def _spread(cells: NDArray, density: NDArray, count: int) -> NDArray:
-    """`count` places that cut the density of the cells into equal parts, at their middles."""
+def _spread(cells: NDArray, measure: NDArray, by_mass: float, count: int) -> NDArray:
+    """`count` places, evenly in a measure of cells of equal mass, or in mass for a share of it."""
+    density = (1 - by_mass) * measure / measure.sum() + by_mass / len(measure)
     rising = np.concatenate([[0.0], np.cumsum(density)])
     return np.interp((np.arange(count) + 0.5) / count * rising[-1], rising, cells)
 
@@ -292,12 +292,14 @@ def _edges(x: NDArray, levels: NDArray) -> NDArray:
     return np.concatenate([[0], middles, [len(x)]])
 
 
-def _centred(x: NDArray, total: NDArray, levels: NDArray) -> NDArray:
-    """One of Lloyd's steps on sorted values, whose sums up to each are known."""
+def _centred(x: NDArray, levels: NDArray) -> NDArray:
+    """One of Lloyd's steps on sorted values; levels without any stay."""
     edges = _edges(x, levels)
     number = np.diff(edges)
-    means = np.diff(total[edges]) / np.maximum(number, 1)
-    return np.sort(np.where(number > 0, np.clip(means, x[0], x[-1]), levels))
+    used = number > 0
+    moved = levels.copy()
+    moved[used] = np.add.reduceat(x, edges[:-1][used]) / number[used]
+    return np.sort(moved)
 
 
 def _error(x: NDArray, levels: NDArray) -> float:
