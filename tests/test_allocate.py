@@ -12,8 +12,9 @@ import torch
 from fieldpress.gaussians import allocate as rule
 from fieldpress.gaussians.allocate import allocate, errors, section_bits, squared_error
 from fieldpress.gaussians.codec import Steps, decode, encode_source, requantise
-from fieldpress.gaussians.compress import CompressSettings, prepare, solve
+from fieldpress.gaussians.compress import CompressSettings, prepare
 from fieldpress.gaussians.model import SplatModel
+from fieldpress.gaussians.solve import solve
 from fieldpress.scenes.orbit import orbit
 
 STEPS = ("position", "opacity", "scale", "rotation", "dc", "ac")
@@ -39,12 +40,12 @@ def scene():
     )
     views = orbit([0, 0, 0], 3.0, 4, width=96, height=72)
     holdout = orbit([0, 0, 0], 3.0, 3, width=96, height=72, elevation=35.0)
-    return prepare(model, CompressSettings(), views=views, holdout=holdout)
+    return prepare(model, CompressSettings(effort="fast"), views=views, holdout=holdout).job
 
 
 def ratios(scene, steps):
     """Error per bit of each attribute, in octaves, measured as `allocate` documents it."""
-    source = scene.job.source(steps)
+    source = scene.source(steps)
     fine = section_bits(encode_source(source, steps))
     coarse = section_bits(encode_source(source, steps.scaled(2**0.5)))
     squared = errors(source, steps, scene.views)
@@ -64,13 +65,15 @@ def size_at(scene, steps, goal):
 
     One file would not do: the PSNR of so few Gaussians jumps by a tenth of a dB with the steps.
     """
-    job = scene.job
-    job.steps = steps
-    x = solve(lambda x: job.preview(math.exp(x)) - goal, -7.0, (-0.2, 0.2), 8)
-    trials = [job.run(math.exp(x + d)) for d in np.linspace(-0.2, 0.2, 9)]
+
+    def at(x):
+        return steps.scaled(math.exp(x))
+
+    x = solve(lambda x: scene.preview(at(x)) - goal, -7.0, (-0.2, 0.2), 8)
+    trials = [scene.run(at(x + d)) for d in np.linspace(-0.2, 0.2, 9)]
     quality = [trial.psnr_self for trial in trials]
     assert min(quality) < goal < max(quality)
-    assert quality[0] == job.quality(decode(trials[0].data))
+    assert quality[0] == scene.quality(decode(trials[0].data))
     return math.exp(
         np.polyval(np.polyfit(quality, [math.log(len(t.data)) for t in trials], 1), goal)
     )
@@ -86,7 +89,7 @@ LOPSIDED = [
 def test_errors_per_bit_come_together(scene, steps):
     found = [spread(scene, steps)]
     for _ in range(3):  # No step may go all the way at once.
-        steps = allocate(scene.job, steps, scene.views)
+        steps = allocate(scene, steps, scene.views)
         found.append(spread(scene, steps))
     assert found[0] > 1.5
     assert found[1] < 0.7 * found[0]
@@ -97,28 +100,28 @@ def test_errors_per_bit_come_together(scene, steps):
 def test_fewer_bytes_for_the_same_picture(scene, steps):
     before, shared = size_at(scene, steps, 38.0), steps
     for _ in range(2):
-        shared = allocate(scene.job, shared, scene.views)
+        shared = allocate(scene, shared, scene.views)
     assert size_at(scene, shared, 38.0) < 0.93 * before
 
 
 def test_the_error_stays_about_what_it_was(scene):
     steps = LOPSIDED[0]
     before = squared_of(scene, steps)
-    after = squared_of(scene, allocate(scene.job, steps, scene.views))
+    after = squared_of(scene, allocate(scene, steps, scene.views))
     assert 0.4 < after / before < 2.5
 
 
 def squared_of(scene, steps):
-    source = scene.job.source(steps)
+    source = scene.source(steps)
     pictures = source.kept().render(scene.views)
     return squared_error(requantise(source, steps), scene.views, pictures)
 
 
-@pytest.mark.parametrize("factor", [0.02, 1.0, 30.0])
+@pytest.mark.parametrize("factor", [0.02, 1.0, 12.0])
 @pytest.mark.parametrize("name", ["dc", "rotation", "prune"])
 def test_no_step_moves_further_than_its_bound(scene, name, factor):
     steps = replace(Steps(), **{name: getattr(Steps(), name) * factor})
-    moved = allocate(scene.job, steps, scene.views)
+    moved = allocate(scene, steps, scene.views)
     for each in (*STEPS, "prune"):
         change = getattr(moved, each) / getattr(steps, each)
         assert 1 / rule.MOST - 1e-9 <= change <= rule.MOST + 1e-9, each
@@ -131,7 +134,7 @@ def test_no_step_moves_further_than_its_bound(scene, name, factor):
 def test_it_moves_towards_the_cheaper_side(scene):
     """The attribute with the most error per bit gets finer, the one with the least coarser."""
     found = ratios(scene, LOPSIDED[0])
-    moved = allocate(scene.job, LOPSIDED[0], scene.views)
+    moved = allocate(scene, LOPSIDED[0], scene.views)
     worst, best = max(found, key=found.__getitem__), min(found, key=found.__getitem__)
     assert getattr(moved, worst) < getattr(LOPSIDED[0], worst)
     assert getattr(moved, best) > getattr(LOPSIDED[0], best)
@@ -139,7 +142,7 @@ def test_it_moves_towards_the_cheaper_side(scene):
 
 def test_errors_grow_with_the_square_of_the_step(scene):
     steps = Steps()
-    source = scene.job.source(steps)
+    source = scene.source(steps)
     once = errors(source, steps, scene.views)
     twice = errors(source, steps.scaled(2.0), scene.views)
     assert set(once) == set(STEPS)
@@ -148,7 +151,7 @@ def test_errors_grow_with_the_square_of_the_step(scene):
 
 
 def test_sections_are_summed_over_blocks(scene):
-    data = encode_source(scene.job.source(Steps()), Steps())
+    data = encode_source(scene.source(Steps()), Steps())
     bits = section_bits(data)
     assert {key for keys in rule.PARTS.values() for key in keys} <= set(bits)
     assert all("/" not in key for key in bits)
@@ -158,7 +161,7 @@ def test_sections_are_summed_over_blocks(scene):
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_is_judged_by_its_own_sections(scene, name):
     """Most of the bits that a coarser step saves are in the sections that PARTS gives it."""
-    source, steps = scene.job.source(Steps()), Steps()
+    source, steps = scene.source(Steps()), Steps()
     fine = section_bits(encode_source(source, steps))
     coarser = replace(steps, **{name: 2 * getattr(steps, name)})
     coarse = section_bits(encode_source(source, coarser))
@@ -169,7 +172,7 @@ def test_a_step_is_judged_by_its_own_sections(scene, name):
 def test_coarser_steps_prune_more(scene):
     """What a bit is worth rises with the steps, and the pruning threshold with it."""
     thresholds = [
-        allocate(scene.job, replace(Steps().scaled(f), prune=2e-3), scene.views).prune
+        allocate(scene, replace(Steps().scaled(f), prune=2e-3), scene.views).prune
         for f in (0.3, 1.0, 3.0)
     ]
     assert thresholds[0] < thresholds[1] < thresholds[2]
@@ -186,6 +189,5 @@ def test_the_pruning_rule():
 
 
 def test_it_is_a_function_of_its_arguments(scene):
-    first = allocate(scene.job, LOPSIDED[1], scene.views)
-    assert allocate(scene.job, LOPSIDED[1], scene.views) == first
-    scene.job.steps = Steps()
+    first = allocate(scene, LOPSIDED[1], scene.views)
+    assert allocate(scene, LOPSIDED[1], scene.views) == first

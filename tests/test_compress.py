@@ -4,6 +4,7 @@ import torch
 
 from fieldpress.gaussians import codec, compress, fit_tables
 from fieldpress.gaussians.importance import to_classes
+from fieldpress.gaussians.solve import solve
 
 
 def test_requantising_shows_what_decoding_gives(tiny_model):
@@ -17,7 +18,7 @@ def test_requantising_shows_what_decoding_gives(tiny_model):
 
 @pytest.mark.parametrize("goal", [-3.0, 0.0, 7.5, 20.0])
 def test_solve_meets_its_window(goal):
-    x = compress.solve(lambda x: -6 * x - 0.3 * x * abs(x) - goal, -7.0, (0.0, 0.05), 12)
+    x = solve(lambda x: -6 * x - 0.3 * x * abs(x) - goal, -7.0, (0.0, 0.05), 12)
     assert 0 <= -6 * x - 0.3 * x * abs(x) - goal <= 0.05
 
 
@@ -29,19 +30,20 @@ def test_solve_is_not_misled_by_a_flat_stretch():
         calls.append(x)
         return 0.585 - 9.0 * x if x < 0.068 else -0.07 - 1.7 * (x - 0.0685)
 
-    x = compress.solve(excess, -7.0, (0.0, 0.05), 10)
+    x = solve(excess, -7.0, (0.0, 0.05), 10)
     assert 0 <= excess(x) <= 0.05
     assert len(calls) <= 9
 
 
 def test_classes_halve_the_step_for_four_times_the_weight():
     weight = torch.tensor([4.0, 1.0, 0.25, 1e-9, 0.0], dtype=torch.float64)
-    assert to_classes(weight, 1.0).tolist() == [0, 0, 1, 7, 7]
+    assert to_classes(weight, 1.0).tolist() == [0, 0, 1, 9, 9]
 
 
 @pytest.mark.parametrize(
     ("settings", "name"),
     [({"preset": "tiny"}, "preset"), ({"target_bytes": 0}, "target_bytes"),
+     ({"effort": "utmost"}, "effort: expected one of fast, normal, high, got 'utmost'"),
      ({"target_db": 200.0}, "target_db"), ({"target_db": 40.0, "target_bytes": 9}, "goal")],
 )  # fmt: skip
 def test_goals_that_make_no_sense_are_named(settings, name):

@@ -48,30 +48,33 @@ def joined(a, b):
 
 def test_it_is_the_twins_sum_of_squared_blending_weights(cloud):
     views = ring(3)
-    weight, _ = importance(cloud, views)
+    found = importance(cloud, views)
     means, quats, scales, opacities, _ = (x.double() for x in cloud.activated())
     truth = _reference.statistics(
         means, quats, scales, opacities, views.viewmats.double(), views.Ks.double(),
         WIDTH, HEIGHT, cloud.options(),
     )  # fmt: skip
     assert rule.covered(cloud.means, views).all()
-    assert weight.dtype == torch.float64
+    assert found.weight.dtype == found.mass.dtype == torch.float64
     assert truth.weight_sq.sum() > 100
-    torch.testing.assert_close(weight, truth.weight_sq, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.weight, truth.weight_sq, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.mass, truth.weight, rtol=1e-3, atol=1e-4)
 
 
 def test_views_add_up(cloud):
     views = ring(5)
-    one, two = importance(cloud, views[:2])[0], importance(cloud, views[2:])[0]
-    torch.testing.assert_close(importance(cloud, views)[0], one + two, rtol=1e-12, atol=0)
+    whole, *parts = (importance(cloud, v) for v in (views, views[:2], views[2:]))
+    for name in ("weight", "mass"):
+        one, two = (getattr(part, name) for part in parts)
+        torch.testing.assert_close(getattr(whole, name), one + two, rtol=1e-12, atol=0)
 
 
 def test_order_changes_nothing(cloud):
     views, order = ring(3), torch.randperm(len(cloud), generator=torch.Generator().manual_seed(5))
-    weight, moments = importance(cloud, views)
-    turned, turned_moments = importance(cloud[order], views)
-    torch.testing.assert_close(turned, weight[order], rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(turned_moments, moments, rtol=1e-5, atol=1e-6)
+    found, turned = importance(cloud, views), importance(cloud[order], views)
+    torch.testing.assert_close(turned.weight, found.weight[order], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(turned.mass, found.mass[order], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(turned.moments, found.moments, rtol=1e-5, atol=1e-6)
 
 
 def test_threads_change_no_bit(tiny_model):
@@ -81,9 +84,10 @@ def test_threads_change_no_bit(tiny_model):
         torch.set_num_threads(threads)
         found.append(importance(model, views))
     torch.set_num_threads(1)
-    for weight, moments in found[1:]:
-        assert torch.equal(weight, found[0][0])
-        torch.testing.assert_close(moments, found[0][1], rtol=1e-12, atol=1e-12)
+    for other in found[1:]:
+        assert torch.equal(other.weight, found[0].weight)
+        assert torch.equal(other.mass, found[0].mass)
+        torch.testing.assert_close(other.moments, found[0].moments, rtol=1e-12, atol=1e-12)
 
 
 def test_what_cannot_be_seen_weighs_nothing(cloud):
@@ -97,33 +101,38 @@ def test_what_cannot_be_seen_weighs_nothing(cloud):
         quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(8, 1),
         opacities=torch.full((8,), 6.0),
     )
-    assert (importance(replace(cloud, opacities=faint), views)[0][:40] == 0).all()
+    found = importance(replace(cloud, opacities=faint), views)
+    assert (found.weight[:40] == 0).all()
+    assert (found.mass[:40] == 0).all()
     behind = {n: torch.cat([x, wall.tensors()[n]]) for n, x in cloud.tensors().items()}
-    weight, _ = importance(replace(cloud, **behind), views)
+    weight = importance(replace(cloud, **behind), views).weight
     assert (weight[: len(cloud)] == 0).all()
     assert weight[len(cloud) :].max() > 0
 
 
 def test_outside_every_frustum_a_share_of_the_estimate_counts(cloud):
     views = ring(3)
-    alone, _ = importance(cloud, views)
+    alone = importance(cloud, views)
     means = cloud.means.clone()
     means[::3] += torch.tensor([0.0, 50.0, 0.0])  # Far above what any view shows.
     model = replace(cloud, means=means)
-    weight, _ = importance(model, views)
+    found = importance(model, views)
     guess = rule.estimate(model)
     known = torch.ones(len(model), dtype=torch.bool)
     known[::3] = False
-    scale = (weight[known] / guess[known])[weight[known] > 0].median()
     assert not rule.covered(model.means, views)[::3].any()
-    torch.testing.assert_close(weight[::3], rule.UNSEEN_SHARE * scale * guess[::3])
-    assert (weight[known] >= alone[known] - 1e-4).all()  # Fewer stand before them.
+    for name in ("weight", "mass"):
+        values = getattr(found, name)
+        scale = (values[known] / guess[known])[values[known] > 0].median()
+        torch.testing.assert_close(values[::3], rule.UNSEEN_SHARE * scale * guess[::3])
+        # Fewer stand before them.
+        assert (values[known] >= getattr(alone, name)[known] - 1e-4).all()
 
 
 def test_moments_of_one_direction(tiny_model):
     model = replace(tiny_model(1, 3), means=torch.tensor([[0.2, -0.1, 0.3]]))
     eye = torch.tensor([1.5, 0.7, -3.0])
-    _, moments = importance(model, around(tuple(eye.tolist())))
+    moments = importance(model, around(tuple(eye.tolist()))).moments
     direction = torch.nn.functional.normalize(model.means[0] - eye, dim=0)
     bases = sh_bases(3, direction.double())[1:]
     expected = 4 * math.pi * bases[:, None] * bases[None]
@@ -135,7 +144,7 @@ def test_moments_are_means_over_shares_of_each_gaussians_weight(cloud):
     faint = cloud.opacities.clone()
     faint[::7] = -7.0  # Never seen: no directions at all.
     cloud = replace(cloud, opacities=faint)
-    each = torch.stack([importance(cloud, views[c : c + 1])[0] for c in range(3)])
+    each = torch.stack([importance(cloud, views[c : c + 1]).weight for c in range(3)])
     total, counted = torch.zeros(8, 8, dtype=torch.float64), 0
     for i in range(len(cloud)):
         if each[:, i].sum() == 0:
@@ -145,14 +154,14 @@ def test_moments_are_means_over_shares_of_each_gaussians_weight(cloud):
             away = torch.nn.functional.normalize(cloud.means[i] - views.positions[c], dim=0)
             bases = sh_bases(2, away.double())[1:]
             total += each[c, i] / each[:, i].sum() * torch.outer(bases, bases)
-    _, moments = importance(cloud, views)
+    moments = importance(cloud, views).moments
     torch.testing.assert_close(moments, 4 * math.pi * total / counted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4])
 def test_moments_have_the_trace_of_the_identity(tiny_model, degree):
     """The addition theorem: the squares of one degree's bases sum to (2 l + 1) / (4 pi)."""
-    _, moments = importance(tiny_model(150, degree), ring(3))
+    moments = importance(tiny_model(150, degree), ring(3)).moments
     bases = (degree + 1) ** 2 - 1
     assert moments.shape == (bases, bases)
     assert torch.equal(moments, moments.T) or torch.allclose(moments, moments.T)
@@ -170,14 +179,14 @@ def test_moments_are_the_identity_if_all_directions_are_alike(tiny_model):
         y = 1 - 2 * (i + 0.5) / 400
         r = 4 * math.sqrt(1 - y * y)
         eyes.append((r * math.cos(golden * i), 4 * y, r * math.sin(golden * i)))
-    _, moments = importance(model, around(*eyes))
+    moments = importance(model, around(*eyes)).moments
     torch.testing.assert_close(moments, torch.eye(8, dtype=torch.float64), rtol=0, atol=0.03)
 
 
 def test_no_bases_no_moments(tiny_model):
-    weight, moments = importance(tiny_model(20, 0), ring(2))
-    assert moments.shape == (0, 0)
-    assert weight.shape == (20,)
+    found = importance(tiny_model(20, 0), ring(2))
+    assert found.moments.shape == (0, 0)
+    assert found.weight.shape == found.mass.shape == (20,)
 
 
 def test_the_estimate_knows_alpha_and_the_widest_section(cloud):
@@ -209,6 +218,7 @@ def test_covered_is_the_frustum():
 
 # Classes
 
+LAST = 9  # Ten classes: part of the format.
 weights = st.lists(st.floats(1e-12, 1e12), min_size=1, max_size=40)
 
 
@@ -218,15 +228,15 @@ def test_classes_level_the_error(values, ref):
     weight = torch.tensor(values, dtype=torch.float64)
     classes = to_classes(weight, ref)
     assert classes.min() >= 0
-    assert classes.max() <= 7
+    assert classes.max() <= LAST
     octaves = 0.5 * torch.log2(ref / weight).numpy()
-    free = (classes > 0) & (classes < 7)
+    free = (classes > 0) & (classes < LAST)
     assert (abs(octaves - classes)[free] <= 0.5 + 1e-9).all()  # weight * step^2 within one octave.
     assert (octaves[classes == 0] < 0.5 + 1e-9).all()
-    assert (octaves[classes == 7] > 6.5 - 1e-9).all()
+    assert (octaves[classes == LAST] > LAST - 0.5 - 1e-9).all()
     assert (classes == to_classes(weight * 1024, ref * 1024)).all()
     quarter = to_classes(weight / 4, ref)
-    assert ((quarter == classes + 1) | (classes == 7) | (octaves < -0.5 + 1e-9)).all()
+    assert ((quarter == classes + 1) | (classes == LAST) | (octaves < -0.5 + 1e-9)).all()
 
 
 def test_the_reference_leaves_the_strongest_few_above_it():
