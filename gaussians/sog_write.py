@@ -63,6 +63,7 @@ def write_sog(
     if not 1 <= size <= PALETTE_LIMIT:
         raise ValueError(f"SOG palette: expected 1 to {PALETTE_LIMIT} entries, got {size}")
     values = stored_values(model, "SOG")
+    _pillow()  # Where it is missing, that is said before the work.
     low, high, fixed = _fixed_means(values["means"])
     order = morton_order(fixed)
     values = {name: value[order] for name, value in values.items()}
@@ -183,11 +184,15 @@ def _numbers(levels: NDArray[np.float32]) -> list[float]:
     return numbers + [numbers[-1]] * (LEVELS - len(numbers))
 
 
-def _webp(pixels: NDArray[np.uint8]) -> bytes:
+def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
         raise ValueError("SOG needs Pillow: pip install 'fieldpress[images]'") from None
+    return Image
+
+
+def _webp(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", **WEBP)
+    _pillow().fromarray(pixels).save(buffer, "WEBP", **WEBP)
     return buffer.getvalue()
