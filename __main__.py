@@ -37,6 +37,7 @@ def compress(
     target_mb: Annotated[float | None, _goal, tyro.conf.arg(metavar="MB")] = None,
     target_db: Annotated[float | None, _goal, tyro.conf.arg(metavar="DB")] = None,
     preset: Annotated[Literal["small", "balanced", "high"], _goal] = "balanced",
+    effort: Literal["fast", "normal", "high"] = "normal",
     method: Literal["fieldpress", "lightgaussian"] = "fieldpress",
     scene: Scene = None,
     downscale: float = 1.0,
@@ -54,6 +55,8 @@ def compress(
         target_mb: The largest size that will do, in MB of 10^6 bytes.
         target_db: The PSNR to keep against the uncompressed render, in dB.
         preset: How much to keep where no target is given.
+        effort: Fast prunes and quantises; normal also merges Gaussians and re-fits colours; high
+            does so in finer rounds, and on models of 96 MiB and more too, in their memory tenfold.
         method: Our codec, or LightGaussian as published (needs --scene; has no target).
         scene: Posed photographs to measure on as well: COLMAP, transforms.json or LLFF.
         downscale: Make those photographs this many times smaller, each way.
@@ -71,7 +74,7 @@ def compress(
     check_output(output, overwrite=overwrite)
     target_bytes = None if target_mb is None else int(1e6 * target_mb)
     try:
-        settings = recipes.CompressSettings(preset, target_bytes, target_db, seed)
+        settings = recipes.CompressSettings(preset, target_bytes, target_db, seed, effort)
         recipe = recipes.Recipe(settings, method, finetune, self_distil)
     except ValueError as error:
         raise Misuse(str(error)) from None

@@ -26,7 +26,7 @@ ANGLE_TABLE = np.array(
     [512, 170, 101, 71, 54, 43, 35, 30, 25, 22, 19, 16, 14, 12, 11, 9, 8, 7, 6, 6, 5, 4], np.int64
 )
 # Where the encoder rounds up, in 1/64 of a step: to nearest, ties to zero; AC has many zeros.
-ROUND = {"opa": 33, "scl": 33, "tlt": 33, "rol": 33, "dc": 33, "ac": 35}
+ROUND = {"opa": 33, "scl": 33, "tlt": 33, "rol": 33, "dc": 33, "ac": 38}
 CLASS_SIDE = 64  # A class enters predictions as this many units.
 
 

@@ -54,12 +54,12 @@ class Steps:
     """
 
     # Where `allocate` takes a real capture at 41 dB.
-    position: float = 0.018
-    opacity: float = 0.026
-    scale: float = 0.017
-    rotation: float = 0.03
+    position: float = 0.010
+    opacity: float = 0.013
+    scale: float = 0.013
+    rotation: float = 0.016
     dc: float = 0.044
-    ac: float = 0.032
+    ac: float = 0.036
     prune: float = 1.5e-3
 
     def scaled(self, factor: float) -> Steps:

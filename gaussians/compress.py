@@ -29,7 +29,12 @@ VIEWS = 32  # statistics views; a quarter as many are held out for acceptance
 
 @dataclass(frozen=True)
 class CompressSettings:
-    """What is asked for: a preset, or a size in bytes, or a psnr_self in dB (not two of them)."""
+    """What is asked for: a preset, or a size in bytes, or a psnr_self in dB (not two of them).
+
+    Attributes:
+        effort: fast, normal or high, see `search.EFFORTS`. Models of memory.LARGE bytes and more
+            get neither merging nor re-fit unless it is high: those need ten times their memory.
+    """
 
     preset: str = "balanced"
     target_bytes: int | None = None
@@ -131,10 +136,10 @@ def prepare(
     header = {"seed": settings.seed, "count_in": count_in}
     give_back()
     whole, lesson = measured.source(model), None
-    if model.float_bytes >= LARGE:
+    if model.float_bytes >= LARGE and settings.effort != "high":
         whole = whole.spilled()
-    elif EFFORTS[settings.effort] is not None:
-        lesson = Lesson.of(model, views)
+    elif (effort := EFFORTS[settings.effort]) is not None:
+        lesson = Lesson.of(model, views, effort.views)
     pictures = model.render(holdout) if pictures is None else pictures
     give_back()
     report = {

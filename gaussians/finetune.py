@@ -23,6 +23,7 @@ from . import sparsify
 from .allocate import share_bits, squared_error
 from .codec import Steps, decode, encode_source
 from .compress import VIEW_SIZE, Compressed, core_arguments
+from .fit_tables import Source
 from .memory import give_back
 from .model import SplatModel
 from .rate_model import RateModel

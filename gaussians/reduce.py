@@ -1,4 +1,4 @@
-"""Fewer Gaussians in rounds: the least merged or dropped, the colours of the rest re-fitted."""
+"""Fewer Gaussians in rounds: the least merged or dropped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from .codec import Steps
 from .fit_tables import Source
 from .importance import GEOMETRY_SHARE, importance, reference, to_classes
 from .model import SplatModel
-from .refit import Lesson, refit
 from .sensitivity import sensitivity
 
 LEAST = 1e-300
@@ -62,12 +61,9 @@ class Measured:
         return Source.of(model, self.classes, self.moments)
 
 
-def reduced(
-    model: SplatModel, measured: Measured, count: int, lesson: Lesson, iterations: int
-) -> SplatModel:
-    """About `count` of N Gaussians, re-fitted to the lesson's pictures.
-
-    The others are merged into a neighbour or dropped, whichever costs less.
-    """
-    found = merge.merge(model, measured.effect, len(model) - count)
-    return refit(found.model, lesson, iterations)
+def reduced(model: SplatModel, measured: Measured, count: int, *, merging: bool) -> SplatModel:
+    """At least `count` of N Gaussians: others are dropped or, where that costs less, merged."""
+    if merging:
+        return merge.merge(model, measured.effect, len(model) - count).model
+    order = measured.score.argsort(descending=True, stable=True)[:count]
+    return model[order.sort().values]

@@ -21,7 +21,6 @@ from ..scenes.cameras import Cameras
 from .model import SplatModel
 
 FLOOR = 0.05  # Of a Gaussian's mean diagonal: directions that no view saw get no large steps.
-MOST_VIEWS = 32
 MOST_PIXELS = 640 * 480  # of a view
 
 
@@ -33,7 +32,7 @@ class Lesson:
     pictures: Tensor
 
     @staticmethod
-    def of(model: SplatModel, views: Cameras, most: int = MOST_VIEWS) -> Lesson:
+    def of(model: SplatModel, views: Cameras, most: int) -> Lesson:
         """Renders of a model from at most `most` of the views, evenly chosen, of bounded size."""
         if len(views) > most:
             views = views[torch.linspace(0, len(views) - 1, most).round().long()]
@@ -91,7 +90,7 @@ def refit(model: SplatModel, lesson: Lesson, iterations: int) -> SplatModel:
 def _gradient(
     colors: Tensor, draw: Callable[[Tensor, int], Tensor], pictures: Tensor, residuals: Tensor
 ) -> Tensor:
-    """Half the negative gradient [N, K, 3] of the squared error; fills the residuals [C, H, W, 3]."""
+    """Half the negative gradient [N, K, 3] of the squared error; fills residuals [C, H, W, 3]."""
     total = torch.zeros_like(colors)
     leaf = colors.detach().requires_grad_(True)
     for index in range(len(pictures)):

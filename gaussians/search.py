@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..scenes.cameras import Cameras
@@ -32,8 +30,8 @@ SMALL = 120_000  # Gaussians; larger ones get one round.
 ALLOCATION_VIEWS = 4
 DB_SLOPE, SIZE_SLOPE = -7.0, 0.4  # First guesses: dB, ln(bytes) lost per unit of ln(factor).
 COARSE = {"size": 0.1, "quality": 0.4}  # Windows in which the bits are shared: ln(bytes), dB.
-FITS = 3  # times that the colours are fitted to the geometry rounded at better steps
-FIT_WINDOW = 0.25  # dB that the colours' steps alone may make up
+FITS = 2  # times that the colours are fitted to the geometry rounded at better steps
+FIT_WINDOW = 0.4  # dB that the colours' steps alone may make up
 FINE = 1 / 32  # Steps of colours where only the geometry is to be rounded.
 
 
@@ -42,22 +40,28 @@ class Effort:
     """What may be spent on a file.
 
     Attributes:
+        views: of those given, how many the rounds and the colours are fitted to at the most.
         keep: share of the Gaussians that each round of pruning leaves; 1 for none.
         rounds: how many of them at the most.
         repair: iterations of colour re-fit after a round, and
         fit: on the geometry that the file will have.
+        shares: times that the bits are shared anew after the rounds.
+        merging: whether near Gaussians may become one.
     """
 
-    keep: float = 0.8
-    rounds: int = 8
-    repair: int = 2
-    fit: int = 4
+    views: int = 16
+    keep: float = 0.7
+    rounds: int = 6
+    repair: int = 1
+    fit: int = 3
+    shares: int = 1
+    merging: bool = True
 
 
 EFFORTS = {
     "fast": None,  # Pruning and steps only: no re-fit.
     "normal": Effort(),
-    "high": Effort(keep=0.9, rounds=16, repair=3, fit=10),
+    "high": Effort(views=32, keep=0.85, rounds=14, repair=2, fit=8, shares=2),
 }
 
 
@@ -179,9 +183,10 @@ def search(job: Job, goal: Goal, effort: Effort | None, say: Callable[[float], N
         vary = job.steps.scaled
     else:
         job.steps = replace(job.steps, prune=0.0)
-        _share(job, goal, lambda done: say(0.1 * done), rounds=1)
+        first = 1 if len(job.whole.order) <= SMALL else 0  # What levels cost needs no more.
+        _share(job, goal, lambda done: say(0.1 * done), rounds=first)
         _reduce(job, goal, effort, lambda done: say(0.1 + 0.4 * done))
-        _share(job, goal, lambda done: say(0.5 + 0.2 * done))
+        _share(job, goal, lambda done: say(0.5 + 0.2 * done), rounds=effort.shares)
         _fit(job, goal, effort, lambda done: say(0.7 + 0.2 * done))
         vary = colored(job.steps)
     trial = job.run(_solved(job, goal, vary, goal.fine, MAX_TRIALS))
@@ -217,13 +222,13 @@ def _solved(
     return vary(math.exp(solve(excess, goal.slope, window, trials)))
 
 
-def _share(
-    job: Job, goal: Goal, say: Callable[[float], None], rounds: int | None = None
-) -> None:
+def _share(job: Job, goal: Goal, say: Callable[[float], None], rounds: int | None = None) -> None:
     """Bring the steps near the goal and share the bits anew among them, in turn."""
     if rounds is None:
         rounds = ROUNDS if len(job.whole.order) <= SMALL else 1
     few = job.views[:: max(1, len(job.views) // ALLOCATION_VIEWS)]
+    if not rounds:
+        job.steps = _solved(job, goal, job.steps.scaled, goal.coarse, COARSE_TRIALS)
     for number in range(rounds):
         job.steps = _solved(job, goal, job.steps.scaled, goal.coarse, COARSE_TRIALS)
         say((number + 0.5) / rounds)
@@ -244,8 +249,10 @@ def _reduce(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) 
         count = round(effort.keep * len(model))
         if count < 1:
             break
-        model = reduced(model, job.measured, count, job.lesson, effort.repair)
-        job.measured = Measured.of(model, job.views, int(job.header["seed"]) + number + 1)
+        model = reduced(model, job.measured, count, merging=effort.merging)
+        model = refit(model, job.lesson, effort.repair)
+        seed = int(job.header["seed"]) + number + 1
+        job.measured = Measured.of(model, job.lesson.views, seed)
         job.whole = job.measured.source(model)
         cost = _cost(job, goal, model)
         say((number + 1) / effort.rounds)
@@ -256,7 +263,7 @@ def _reduce(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) 
 
 
 def _cost(job: Job, goal: Goal, model: SplatModel) -> float:
-    """ln of the bytes at which a reduced model should meet the goal, or of the error at a size.
+    """Log of the bytes at which a reduced model should meet the goal, or of the error at a size.
 
     One encode at the steps there are, carried on to the goal: the error of rounding goes with the
     square of the steps, the bytes with a power of them. Infinite where the reduction alone misses.

@@ -60,9 +60,7 @@ def sensitivity(
             signs = torch.randint(0, 2, image.shape, generator=generator, dtype=torch.int8)
             found = torch.autograd.grad(image, inputs, signs.to(image.dtype).mul_(2).sub_(1))
             del image, signs
-            for total, gradient, unit in zip(
-                sums, found, (width, scales, opacities), strict=True
-            ):
+            for total, gradient, unit in zip(sums, found, (width, scales, opacities), strict=True):
                 gradient.mul_(unit).square_()
                 total += gradient if gradient.ndim == 1 else gradient.sum(1)
             del found

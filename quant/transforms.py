@@ -86,15 +86,15 @@ def unpack_basis(data: bytes, dim: int, bits: int = 16) -> Double:
 def to_coefficients(x: Double, basis: Double) -> Double:
     """Coefficients [N, D] from which `coefficients @ basis` gives x [N, D] back. Encoder only.
 
-    Solves with `basis` instead of multiplying by its transpose: a packed basis is not quite
-    orthonormal, and this way its rounding costs nothing.
+    By the inverse of `basis` instead of its transpose: a packed basis is not quite orthonormal,
+    and this way its rounding costs nothing.
     """
     dim = x.shape[-1] if x.ndim == 2 else -1
     if basis.shape != (dim, dim):
         raise ValueError(
             f"x, basis: expected [N, D] and [D, D], got {list(x.shape)} and {list(basis.shape)}"
         )
-    return np.ascontiguousarray(np.linalg.solve(basis.T, x.T).T, np.float64)
+    return np.ascontiguousarray(x @ np.linalg.inv(basis), np.float64)
 
 
 def contract(x: Double, scale: float = 1.0) -> Double:
