@@ -220,6 +220,7 @@ class Tables:
         return Tables(predictors, dc / 127.0, basis.reshape(3 * k, 3 * k))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # A hostile file may hold any integers.
 def restore(values: blocks.Values, layout: Layout, tables: Tables, out: Floats) -> None:
     """Write a block's floats, made by separately rounded IEEE operations only, into `out`."""
     unit = layout.units
