@@ -3,9 +3,9 @@
 psnr_self 44 dB stands for about 0.1 dB against photographs, 36.5 dB for about 0.5 dB (the codec's
 error is not correlated with the model's). From the scene alone, views are synthesised, and
 quality is held on views that the encoder neither measures nor fits to, and measured once more on
-views that nothing was tuned on. Models fitted by bench/fit.py (--keep DIR) join in with --fits DIR; trained
-models are measured against the test photographs too, and compressed once more with the poses (no
-pixels) of their captures. Ratios are against 4 bytes per stored float.
+views that nothing was tuned on. Models fitted by bench/fit.py (--keep DIR) join in with --fits DIR;
+trained models are measured against the test photographs too, and compressed once more with the
+poses (no pixels) of their captures. Ratios are against 4 bytes per stored float.
 Writes bench/results/frontier.json after every row.
 
     python bench/frontier.py [--fits DIR] [--only fox skull] [--goals 36.5 44] [--effort normal]

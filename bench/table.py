@@ -167,9 +167,69 @@ def finetune(result: dict) -> list[str]:
     return lines
 
 
+def frontier(result: dict) -> list[str]:
+    lines = [
+        "At two losses, default effort unless said (`python bench/frontier.py`): `fresh` is the "
+        "PSNR against the input on views that nothing was tuned on, `photographs` what is lost on "
+        "the capture's test photographs. With the capture's views its poses are used, no pixels. "
+        + provenance(result),
+        "",
+        "| scene | effort | views | goal | ratio | Gaussians in → out | fresh | photographs "
+        "| FPS ratio | seconds |",
+        "| --- | --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in sorted(result["scenes"], key=lambda r: (r["goal"], r["scene"], r["views"])):
+        lost = f"{-row['loss_db']:+.2f} dB" if "loss_db" in row else ""
+        lines.append(
+            f"| {row['scene']} | {row['effort']} | {row['views']} | {row['goal']:g} dB "
+            f"| {row['ratio']:.1f} | {row['count_in']:,} → {row['count_out']:,} "
+            f"| {row['psnr_self_fresh_views']:.2f} | {lost} | {row['fps_ratio']:.2f} "
+            f"| {row['seconds']:.0f} |"
+        )
+    lines += [""] + [
+        f"- Median of {m['scenes']} degree-3 scenes, {name}: {m['ratio']:.1f}x, "
+        f"FPS {m['fps_ratio']:.2f}x."
+        for name, m in result["medians"].items()
+    ]
+    if result["ablation"]:
+        lines += ["", "What each ingredient gives, at the same psnr_self:", ""]
+        lines += [
+            "| scene | ingredients | goal | ratio | bits a Gaussian kept | Gaussians | seconds |"
+        ]
+        lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+        for row in sorted(result["ablation"], key=lambda r: (r["scene"], r["number"])):
+            lines.append(
+                f"| {row['scene']} | {row['ingredients']} | {row['goal']:g} dB "
+                f"| {row['ratio']:.1f} "
+                f"| {sum(row['bits_per_gaussian'].values()):.1f} | {row['count_out']:,} "
+                f"| {row['seconds']:.0f} |"
+            )
+    return lines
+
+
+def rate_control(result: dict) -> list[str]:
+    worst = max(abs(row["deviation"]) for row in result["rows"])
+    scenes = len({row["scene"] for row in result["rows"]})
+    return [
+        f"Sizes asked for (`python bench/rate_control.py`): {len(result['rows'])} files of "
+        f"{scenes} scenes, none larger than asked, at most {100 * worst:.2f} % smaller. "
+        + provenance(result)
+    ]
+
+
+def fuzz(result: dict) -> list[str]:
+    outcomes = ", ".join(f"{count:,} {what}" for what, count in result["outcomes"].items())
+    return [
+        f"Mutated files (`python bench/fuzz.py`): {result['count']:,} mutations, {outcomes}; "
+        f"slowest {result['slowest_decode_seconds']:.2f} s, peak memory "
+        f"{result['peak_rss_bytes'] / 1e6:.0f} MB. " + provenance(result)
+    ]
+
+
 def render() -> str:
     parts = []
     for name, write in (
+        ("frontier", frontier),
         ("scenes", scenes),
         ("peers", peers),
         ("finetune", finetune),
@@ -177,6 +237,8 @@ def render() -> str:
         ("fit", fits),
         ("raster_cpu", raster),
         ("large", large),
+        ("rate_control", rate_control),
+        ("fuzz", fuzz),
     ):
         result = load(name)
         if result is not None:
