@@ -11,6 +11,8 @@ from .unpack import restore_largest
 
 FLOAT32_LIMIT = 3.4e38  # The readers' too: what is beyond stands for infinity.
 HIGHEST_DEGREE = 3
+# The largest of four is at least 1/2; decoded, a little less. Smaller ones the norm does not tell.
+LEAST_DROPPED = 0.49
 
 
 def stored_values(model: SplatModel, file_format: str) -> dict[str, NDArray[np.float32]]:
@@ -52,8 +54,8 @@ def drop_one(quats: NDArray[np.float32], steps: int) -> tuple[NDArray[np.int64],
     """Steps [N, 3] of three components of rotations [N, 4], and which one was dropped [N].
 
     A component c becomes the nearest of (c / sqrt(2) + 1/2) `steps`; the dropped one is positive
-    and follows from the norm. Of the four that could be dropped (in general the largest) it is the
-    one that leaves the least error: so values that were decoded are encoded to the same steps.
+    and follows from the norm. Of the largest and those near half of the norm it is the one that
+    leaves the least error: so values that were decoded are encoded to the same steps.
     """
     norm = np.linalg.norm(quats.astype(np.float64), axis=1, keepdims=True)
     unit = np.where(norm > 0, quats / np.where(norm > 0, norm, 1), [1.0, 0, 0, 0])
@@ -66,6 +68,7 @@ def drop_one(quats: NDArray[np.float32], steps: int) -> tuple[NDArray[np.int64],
         back = ((found / steps - 0.5) * np.sqrt(2)).astype(np.float32)
         decoded = restore_largest(back, np.full(len(quats), i))
         error = np.square(decoded - turned).sum(1)
+        error[decoded[:, i] < LEAST_DROPPED] = np.inf
         better = error < least
         codes[better], dropped[better], least[better] = found[better], i, error[better]
     return codes, dropped
