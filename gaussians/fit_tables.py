@@ -20,6 +20,7 @@ from .layout import (
     DEPTH,
     NEIGHBORS,
     SHAPES,
+    UNIT_RANGE,
     UNITS,
     Layout,
     Predictor,
@@ -281,8 +282,10 @@ def _layout(source: Source, steps: Steps) -> Layout:
         log_span=round(float(np.log2(source.span * source.radius)) * 256),
         precision=round(float(np.log2(steps.position)) * 256),
         precision_cap=round(float(np.log2(max(COARSEST_POSITION, steps.position))) * 256),
-        units={a: worth[a] / UNITS * scale[a] for a in ATTRIBUTES},
-        caps={a: max(UNITS, round(COARSEST[a] / worth[a] * UNITS)) for a in ATTRIBUTES},
+        units={a: float(np.clip(worth[a] / UNITS * scale[a], *UNIT_RANGE)) for a in ATTRIBUTES},
+        caps={
+            a: round(np.clip(COARSEST[a] / worth[a] * UNITS, UNITS, 1 << 24)) for a in ATTRIBUTES
+        },
         bias=dict(BIAS),
         mix=mix,
     )

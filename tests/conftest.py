@@ -35,6 +35,23 @@ def _tiny_model(n: int = 200, sh_degree: int = 3, seed: int = 0) -> SplatModel:
     )
 
 
+def _shell(n: int = 1500, seed: int = 3) -> SplatModel:
+    rng = torch.Generator().manual_seed(seed)
+    means = torch.nn.functional.normalize(torch.randn(n, 3, generator=rng), dim=1)
+    means *= torch.where(torch.arange(n) % 5 == 0, 0.5, 1.0)[:, None]  # Some lie within.
+    bases = (torch.randn(9, 3, generator=rng) * 0.4, torch.randn(8, 3, 3, generator=rng) * 0.1)
+    waves = torch.cat([means, means.square(), means.roll(1, 1) * means], dim=1)
+    return SplatModel(
+        means=means,
+        quats=torch.randn(n, 4, generator=rng),
+        scales=torch.randn(n, 3, generator=rng) * 0.3 + torch.tensor([-2.5, -2.8, -4.5]),
+        opacities=torch.randn(n, generator=rng) + 1.5,
+        sh0=(waves @ bases[0] + 0.1 * torch.randn(n, 3, generator=rng))[:, None],
+        shN=torch.einsum("ni,kic->nkc", means, bases[1])
+        + 0.03 * torch.randn(n, 8, 3, generator=rng),
+    )
+
+
 def _ply_bytes(
     columns: dict[str, np.ndarray], text: bool = False, declared: int | None = None
 ) -> bytes:
@@ -75,6 +92,15 @@ def data_dir() -> Path:
 def tiny_model() -> Callable[..., SplatModel]:
     """A factory: tiny_model(n=200, sh_degree=3, seed=0), the same Gaussians for the same seed."""
     return _tiny_model
+
+
+@pytest.fixture(scope="session")
+def shell() -> Callable[..., SplatModel]:
+    """A factory: shell(n=1500, seed=3), flat, smoothly coloured Gaussians on a sphere of radius 1.
+
+    A fifth of them lie within, nearly hidden.
+    """
+    return _shell
 
 
 def _refusal(data: bytes, **options: bool) -> str | None:

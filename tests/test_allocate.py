@@ -7,13 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from fieldpress.gaussians import allocate as rule
 from fieldpress.gaussians.allocate import allocate, errors, section_bits, squared_error
 from fieldpress.gaussians.codec import Steps, decode, encode_source, requantise
 from fieldpress.gaussians.compress import CompressSettings, prepare
-from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.solve import solve
 from fieldpress.scenes.orbit import orbit
 
@@ -21,26 +19,11 @@ STEPS = ("position", "opacity", "scale", "rotation", "dc", "ac")
 
 
 @pytest.fixture(scope="module")
-def scene():
-    """A shell of flat, smoothly coloured Gaussians, prepared for coding; few of them hidden."""
-    rng = torch.Generator().manual_seed(3)
-    n = 1500
-    means = torch.nn.functional.normalize(torch.randn(n, 3, generator=rng), dim=1)
-    means *= torch.where(torch.arange(n) % 5 == 0, 0.5, 1.0)[:, None]  # Some lie within.
-    bases = (torch.randn(9, 3, generator=rng) * 0.4, torch.randn(8, 3, 3, generator=rng) * 0.1)
-    waves = torch.cat([means, means.square(), means.roll(1, 1) * means], dim=1)
-    model = SplatModel(
-        means=means,
-        quats=torch.randn(n, 4, generator=rng),
-        scales=torch.randn(n, 3, generator=rng) * 0.3 + torch.tensor([-2.5, -2.8, -4.5]),
-        opacities=torch.randn(n, generator=rng) + 1.5,
-        sh0=(waves @ bases[0] + 0.1 * torch.randn(n, 3, generator=rng))[:, None],
-        shN=torch.einsum("ni,kic->nkc", means, bases[1])
-        + 0.03 * torch.randn(n, 8, 3, generator=rng),
-    )
+def scene(shell):
+    """A shell of Gaussians, prepared for coding."""
     views = orbit([0, 0, 0], 3.0, 4, width=96, height=72)
     holdout = orbit([0, 0, 0], 3.0, 3, width=96, height=72, elevation=35.0)
-    return prepare(model, CompressSettings(effort="fast"), views=views, holdout=holdout).job
+    return prepare(shell(), CompressSettings(effort="fast"), views=views, holdout=holdout).job
 
 
 def ratios(scene, steps):

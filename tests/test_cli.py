@@ -30,6 +30,7 @@ REPORT_KEYS = {
     *("psnr_self", "ssim_self", "fps", "fps_reference", "render_size", "views", "device"),
     *("bytes_by_section", "encode_seconds", "decode_seconds", "seed", "version"),
 }
+FAST = ("compress", "--effort", "fast")
 Model = Callable[..., SplatModel]
 Ply = Callable[..., Path]
 
@@ -54,7 +55,7 @@ def pressed(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pressing, "VIEWS", 4)
         patch.setattr(pressing, "VIEW_SIZE", (64, 48))
-        assert main(["compress", str(scene), "-o", str(path), "--target-db", "35"]) == 0
+        assert main([*FAST, str(scene), "-o", str(path), "--target-db", "35"]) == 0
     return path
 
 
@@ -192,7 +193,7 @@ def test_odd_scenes_compress(
     elif kind == "some_lost":
         model.means[:7] = float("nan")
     model = {"one": tiny_model(1), "no_sh": tiny_model(60, sh_degree=0)}.get(kind, model)
-    report = run_json(["compress", str(splat_ply(model)), "-o", str(out / "x.fpz")], capsys)
+    report = run_json([*FAST, str(splat_ply(model)), "-o", str(out / "x.fpz")], capsys)
     assert report["count_in"] == len(model)
     assert 1 <= report["count_out"] <= len(model)
     assert report["sanitised"]["non_finite"] == (7 if kind == "some_lost" else 0)
@@ -221,6 +222,7 @@ def test_odd_scenes_compress(
         ["compress", "a.ply", "-o", "b.fpz", "--target-mb", "much"],
         ["compress", "a.ply", "-o", "b.fpz", "--target-db", "-3"],
         ["compress", "a.ply", "-o", "b.fpz", "--preset", "tiny"],
+        ["compress", "a.ply", "-o", "b.fpz", "--effort", "utmost"],
         ["compress", "a.ply", "-o", "b.fpz", "--finetune", "many"],
         ["fit"],
         ["fit", "gaussians"],
@@ -247,11 +249,12 @@ def test_misuse_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[str]
 
 def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     flags = {
-        "compress": "--target-mb --target-db --preset --scene --overwrite --json --seed -o "
-        "--method --finetune --self-distil --downscale",
+        "compress": "--target-mb --target-db --preset --effort --scene --overwrite --json "
+        "--seed -o --method --finetune --self-distil --downscale",
         "decompress": "-o --overwrite --json",
         "convert": "OUT --overwrite --json",
         "fit": "gaussians",
+        "bench": "-o --resume --json",
         "render": "--cameras --scene --orbit -o --overwrite --json",
         "eval": "--scene --reference -o --overwrite --json",
         "info": "--json",
@@ -371,7 +374,7 @@ def test_photographs_are_measured(
     report = run_json(["eval", str(scene), "--scene", str(photos)], capsys)
     assert report["psnr"] > 50  # Eight bits.
     assert report["views"] == 2
-    args = ["compress", str(scene), "-o", str(out / "x.fpz"), "--scene", str(photos)]
+    args = [*FAST, str(scene), "-o", str(out / "x.fpz"), "--scene", str(photos)]
     report = run_json(args, capsys)
     assert report["render_size"] == [48, 36]
     assert 20 < report["psnr"] <= report["psnr_self"] + 1
@@ -446,7 +449,7 @@ def test_existing_outputs_need_overwrite(
     ):
         assert "--overwrite" in assert_fails_with_one_line(args, str(here), capsys)
         assert here.read_bytes() == b"mine"
-    assert main(["compress", str(scene), "-o", str(here), "--overwrite"]) == 0
+    assert main([*FAST, str(scene), "-o", str(here), "--overwrite"]) == 0
     assert len(models.load(here)) > 0
 
 
@@ -456,7 +459,7 @@ def test_a_folder_or_device_is_never_overwritten_by_a_file(
     (out / "folder").mkdir()
     (out / "folder" / "photo.jpg").write_bytes(b"mine")
     for place in (str(out / "folder"), "/dev/null"):
-        args = ["compress", str(scene), "-o", place, "--overwrite"]
+        args = [*FAST, str(scene), "-o", place, "--overwrite"]
         assert "regular file" in assert_fails_with_one_line(args, place, capsys)
     (out / "file").write_bytes(b"mine")
     args = ["render", str(scene), "--orbit", "1", "-o", str(out / "file"), "--overwrite"]
@@ -490,13 +493,13 @@ def test_a_failure_at_the_end_leaves_nothing(
         raise fault
 
     monkeypatch.setattr(press, "decode", fail)
-    assert main(["compress", str(scene), "-o", str(out / "new.fpz")]) == code
+    assert main([*FAST, str(scene), "-o", str(out / "new.fpz")]) == code
     assert list(out.iterdir()) == []
     old = out / "old.fpz"
     old.write_bytes(b"before")
     (old.rename(out / "new.fpz"))
     capsys.readouterr()
-    assert main(["compress", str(scene), "-o", str(out / "new.fpz"), "--overwrite"]) == code
+    assert main([*FAST, str(scene), "-o", str(out / "new.fpz"), "--overwrite"]) == code
     assert capsys.readouterr().err.count("\n") == 1
     assert [path.name for path in out.iterdir()] == ["new.fpz"]
     assert (out / "new.fpz").read_bytes() == b"before"
@@ -508,7 +511,7 @@ def test_bytes_that_changed_on_disk_are_no_success(
 ) -> None:
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path)[:-1])
-    args = ["compress", str(scene), "-o", str(out / "x.fpz")]
+    args = [*FAST, str(scene), "-o", str(out / "x.fpz")]
     assert "read back" in assert_fails_with_one_line(args, "x.fpz", capsys)
     assert list(out.iterdir()) == []
 
@@ -608,7 +611,7 @@ def command(*args: str, **named: Any) -> subprocess.CompletedProcess[bytes]:
 def test_pipes_from_another_folder(tmp_path: Path, splat_ply: Ply, tiny_model: Model) -> None:
     """PLY on stdin, .fpz through a pipe, PLY on stdout, in a folder that holds no fieldpress."""
     ply = splat_ply(tiny_model(1)).read_bytes()
-    made = command("compress", "-", "-o", "-", input=ply, cwd=tmp_path)
+    made = command(*FAST, "-", "-o", "-", input=ply, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     back = command("decompress", "-", "-o", "-", input=made.stdout, cwd=tmp_path)
     assert back.returncode == 0, back.stderr

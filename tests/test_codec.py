@@ -147,6 +147,15 @@ def test_each_class_rules_its_own(tiny_model, kind):
     assert all(0.8 < b / a < 1.25 for a, b in rest)
 
 
+@pytest.mark.parametrize("factor", [1e-9, 1e-5, 1e5, 1e9])
+def test_steps_far_out_give_files_that_can_be_read(tiny_model, factor):
+    """A search for an impossible goal asks for such steps."""
+    model = tiny_model(100, 1)
+    decoded = codec.decode(codec.encode(model, mixed_classes(100), codec.Steps().scaled(factor)))
+    assert len(decoded) == 100
+    assert finite(decoded)
+
+
 def test_covariances_converge(tiny_model):
     model = tiny_model(400, 0)
     flat = np.zeros(400, int)

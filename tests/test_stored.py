@@ -58,9 +58,15 @@ def test_without_a_disk_the_model_stays_in_memory(tiny_model, monkeypatch):
 
 
 def test_a_large_model_is_compressed_to_the_same_file(tiny_model, monkeypatch):
+    """Large ones are pruned and quantised only, unless the effort is high."""
+    monkeypatch.setattr(compress, "VIEWS", 4)
+    monkeypatch.setattr(compress, "VIEW_SIZE", (64, 48))
     model, settings = tiny_model(2000, 1), compress.CompressSettings("small")
-    usual = compress.compress(model, settings)
+    usual = compress.compress(model, compress.CompressSettings("small", effort="fast"))
     monkeypatch.setattr(compress, "LARGE", 0)
+    high = compress.prepare(model, compress.CompressSettings("small", effort="high"))
+    assert isinstance(high.job.whole.stored, Resident)
+    assert high.job.lesson is not None
     prepared = compress.prepare(model, settings)
     assert isinstance(prepared.job.whole.stored, Spilled)
     del model
