@@ -28,7 +28,7 @@ from fieldpress.gaussians.sog_write import (
     write_sog,
 )
 
-pytest.importorskip("PIL.Image", reason="SOG needs Pillow")
+Image = pytest.importorskip("PIL.Image", reason="SOG needs Pillow")
 
 STEP = 2**0.5 / 255  # Of a rotation's component.
 
@@ -169,6 +169,20 @@ def test_ends_of_the_lattices(tiny_model):
     assert float(got.means.amax()) == pytest.approx(1e30, rel=1e-3)
     assert got.quats[:, 0].amax() > 0.999
     assert got.quats[:, 3].amax() > 0.999
+
+
+def test_colours_of_the_invisible_are_kept(tiny_model):
+    """A WebP encoder is free to change them where alpha is 0, unless told."""
+    model = tiny_model(200, 0)
+    model.opacities[::2] = -torch.inf
+    assert_as_good_as_can_be(write_sog(model), model, 200)
+
+
+def test_labels_rise_along_the_curve(tiny_model):
+    files = write_sog(tiny_model(300, 1))
+    texels = np.asarray(Image.open(io.BytesIO(files["shN_labels.webp"])).convert("RGB"))
+    labels = texels.reshape(-1, 3)[:300].astype(int) @ [1, 256, 0]
+    assert labels.tolist() == [*range(300)]
 
 
 @pytest.mark.parametrize("where", [0.0, -7.25, 123456.0])
