@@ -9,7 +9,8 @@ poses (no pixels) of their captures. Ratios are against 4 bytes per stored float
 Writes bench/results/frontier.json after every row.
 
     python bench/frontier.py [--fits DIR] [--only fox skull] [--goals 36.5 44] [--effort normal]
-    python bench/frontier.py --ablation fox skull
+    python bench/frontier.py --poses [--fits DIR]
+    python bench/frontier.py --ablation fox-trained skull
 """
 
 from __future__ import annotations
@@ -25,13 +26,12 @@ import torch
 from record import DATA, RESULTS, write
 
 from fieldpress import models
-from fieldpress.gaussians import search
 from fieldpress.gaussians.allocate import section_bits
 from fieldpress.gaussians.codec import decode
 from fieldpress.gaussians.compress import CompressSettings, compress, scene_views
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.sanitize import sanitize
-from fieldpress.gaussians.search import Effort
+from fieldpress.gaussians.search import EFFORTS, Effort
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.datasets import read_scene
 from fieldpress.scenes.evaluate import evaluate
@@ -80,7 +80,12 @@ def photographs(name: str | None) -> Scene | None:
 
 
 def one(
-    model: SplatModel, goal: float, effort: str, scene: Scene | None, *, poses: bool = False
+    model: SplatModel,
+    goal: float,
+    effort: str | Effort,
+    scene: Scene | None,
+    *,
+    poses: bool = False,
 ) -> dict[str, Any]:
     """Compress once and measure what the bytes decode to; `poses`: with the capture's cameras.
 
@@ -104,7 +109,7 @@ def one(
     count = len(decoded)
     row = {
         "goal": goal,
-        "effort": effort,
+        "effort": effort if isinstance(effort, str) else "own",
         "views": "the capture's" if poses else "synthesised",
         "bytes": len(made.data),
         "ratio": model.float_bytes / len(made.data),
@@ -162,7 +167,8 @@ def main() -> None:
     parser.add_argument("--fits", type=Path, default=None, help="folder of bench/fit.py's models")
     parser.add_argument("--only", nargs="*", choices=[*SCENES, *FITS])
     parser.add_argument("--goals", type=float, nargs="*", default=[36.5, 44.0])
-    parser.add_argument("--effort", nargs="*", default=["normal"], choices=[*search.EFFORTS])
+    parser.add_argument("--effort", nargs="*", default=["normal"], choices=EFFORTS)
+    parser.add_argument("--poses", action="store_true", help="with the poses of the captures")
     parser.add_argument("--ablation", nargs="*", default=None, choices=[*SCENES, *FITS])
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -181,9 +187,7 @@ def main() -> None:
         for name in arguments.ablation:
             model, photos = load(name, arguments.fits)
             for number, (ingredients, effort) in enumerate(ABLATION.items()):
-                search.EFFORTS["ablation"] = effort
-                how = "fast" if effort is None else "ablation"
-                row = one(model, arguments.goals[0], how, None)
+                row = one(model, arguments.goals[0], effort or "fast", None)
                 row |= {"scene": name, "ingredients": ingredients, "number": number}
                 keep(ablation, row, ("scene", "ingredients", "goal"))
         return
@@ -191,12 +195,13 @@ def main() -> None:
     for name in names:
         model, photos = load(name, arguments.fits)
         scene = photographs(photos)
+        if arguments.poses and scene is None:
+            continue
         for effort in arguments.effort:
             for goal in arguments.goals:
-                for poses in (False, True) if scene is not None else (False,):
-                    row = one(model, goal, effort, scene, poses=poses)
-                    row |= {"scene": name, "sh_degree": model.sh_degree}
-                    keep(rows, row, ("scene", "goal", "effort", "views"))
+                row = one(model, goal, effort, scene, poses=arguments.poses)
+                row |= {"scene": name, "sh_degree": model.sh_degree}
+                keep(rows, row, ("scene", "goal", "effort", "views"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from .model import SplatModel
 from .reduce import Measured
 from .refit import Lesson
 from .sanitize import sanitize
-from .search import EFFORTS, Goal, Job, search
+from .search import EFFORTS, Effort, Goal, Job, effort_for, search
 from .stored import STRIP
 
 Progress = Callable[[str, float], None]
@@ -32,20 +32,21 @@ class CompressSettings:
     """What is asked for: a preset, or a size in bytes, or a psnr_self in dB (not two of them).
 
     Attributes:
-        effort: fast, normal or high, see `search.EFFORTS`. Models of memory.LARGE bytes and more
-            get neither merging nor re-fit unless it is high: those need ten times their memory.
+        effort: fast, normal or high, see `search.effort_for`, or one of one's own. Models of
+            memory.LARGE bytes and more get neither merging nor re-fit unless it is high: those
+            need ten times their memory.
     """
 
     preset: str = "balanced"
     target_bytes: int | None = None
     target_db: float | None = None
     seed: int = 0
-    effort: str = "normal"
+    effort: str | Effort = "normal"
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
-        if self.effort not in EFFORTS:
+        if isinstance(self.effort, str) and self.effort not in EFFORTS:
             raise ValueError(f"effort: expected one of {', '.join(EFFORTS)}, got {self.effort!r}")
         if self.target_bytes is not None and self.target_db is not None:
             raise ValueError("goal: expected a size or a quality, got both")
@@ -53,6 +54,10 @@ class CompressSettings:
             raise ValueError(f"target_bytes: expected at least 1, got {self.target_bytes}")
         if self.target_db is not None and not 5 <= self.target_db <= 90:
             raise ValueError(f"target_db: expected 5..90, got {self.target_db}")
+
+    def spend(self, count: int) -> Effort | None:
+        """The effort for so many Gaussians; None for pruning and steps alone."""
+        return effort_for(self.effort, count) if isinstance(self.effort, str) else self.effort
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def prepare(
     whole, lesson = measured.source(model), None
     if model.float_bytes >= LARGE and settings.effort != "high":
         whole = whole.spilled()
-    elif (effort := EFFORTS[settings.effort]) is not None:
+    elif (effort := settings.spend(len(model))) is not None:
         lesson = Lesson.of(model, views, effort.views)
     pictures = model.render(holdout) if pictures is None else pictures
     give_back()
@@ -167,7 +172,7 @@ def encode_to_goal(
         settings.target_db or PRESETS[settings.preset],
         strict=settings.target_db is not None,
     )
-    effort = EFFORTS[settings.effort]
+    effort = settings.spend(len(job.whole.order))
     best = search(job, goal, effort, lambda done: say("encoding", 0.3 + 0.7 * done))
     say("done", 1.0)
     report = prepared.report | {

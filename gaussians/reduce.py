@@ -61,7 +61,7 @@ class Measured:
         return Source.of(model, self.classes, self.moments)
 
 
-def reduced(model: SplatModel, measured: Measured, count: int, *, merging: bool) -> SplatModel:
+def reduced(model: SplatModel, measured: Measured, count: int, merging: bool) -> SplatModel:
     """At least `count` of N Gaussians: others are dropped or, where that costs less, merged."""
     if merging:
         return merge.merge(model, measured.effect, len(model) - count).model

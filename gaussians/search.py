@@ -49,20 +49,29 @@ class Effort:
         merging: whether near Gaussians may become one.
     """
 
-    views: int = 16
-    keep: float = 0.7
-    rounds: int = 6
+    views: int = 32
+    keep: float = 0.8
+    rounds: int = 8
     repair: int = 1
     fit: int = 3
     shares: int = 1
     merging: bool = True
 
 
-EFFORTS = {
-    "fast": None,  # Pruning and steps only: no re-fit.
-    "normal": Effort(),
-    "high": Effort(views=32, keep=0.85, rounds=14, repair=2, fit=8, shares=2),
-}
+HIGH = Effort(keep=0.85, rounds=14, repair=2, fit=8, shares=2)
+NORMAL = (  # up to so many Gaussians
+    (25_000, HIGH),
+    (SMALL, Effort()),
+    (math.inf, Effort(views=16, keep=0.7, rounds=6)),
+)
+EFFORTS = ("fast", "normal", "high")
+
+
+def effort_for(name: str, count: int) -> Effort | None:
+    """What a named effort is for so many Gaussians; None for pruning and steps alone."""
+    if name == "normal":
+        return next(effort for most, effort in NORMAL if count <= most)
+    return {"fast": None, "high": HIGH}[name]
 
 
 @dataclass(frozen=True)
@@ -241,24 +250,28 @@ def _share(job: Job, goal: Goal, say: Callable[[float], None], rounds: int | Non
 
 
 def _reduce(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) -> None:
-    """Prune and re-fit in rounds for as long as the goal gets cheaper; the job becomes the best."""
+    """Lose Gaussians and re-fit in rounds while the goal gets cheaper; the job becomes the best.
+
+    The first round that makes it dearer is tried once more from the best with half the loss.
+    """
     assert job.lesson is not None
     best, least = replace(job), _cost(job, goal, job.whole.model)
-    model = job.whole.model
-    for number in range(effort.rounds if effort.keep < 1 else 0):
-        count = round(effort.keep * len(model))
-        if count < 1:
-            break
-        model = reduced(model, job.measured, count, merging=effort.merging)
+    keep = effort.keep
+    for number in range(effort.rounds if keep < 1 else 0):
+        model = best.whole.model
+        model = reduced(model, best.measured, max(1, round(keep * len(model))), effort.merging)
         model = refit(model, job.lesson, effort.repair)
         seed = int(job.header["seed"]) + number + 1
         job.measured = Measured.of(model, job.lesson.views, seed)
         job.whole = job.measured.source(model)
         cost = _cost(job, goal, model)
         say((number + 1) / effort.rounds)
-        if cost >= least:
+        if cost < least:
+            best, least = replace(job), cost
+        elif keep == effort.keep:
+            keep = (1 + keep) / 2
+        else:
             break
-        best, least = replace(job), cost
     job.whole, job.measured = best.whole, best.measured
 
 
