@@ -1,4 +1,4 @@
-"""exp, sine and cosine: accurate, and the same bits everywhere."""
+"""exp, log, sine and cosine: accurate, and the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldpress.quant.exact import exact_exp, exact_sincos
+from fieldpress.quant.exact import exact_exp, exact_log, exact_sincos
 
 PI = 3.141592653589793
 
@@ -41,6 +41,41 @@ def test_exp_is_accurate(x):
         assert abs(Decimal(float(exact_exp(np.float64(x)))) - expected) <= expected * Decimal(
             "1e-15"
         )
+
+
+positive = st.floats(5e-324, 1.7e308, allow_infinity=False)
+
+
+@given(positive | st.floats(0.5, 2.0))
+def test_log_is_accurate(x):
+    with localcontext() as context:
+        context.prec = 60
+        expected = Decimal(x).ln()
+        error = abs(Decimal(float(exact_log(np.float64(x)))) - expected)
+        assert error <= Decimal("1e-15") * max(Decimal(1), abs(expected))
+
+
+@given(st.lists(positive | st.floats(0.9, 1.1), min_size=2, max_size=9))
+def test_log_rises_and_does_not_depend_on_place(values):
+    x = np.array(sorted(values))
+    found = exact_log(x)
+    assert found.tolist() == [float(exact_log(np.float64(v))) for v in x]
+    assert found.tolist() == exact_log(np.repeat(x, 5)[::5]).tolist()
+    assert (np.diff(found) >= -1e-15 * np.maximum(1, abs(found[1:]))).all()
+
+
+@given(st.floats(-600, 600))
+def test_log_undoes_exp(x):
+    assert abs(float(exact_log(exact_exp(np.float64(x)))) - x) <= 4e-15 * max(1.0, abs(x))
+
+
+def test_log_of_what_has_none():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = exact_log(np.array([0.0, -0.0, -1.0, -np.inf, np.nan, 1.0, 2.0]))
+    assert np.isnan(found[:5]).all()
+    assert found[5] == 0.0
+    assert found[6] == float.fromhex("0x1.62e42fefa39efp-1")
 
 
 @given(st.floats(-PI, PI))
@@ -90,7 +125,8 @@ def test_exp_is_clipped():
 def test_nan_stays_and_warns_nobody():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for found in (exact_exp(np.array([np.nan, 0.0])), exact_sincos(np.array([np.nan, 0.0]))[0]):
+        x = np.array([np.nan, 0.0])
+        for found in (exact_exp(x), exact_log(x + 1), exact_sincos(x)[0]):
             assert np.isnan(found[0])
             assert not np.isnan(found[1])
 
@@ -98,7 +134,7 @@ def test_nan_stays_and_warns_nobody():
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.int32])
 def test_everything_is_float64(kind):
     x = np.array([-3, -1, 0, 2], kind)
-    for found in (exact_exp(x), *exact_sincos(x)):
+    for found in (exact_exp(x), exact_log(x + 4), *exact_sincos(x)):
         assert found.dtype == np.float64
     assert exact_exp(x).tobytes() == exact_exp(x.astype(np.float64)).tobytes()
 
@@ -106,7 +142,7 @@ def test_everything_is_float64(kind):
 def test_shapes_stay_and_arguments_too():
     x = np.linspace(-3, 3, 24).reshape(2, 3, 4)
     before = x.copy()
-    for found in (exact_exp(x), *exact_sincos(x)):
+    for found in (exact_exp(x), exact_log(x), *exact_sincos(x)):
         assert found.shape == x.shape
     assert exact_exp(np.zeros((0, 3))).shape == (0, 3)
     assert np.array_equal(x, before)
@@ -118,6 +154,11 @@ def test_golden_bits():
     assert exact_exp(x).astype("<f8").tobytes().hex(" ", 8) == (
         "88808e6f28284c05 5d03f5f02dad3d3f a18f76ffffffef3f d4005ab3c7aef13f "
         "6a57148b0abf0540 7b7b80e7d51c3b40 498ce42e51120c41 8f2f58d2c2c30a7f"
+    )
+    x = np.array([5e-324, 1e-9, 0.7071, 0.7072, 1.5, 3.3, 12.34567, 1e300])
+    assert exact_log(x).astype("<f8").tobytes().hex(" ", 8) == (
+        "c3716d44854387c0 b8ff2bf327b934c0 5ea242386b2ed6bf 000184171a2cd6bf "
+        "4c98bfec23f3d93f 77c740724e1af33f eb5acbdb3f1b0440 b57ff84734968540"
     )
     angles = np.array([-3.1, -1.5707963267948966, -0.3, 1e-9, 0.7853981633974483, 2.0, 3.14159])
     s, c = exact_sincos(angles)

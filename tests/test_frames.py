@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fieldpress.gaussians.frames import from_angles, is_needle, sort_axes, to_angles
+from fieldpress.gaussians.frames import (
+    LEAST_LOG,
+    from_angles,
+    is_needle,
+    logit_of_log,
+    sort_axes,
+    to_angles,
+)
 
 HALF = 0.7071067811865476
 
@@ -176,4 +183,43 @@ def test_golden_bits():
         "3322a098bc86ea3f f20aa0aa51add4bf 1a98f7ca38cdad3f 194ab4bd97fbdc3f "
         "2bd7a9e90e9ca93f 2bd7a9e90e9ca93f a248a1b01b92e6bf a248a1b01b92e63f "
         "c6b4822c4817de3f f6d72e320d73df3f 5c3f3b711153a2bf 5489d04c936ee73f"
+    )
+
+
+# Opacities
+
+
+@given(st.floats(-30, 6.99))
+@settings(max_examples=200, deadline=None)
+def test_logits_come_back_from_ln_alpha(logit):
+    log_alpha = -np.log1p(np.exp(-logit))
+    found = float(logit_of_log(np.array([log_alpha]))[0])
+    assert abs(found - logit) <= 1e-11 * max(1.0, abs(logit))
+
+
+@given(st.lists(st.floats(-800, 3), min_size=2, max_size=9))
+def test_logits_rise_with_ln_alpha(values):
+    x = np.array(sorted(values))
+    found = logit_of_log(x)
+    assert np.isfinite(found).all()
+    assert (np.diff(found) >= -1e-11).all()
+    assert found.tolist() == [float(logit_of_log(np.array([v]))[0]) for v in x]
+
+
+def test_logits_end_at_seven():
+    """Rounding may say that alpha is 1 or more: no model holds that."""
+    most = float(logit_of_log(np.array([-LEAST_LOG]))[0])
+    assert abs(most - 7) < 1e-3
+    x = np.array([-LEAST_LOG * 0.99, -1e-9, 0.0, 0.5, 1e9, np.inf])
+    assert logit_of_log(x).tolist() == [most] * 6
+    assert float(logit_of_log(np.array([-LEAST_LOG * 1.01]))[0]) < most
+    assert np.isfinite(logit_of_log(np.array([-1e9, -np.inf]))).all()
+
+
+def test_logit_bits():
+    """Part of the format: these bits may not change."""
+    x = np.array([-20.0, -3.3, -0.6931471805599453, -0.01, 0.0])
+    found = logit_of_log(x).astype("<f8").tobytes().hex(" ", 8)
+    assert found == (
+        "bd25f7ffffff33c0 e0eaf35d6f190ac0 0000000000000080 16afc4eb91661240 31d2334086001c40"
     )
