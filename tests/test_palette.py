@@ -71,7 +71,7 @@ def test_few_different_vectors_are_the_palette(size):
     different = cloud(50)
     different[3] = 0
     x = different[torch.randint(50, (400,), generator=torch.Generator().manual_seed(0))].clone()
-    x[x == 0] *= -1  # Minus zero is zero.
+    x[:200][x[:200] == 0] *= -1  # Minus zero is zero.
     entries, indices = fit_palette(x, size)
     assert indices is not None
     assert torch.equal(entries[indices], x)
