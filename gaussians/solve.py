@@ -15,8 +15,9 @@ def solve(
     """A log factor at which a noisy falling function lies in the window, or nearest above it.
 
     Secant steps to the middle of the window inside a shrinking bracket; at most `trials` calls.
-    Nearest means: inside the window on the good side of the goal (above its lower end for a
-    quality, below its upper end for a size), so that a goal is kept if it can be.
+    Nearest means: on the good side of a goal that is an end of the window (above its lower end for
+    a quality, below its upper end for a size), so that a goal is kept if it can be. A window around
+    the goal has no such side.
     """
     low, high = (math.log(f) for f in FACTOR_RANGE)
     aim = (window[0] + window[1]) / 2
@@ -31,7 +32,9 @@ def solve(
         if high - low < 1e-4:
             break
         x = _next(points, low, high, aim, slope)
-    good = [p for p in points if (p[1] <= 0 if window[1] == 0 else p[1] >= 0)]
+    good = points
+    if 0 in window:
+        good = [p for p in points if (p[1] <= 0 if window[1] == 0 else p[1] >= 0)]
     return min(good or points, key=lambda p: abs(p[1] - aim))[0]
 
 

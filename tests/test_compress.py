@@ -35,6 +35,20 @@ def test_solve_is_not_misled_by_a_flat_stretch():
     assert len(calls) <= 9
 
 
+@pytest.mark.parametrize(
+    ("window", "nearest"), [((0.0, 0.05), 2.0), ((-0.05, 0.0), -0.3), ((-0.05, 0.05), -0.3)]
+)
+def test_solve_out_of_trials_takes_the_nearest_on_the_good_side(window, nearest):
+    """A window around the goal has none: ten dB above it are no better than a third below."""
+    found = {}
+
+    def excess(x):
+        found[x] = 10.0 if x == 0 else 2.0 if len(found) == 1 else -0.3
+        return found[x]
+
+    assert found[solve(excess, -7.0, window, 4)] == nearest
+
+
 def test_classes_halve_the_step_for_four_times_the_weight():
     weight = torch.tensor([4.0, 1.0, 0.25, 1e-9, 0.0], dtype=torch.float64)
     assert to_classes(weight, 1.0).tolist() == [0, 0, 1, 9, 9]
