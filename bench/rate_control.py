@@ -22,8 +22,9 @@ from fieldpress.gaussians.compress import CompressSettings, compress
 MORE = {
     "fruit-drops": ("fruit-drops/fruit_drops_minimal.ply", None),
     "guitar": ("guitar/guitar.compressed.ply", None),
+    "train-1000": ("train-1000/train-1000.ply", None),
 }
-NAMES = ("fox-trained", "snowmiku-trained", "leica-sofort", "fruit-drops", "guitar")
+NAMES = ("train-1000", "fruit-drops", "leica-sofort", "fox-trained", "guitar")
 PARTS = (18, 36, 72)
 WANTED = {"deviation": 0.005}
 
