@@ -136,12 +136,13 @@ def prepare(
         views, holdout = views or own_views, holdout or own_holdout
     say("statistics", 0.05)
     give_back(float_bytes)
-    measured = Measured.of(model, views, settings.seed)
+    frugal = model.float_bytes >= LARGE and settings.effort != "high"
+    measured = Measured.of(model, views, settings.seed, frugal=frugal)
     statistics_seconds = time.perf_counter() - began
     header = {"seed": settings.seed, "count_in": count_in}
     give_back()
     whole, lesson = measured.source(model), None
-    if model.float_bytes >= LARGE and settings.effort != "high":
+    if frugal:
         whole = whole.spilled()
     elif (effort := settings.spend(len(model))) is not None:
         lesson = Lesson.of(model, views, effort.views)

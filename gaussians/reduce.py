@@ -37,9 +37,17 @@ class Measured:
     moments: NDArray[np.float64]
 
     @staticmethod
-    def of(model: SplatModel, views: Cameras, seed: int) -> Measured:
-        """Measure on views [C]: the statistics of each, and one backward pass."""
+    def of(model: SplatModel, views: Cameras, seed: int, *, frugal: bool = False) -> Measured:
+        """Measure on views [C]: the statistics of each, and one backward pass.
+
+        A frugal measurement leaves out that pass, whose gradients take memory: geometry goes by the
+        classes of colour, the error of removal by the squared weights.
+        """
         seen = importance(model, views)
+        if frugal:
+            effect = merge.Measured(seen.weight, seen.weight, seen.weight)
+            one = to_classes(seen.weight, reference(seen.weight))
+            return Measured(effect, np.stack([one, one], 1), seen.moments.numpy())
         found = sensitivity(model, views, seed=seed)
         geometry = found.geometry(Steps.position, Steps.scale, Steps.opacity)
         classes = [
