@@ -292,13 +292,18 @@ def position_widths(layout: Layout, codes: NDArray, classes: Int, scales: Int) -
     per_unit = round(layout.units["scl"] * 369.3299304675746 * 65536)  # 256 / ln 2
     size = scales[:, 1].astype(np.int64) * per_unit >> 16
     spare = DEPTH - layout.level
-    leaf = entropy.morton_cells(codes).astype(np.int64) * 2 + 1 << spare  # doubled centres
+    depth = entropy.morton_cells(codes).astype(np.int64) * 2 + 1 << spare  # doubled centres
     zero = [round(-low / layout.span * (2 << DEPTH)) for low in layout.low]
     slope = round(layout.span * 369.3299304675746 * 65536 / (2 << DEPTH))
-    stretch = np.abs(leaf - np.array(zero, np.int64)) * slope >> 16
+    depth -= np.array(zero, np.int64)  # In place from here on: these arrays are large.
+    np.abs(depth, out=depth)
+    depth *= slope
+    depth >>= 16  # the stretch
     allowed = np.minimum(layout.precision + 256 * classes.astype(np.int64), layout.precision_cap)
-    depth = (layout.log_span + stretch - (size + allowed)[:, None] + 128) >> 8
-    return np.clip(depth - layout.level, 0, spare).astype(np.uint8)
+    depth += (layout.log_span + 128 - size - allowed)[:, None]
+    depth >>= 8
+    depth -= layout.level
+    return np.clip(depth, 0, spare, out=depth).astype(np.uint8)
 
 
 def _fine_positions(
@@ -339,7 +344,7 @@ def code_block(
         return np.clip(found[:, 0], 0, CLASSES - 1)
 
     colored = coded_classes("cls", 0)
-    context[:, 0] = colored
+    context[:] = colored[:, None]
     classes = coded_classes("gcl", 1)
     context[:, 0] = classes
     side = np.stack([colored, classes], 1) * np.int32(CLASS_SIDE)

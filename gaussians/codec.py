@@ -225,22 +225,28 @@ def restore(values: blocks.Values, layout: Layout, tables: Tables, out: Floats) 
     """Write a block's floats, made by separately rounded IEEE operations only, into `out`."""
     unit = layout.units
     t = values.cells * (layout.span / (2 << DEPTH)) + np.array(layout.low)
-    means = expand(t, layout.radius) + np.array(layout.center)
+    out["means"][:] = expand(t, layout.radius) + np.array(layout.center)
     scales = values.scales * unit["scl"]
-    needle = is_needle(values.scales)
-    scales = np.where(needle[:, None], scales[:, [1, 2, 0]], scales)
-    quats = from_angles(values.tilt * unit["tlt"], values.roll[:, 0] * unit["rol"])
-    out["means"][:] = means
-    out["quats"][:] = quats
+    needles = np.flatnonzero(is_needle(values.scales))
     out["scales"][:] = scales
+    out["scales"][needles] = scales[needles][:, [1, 2, 0]]
+    out["quats"][:] = from_angles(values.tilt * unit["tlt"], values.roll[:, 0] * unit["rol"])
     out["opacities"][:] = logit_of_log(values.opacity[:, 0] * unit["opa"])
-    colors = out["colors"]
-    colors[:] = 0
+    colors = out["colors"].reshape(len(t), -1)
+    if values.dc is None or values.ac is None:
+        colors[:] = 0
     if values.dc is not None:
-        colors[:, 0] = entropy.apply_basis(values.dc, tables.dc * unit["dc"], np.zeros(3))
-    if values.ac is not None:
-        rest = entropy.apply_basis(values.ac, tables.ac * unit["ac"], np.zeros(layout.rest))
-        colors[:, 1:] = rest.reshape(len(rest), -1, 3)
+        entropy.apply_bytes(values.dc, _to_bytes(tables.dc), unit["dc"] / 127.0, colors, 0)
+    if values.ac is not None and layout.mix == "klt":
+        entropy.apply_bytes(values.ac, _to_bytes(tables.ac), unit["ac"] / 127.0, colors, 3)
+    elif values.ac is not None:
+        colors[:, 3:] = entropy.apply_basis(
+            values.ac, tables.ac * unit["ac"], np.zeros(layout.rest)
+        )
+
+
+def _to_bytes(basis: NDArray[np.float64]) -> NDArray[np.int8]:
+    return np.rint(basis * 127.0).astype(np.int8)
 
 
 def _paint(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..quant.exact import exact_exp, exact_log, exact_sincos
+from ..quant.exact import exact_exp, exact_log, quaternions
 
 Double = NDArray[np.floating]
 LEAST_LOG = 9.11e-4  # -ln alpha of logit 7
@@ -70,17 +70,9 @@ def to_angles(axes: Double, needle: NDArray[np.bool_]) -> tuple[Double, Double]:
 def from_angles(square: Double, roll: Double) -> Double:
     """[N, 4] unit quaternions wxyz whose z axis is the primary and whose x axis the second.
 
-    Exact on every machine: only separately rounded IEEE operations.
+    The same bits on every machine.
     """
-    u, v = np.clip(square, -1.0, 1.0).T
-    x, y = (u + v) * 0.5, (u - v) * 0.5
-    z = np.maximum(1.0 - np.abs(x) - np.abs(y), 0.0)
-    length = np.sqrt(x * x + y * y + z * z)
-    w, a, b = 1.0 + z / length, -y / length, x / length  # Shortest turn from z to the primary.
-    norm = np.sqrt(w * w + a * a + b * b)
-    w, a, b = w / norm, a / norm, b / norm
-    sine, cosine = exact_sincos(roll * 0.5)
-    return np.stack([w * cosine, a * cosine + b * sine, b * cosine - a * sine, w * sine], axis=1)
+    return quaternions(square, roll)
 
 
 def logit_of_log(log_alpha: Double) -> Double:

@@ -11,10 +11,23 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ._reference_coder import Coder, Decoder, Encoder, Int, Mixture, code_ints, divide
+from ._reference_coder import (
+    SCALE,
+    TALLY_START,
+    TOKENS,
+    Bit,
+    Coder,
+    Decoder,
+    Encoder,
+    Mixture,
+    Tally,
+    code_token,
+)
+from ._reference_ints import Int, code_ints
 
 # octree.h, neighbors.h, predict.h
-MOST_PER_CELL = 24
+MANY = 8  # token of a node with more than one child
+POINTS_PER_CELL, MOST_PER_CELL, FINE_BITS = 5, 12, 10
 WEIGHT_BITS = 12
 VALUE_LIMIT = 1 << 28
 BIAS_BITS = 6
@@ -46,8 +59,8 @@ def decode_ints(
     coder = Decoder(data)
     symbols = [[0] * channels for _ in range(len(scale))]
     code_ints(coder, symbols, scale, context, neighbors, limits)
-    if not coder.consumed:
-        raise ValueError("coded integers: bytes left over after the last symbol")
+    if not coder.finished:
+        raise ValueError("coded integers: the stream does not end with the last symbol")
     return np.array(symbols, np.int32).reshape(len(scale), channels)
 
 
@@ -80,7 +93,7 @@ class _Loop:
     def restore(self, prediction: int, symbol: int) -> None:
         scale = int(self.scale[len(self.values) - 1])
         value = prediction + symbol * scale
-        pull = divide(scale * self.bias, 1 << BIAS_BITS)
+        pull = scale * self.bias >> BIAS_BITS
         value -= pull * (symbol > 0) - pull * (symbol < 0)
         self.values[-1].append(max(-VALUE_LIMIT, min(VALUE_LIMIT, value)))
 
@@ -157,9 +170,12 @@ def neighbors(codes: NDArray[np.uint64], depth: int, k: int) -> Int:
     points = codes.tolist()
     count = len(points)
     level = 0
-    while level < depth and 3 * len({p >> 3 * (depth - level) for p in points}) < count:
+    while level < depth:
+        if POINTS_PER_CELL * len({p >> 3 * (depth - level) for p in points}) >= count:
+            break
         level += 1
-    places = [_cell(p) for p in points]
+    drop = max(0, depth - level - FINE_BITS)
+    places = [_cell(p >> 3 * drop) for p in points]
     grid: dict[Cell, list[int]] = {}  # cell -> points so far
     out = np.full((count, k), -1, np.int32)
     for i, place in enumerate(places):
@@ -187,13 +203,96 @@ def decode_octree(data: bytes, depth: int, count: int) -> NDArray[np.uint64]:
     """Twin of `entropy.decode_octree`."""
     coder = Decoder(data)
     leaves = _code_octree(coder, depth, count, [])
-    if not coder.consumed:
-        raise ValueError("octree: bytes left over after the last leaf")
+    if not coder.finished:
+        raise ValueError("octree: the stream does not end with the last leaf")
     return np.array(leaves, np.uint64)
 
 
+@dataclass
+class _Octree:
+    """The models of an octree's nodes."""
+
+    coder: Coder
+    mixture: Mixture
+    tallies: dict[tuple, Tally] = field(default_factory=dict)
+
+    def code(self, level: int, node: int, occupancy: dict[int, int]) -> int:
+        """Code which of the node's children are there, given the nodes around it."""
+        around = _Around.of(level, node, occupancy)
+        target = occupancy[node]
+        token = MANY if target.bit_count() != 1 else target.bit_length() - 1
+        beside = around.beside.bit_count()
+        contexts = (
+            ("level", level, around.faces.bit_count()),
+            ("faces", around.faces),
+            ("beside", around.beside),
+            ("count", beside, around.later),
+        )
+        even = [2600 * j if j <= MANY else SCALE - 2 * TOKENS + j for j in range(1, TOKENS)]
+        tallies = [self.tallies.setdefault(c, Tally([TALLY_START, *even])) for c in contexts]
+        token = code_token(self.coder, tallies, token)
+        return self._many(level, around, target) if token == MANY else 1 << (token & 7)
+
+    def _many(self, level: int, around: _Around, target: int) -> int:
+        """Child by child, for a node that has at least two."""
+        got = 0
+        for child in range(8):
+            siblings = got.bit_count()
+            if child - siblings == 6:  # Else there would be one child at most.
+                got |= 1 << child
+                continue
+            outer = inner = 0
+            for axis in range(3):
+                f, mate = 2 * axis + (child >> axis & 1), child ^ 1 << axis
+                outer = outer * 4 + around.states[f] + (around.touched[f] >> mate & 1)
+                inner = inner * 3 + (0 if mate > child else 1 + (got >> mate & 1))
+            known = min(3, siblings)
+            contexts = (
+                (level, child, got),
+                (child, around.faces, siblings),
+                (child, outer, known),
+                (outer, inner, min(7, level)),
+            )
+            selector = (child, known, around.faces.bit_count())
+            got |= self.mixture.bit(contexts, selector, target >> child & 1) << child
+        return got
+
+
+@dataclass
+class _Around:
+    """What is known around a node before its children are."""
+
+    faces: int = 0  # mask: a node touches at x-, x+, y-, y+, z-, z+
+    later: int = 0  # mask over axes: the upper one is later in the order of codes
+    beside: int = 0  # mask of children that touch an earlier node's
+    states: list[int] = field(default_factory=lambda: [0] * 6)  # no node, later, earlier
+    touched: list[int] = field(default_factory=lambda: [0] * 6)  # an earlier one's children
+
+    @staticmethod
+    def of(level: int, node: int, occupancy: dict[int, int]) -> _Around:
+        found, here, side = _Around(), _cell(node), 1 << level
+        for f in range(6):
+            axis, step = f >> 1, 1 if f & 1 else -1
+            x, y, z = (v + step * (a == axis) for a, v in enumerate(here))
+            if min(x, y, z) < 0 or max(x, y, z) >= side:
+                continue
+            other = _code(x, y, z)
+            if other not in occupancy:
+                continue
+            found.faces |= 1 << f
+            found.states[f] = 1 if other > node else 2
+            if other > node:
+                found.later |= 1 << axis
+                continue
+            found.touched[f] = occupancy[other]
+            for child in range(8):
+                if child >> axis & 1 == f & 1 and occupancy[other] >> (child ^ 1 << axis) & 1:
+                    found.beside |= 1 << child
+        return found
+
+
 def _code_octree(coder: Coder, depth: int, count: int, leaves: list[int]) -> list[int]:
-    mixture = Mixture(coder, 5)
+    octree = _Octree(coder, Mixture(coder, 4))
     nodes = [0] if count else []
     for level in range(depth):
         occupancy = dict.fromkeys(nodes, 0)
@@ -201,7 +300,7 @@ def _code_octree(coder: Coder, depth: int, count: int, leaves: list[int]) -> lis
             occupancy[child >> 3] |= 1 << (child & 7)
         children: list[int] = []
         for node in nodes:
-            occupancy[node] = _code_node(mixture, level, node, occupancy)
+            occupancy[node] = octree.code(level, node, occupancy)
             children += [node << 3 | c for c in range(8) if occupancy[node] >> c & 1]
             if len(children) > count:
                 raise ValueError("octree holds more leaves than it claims")
@@ -209,57 +308,18 @@ def _code_octree(coder: Coder, depth: int, count: int, leaves: list[int]) -> lis
     return _code_repeats(coder, count, leaves, nodes)
 
 
-def _code_node(mixture: Mixture, level: int, node: int, occupancy: dict[int, int]) -> int:
-    """Code which of the node's children are there, given the nodes around it."""
-    here = _cell(node)
-    near = {c: code for c in _around(here, 1 << level) if (code := _code(*c)) in occupancy}
-    del near[here]
-
-    def face(axis: int, step: int) -> Cell:
-        x, y, z = (v + step * (a == axis) for a, v in enumerate(here))
-        return x, y, z
-
-    faces = sum(
-        (face(axis, step) in near) << (2 * axis + (step > 0))
-        for axis in range(3)
-        for step in (-1, 1)
-    )
-    target, got = occupancy[node], 0
-    for child in range(8):
-        if child == 7 and got == 0:
-            return 128  # A node has at least one child.
-        outer = inner = 0
-        for axis in range(3):
-            mate = child ^ 1 << axis
-            state = 0  # an empty cell
-            if (other := near.get(face(axis, 1 if child >> axis & 1 else -1))) is not None:
-                # Nodes come in the order of their codes: a later one's children are not known.
-                state = 1 if other > node else 2 + (occupancy[other] >> mate & 1)
-            outer = outer * 4 + state
-            inner = inner * 3 + (0 if mate > child else 1 + (got >> mate & 1))
-        siblings = got.bit_count()
-        known = min(3, siblings)
-        contexts = (
-            (level, child, got),
-            (child, faces, siblings),
-            (child, outer, known),
-            (len(near), siblings, child),
-            (outer, inner, min(7, level)),
-        )
-        selector = (child, known, len(near) // 3)
-        got |= mixture.bit(contexts, selector, target >> child & 1) << child
-    return got
-
-
 def _code_repeats(coder: Coder, count: int, leaves: list[int], nodes: list[int]) -> list[int]:
     """Code how many points share each leaf; the points, sorted."""
-    mixture = Mixture(coder, 1)
+    bits: dict[tuple[int, int], Bit] = {}
     left, previous = count - len(nodes), 0
     out: list[int] = []
     for node in nodes:
         extra = leaves.count(node) - 1
         coded = 0
-        while left > 0 and mixture.bit([(previous, min(31, coded))], 0, int(coded < extra)):
+        while left > 0:
+            bit = bits.setdefault((previous, min(31, coded)), Bit())
+            if not bit.code(coder, int(coded < extra)):
+                break
             coded += 1
             left -= 1
         previous = min(3, coded)
@@ -304,6 +364,14 @@ def apply_basis(
             used = column != 0
             total[used] += column[used, None].astype(np.float64) * row
         return total.astype(np.float32)
+
+
+def apply_bytes(
+    values: Int, basis: NDArray[np.int8], factor: float, out: NDArray[np.float32], first: int
+) -> None:
+    """Twin of `entropy.apply_bytes`: sums below 2^53 are exact in doubles."""
+    sums = values.astype(np.int64) @ basis.astype(np.int64)
+    out[:, first : first + sums.shape[1]] = sums.astype(np.float64) * factor
 
 
 def _crc32c_row(byte: int) -> int:

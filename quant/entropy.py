@@ -146,6 +146,19 @@ def apply_basis(
     )
 
 
+def apply_bytes(
+    values: Int, basis: NDArray[np.int8], factor: float, out: NDArray[np.float32], first: int
+) -> None:
+    """Write `factor` times values [N, D] times basis [D, E] into out [N, F] from column `first` on.
+
+    Bit-exact everywhere: the sum is one of integers, the product and the result are rounded once
+    each, to double and to single precision.
+    """
+    _native.apply_bytes(
+        _int32(values), np.ascontiguousarray(basis, np.int8), float(factor), out, first
+    )
+
+
 def crc32c(data: bytes) -> int:
     """CRC-32C (Castagnoli) of some bytes."""
     return _native.crc32c(data)

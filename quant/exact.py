@@ -2,36 +2,22 @@
 
 Libraries round transcendental functions differently, and even one library does so between
 instruction sets. A decoder that promises the same tensors everywhere may use only IEEE
-operations whose result is defined: +, -, *, /, sqrt, floor and scaling by powers of two.
-NumPy performs each of these as one separate rounding, so a fixed sequence of them is exact.
+operations whose result is defined: +, -, *, /, sqrt, floor and scaling by powers of two, each
+rounded once, in a fixed order: quant/native/exact.h, and its twin in `_reference_exact`.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _native
+
 Double = NDArray[np.floating]
 
-# Literals: a library's log is no more to be trusted than its exp.
-_PER_LN2 = float.fromhex("0x1.71547652b82fep+0")
-_LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # ln 2 in two parts, so that k * high is exact
-_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
-_EXP_TERMS = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
-_ROOT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
-_ARTANH_TERMS = tuple(1.0 / (2 * k + 1) for k in range(11, -1, -1))
-_SIN_TERMS = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(10, -1, -1))
-_COS_TERMS = tuple((-1.0) ** k / math.factorial(2 * k) for k in range(10, -1, -1))
 
-
-def _horner(x: Double, terms: tuple[float, ...]) -> Double:
-    total = np.full_like(x, terms[0])
-    for term in terms[1:]:
-        total *= x
-        total += term
-    return total
+def _flat(x: Double) -> NDArray[np.float64]:
+    return np.ascontiguousarray(x, np.float64).reshape(-1)
 
 
 def exact_exp(x: Double) -> Double:
@@ -39,28 +25,15 @@ def exact_exp(x: Double) -> Double:
 
     NaN gives NaN.
     """
-    x = np.clip(np.asarray(x, np.float64), -700.0, 700.0)
-    k = np.floor(x * _PER_LN2 + 0.5)
-    rest = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    k = np.where(np.isnan(k), 0.0, k).astype(np.int32)
-    return np.ldexp(_horner(rest, _EXP_TERMS), k)
+    return _native.exp(_flat(x)).reshape(np.shape(x))
 
 
 def exact_log(x: Double) -> Double:
     """Natural logarithm of positive float64 of any shape; absolute error below 1e-15 max(1, ln x).
 
-    Zero, negative and NaN give NaN.
+    Zero, negative, infinite and NaN give NaN.
     """
-    x = np.asarray(x, np.float64)
-    good = x > 0
-    mantissa, exponent = np.frexp(np.where(good, x, 1.0))  # in [1/2, 1)
-    low = mantissa < _ROOT_HALF
-    mantissa = np.where(low, mantissa * 2.0, mantissa)
-    k = (exponent - low).astype(np.float64)
-    ratio = (mantissa - 1.0) / (mantissa + 1.0)  # ln m = 2 artanh of it; |ratio| < 0.172
-    square = ratio * ratio
-    rest = 2.0 * ratio * _horner(square, _ARTANH_TERMS)
-    return np.where(good, k * _LN2_HIGH + (k * _LN2_LOW + rest), np.nan)
+    return _native.log(_flat(x)).reshape(np.shape(x))
 
 
 def exact_sincos(x: Double) -> tuple[Double, Double]:
@@ -68,10 +41,16 @@ def exact_sincos(x: Double) -> tuple[Double, Double]:
 
     Of any shape; beyond pi the error grows, and NaN gives NaN.
     """
-    x = np.asarray(x, np.float64)
-    quarter = x * 0.25  # Taylor is short on |x| <= pi / 4; double the angle twice.
-    square = quarter * quarter
-    sine, cosine = quarter * _horner(square, _SIN_TERMS), _horner(square, _COS_TERMS)
-    for _ in range(2):
-        sine, cosine = 2.0 * sine * cosine, 1.0 - 2.0 * sine * sine
-    return sine, cosine
+    sine, cosine = _native.sincos(_flat(x))
+    return sine.reshape(np.shape(x)), cosine.reshape(np.shape(x))
+
+
+def quaternions(square: Double, roll: Double) -> Double:
+    """[N, 4] unit quaternions wxyz from directions [N, 2] and rolls [N] about them in radians.
+
+    The z axis is turned the shortest way to the direction, a place on the hemi-octahedral square
+    (Cigolle et al. 2014; clipped to +-1), after a roll about itself.
+    """
+    return _native.quaternions(
+        np.ascontiguousarray(square, np.float64), np.ascontiguousarray(roll, np.float64)
+    )

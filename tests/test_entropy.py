@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fieldpress.quant import _native, _reference, entropy
+from fieldpress.quant import _native, _reference, _reference_ints, entropy
 
 NO_LIMITS = np.zeros(0, np.int32)
 LARGEST = (1 << 24) - 1
@@ -90,6 +90,35 @@ def test_ints_equal_their_twin(case):
     np.testing.assert_array_equal(m.decode(_reference, data), m.symbols)
 
 
+def test_tallies_begin_with_rising_edges():
+    """Else a token would have no interval; updates keep a distance of one."""
+    priors = [_reference_ints.level_prior(e) for e in range(_reference_ints.LEVELS)]
+    priors += [_reference_ints.last_prior(e) for e in range(_reference_ints.LEVELS)]
+    priors += [_reference_ints.even_prior(b) for b in range(1, 5)]
+    for _, *edges in priors:
+        assert len(edges) == 15
+        assert edges[0] >= 1
+        assert edges[-1] < (1 << 15) - 16
+        assert (np.diff(edges) >= 1).all()
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 8, 12, 40, 41, 42, 43, 2000])
+def test_streams_of_every_length_end_where_they_should(size):
+    """Coin flips: lengths of all remainders, one of which tells the words from the state."""
+    rng = np.random.default_rng(size)
+    symbols = rng.integers(0, 4, (size, 1)).astype(np.int32)
+    m = Matrix(
+        symbols, np.ones(size, np.int32), np.zeros((size, 2), np.uint8),
+        np.zeros((size, 0), np.int32), NO_LIMITS,
+    )  # fmt: skip
+    data = m.encode(_native)
+    assert data == m.encode(_reference)
+    np.testing.assert_array_equal(m.decode(_native, data), symbols)
+    for wrong in (data[:-1], data + b"\0", data + b"\1\2\3\4"):
+        if data:
+            assert isinstance(outcome(m.decode, _native, wrong), str)
+
+
 def test_long_streams_equal_their_twin():
     """Long enough for probabilities to meet their floor and counts theirs."""
     zeros = np.zeros((3000, 1), np.int32)
@@ -166,7 +195,7 @@ def test_damaged_ints_end_in_one_line_or_a_matrix(m, seed):
     data = damaged(m.encode(_native), np.random.default_rng(seed))
     found = outcome(m.decode, _native, data)
     if isinstance(found, str):
-        assert found == "coded integers: bytes left over after the last symbol"
+        assert found == "coded integers: the stream does not end with the last symbol"
     else:
         assert found.shape == m.symbols.shape
         assert found.dtype == np.int32
@@ -342,6 +371,30 @@ def test_bases_sum_in_order_and_round_apart(coder):
     third = 1.0 / 3.0  # 3 * third rounds to 1; fused with -1 it would leave -2^-54.
     found = coder.apply_basis(np.array([[3]], np.int32), np.array([[third]]), np.array([-1.0]))
     assert found.tolist() == [[0.0]]
+
+
+@given(
+    st.integers(0, 2**32), st.integers(0, 9), st.integers(1, 40), st.integers(1, 40),
+    st.sampled_from([100, 2**15, 2**15 + 1, 2**28]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_byte_bases_equal_their_twin(seed, n, d, e, most):
+    """Sums of small values are made in 16 and 32 bits, of others in 64."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-most, most, (n, d)).astype(np.int32)
+    basis = rng.integers(-128, 128, (d, e)).astype(np.int8)
+    found, expected = np.full((2, n, e + 3), np.float32(7))
+    entropy.apply_bytes(values, basis, 0.1, found, 2)
+    _reference.apply_bytes(values, basis, 0.1, expected, 2)
+    assert found.tobytes() == expected.tobytes()
+    assert (found[:, [0, 1, -1]] == 7).all()
+
+
+def test_byte_bases_by_hand():
+    out = np.zeros((2, 3), np.float32)
+    values, basis = np.array([[3, -1], [-32768, 32767]], np.int32), np.array([[2], [-128]], np.int8)
+    entropy.apply_bytes(values, basis, 0.5, out, 1)
+    assert out.tolist() == [[0, 67, 0], [0, (-65536 - 32767 * 128) / 2, 0]]
 
 
 # The bytes themselves

@@ -126,6 +126,12 @@ def test_wrong_predictions_are_named(name, value, expected):
         )
 
 
+def bytes_of(rows: int, columns: int, n: int, width: int, first: int) -> tuple:
+    """Arguments of `apply_bytes` for one row of two values."""
+    basis, out = zeros(rows, columns, dtype=np.int8), np.zeros((n, width), np.float32)
+    return zeros(1, 2), basis, 1.0, out, first
+
+
 def u64(*values: int) -> np.ndarray:
     return np.array(values, np.uint64)
 
@@ -151,6 +157,12 @@ def u64(*values: int) -> np.ndarray:
         ("morton_codes", (np.full((1, 3), 1 << 21, np.uint32),), "cells: expected below 2^21"),
         ("apply_basis", (zeros(1, 2), np.zeros((3, 1)), np.zeros(1)), "basis: expected 2 rows"),
         ("apply_basis", (zeros(1, 2), np.zeros((2, 1)), np.zeros(2)), "offset: expected 1 values"),
+        ("apply_bytes", bytes_of(3, 1, 1, 1, 0), "basis: expected 2 rows, got 3"),
+        ("apply_bytes", bytes_of(2, 1, 2, 1, 0), "out: expected 1 rows, got 2"),
+        ("apply_bytes", bytes_of(2, 2, 1, 3, 2), "out: expected columns for the basis, got 3"),
+        ("apply_bytes", bytes_of(2, 1, 1, 1, -1), "out: expected columns for the basis, got 1"),
+        ("quaternions", (np.zeros((2, 2)), np.zeros(1)), "square: expected two numbers a roll"),
+        ("quaternions", (np.zeros((1, 3)), np.zeros(1)), "square: expected two numbers a roll"),
     ],
 )
 def test_wrong_arguments_are_named(function, arguments, expected):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldpress.quant.exact import exact_exp, exact_log, exact_sincos
+from fieldpress.quant import _reference_exact
+from fieldpress.quant.exact import exact_exp, exact_log, exact_sincos, quaternions
 
 PI = 3.141592653589793
 
@@ -170,3 +171,27 @@ def test_golden_bits():
         "28a65647eaf8efbf 000000000000b0bc ba092fd41d92ee3f 000000000000f03f "
         "cd3b7f669ea0e63f 0472535726a2dabf 2084ffffffffefbf"
     )
+
+
+anything = st.floats(-800, 800) | st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(st.lists(anything, max_size=9))
+def test_functions_equal_their_twins(values):
+    x = np.array(values)
+    with np.errstate(all="ignore"):
+        for native, twin in (
+            (exact_exp(x), _reference_exact.exact_exp(x)),
+            (exact_log(x), _reference_exact.exact_log(x)),
+            *zip(exact_sincos(x), _reference_exact.exact_sincos(x), strict=True),
+        ):
+            np.testing.assert_array_equal(native, twin)
+            assert (np.signbit(native) == np.signbit(twin))[~np.isnan(twin)].all()
+
+
+@given(st.lists(st.tuples(*[st.floats(-3, 3)] * 3), max_size=9))
+def test_quaternions_equal_their_twin_and_have_length_one(rows):
+    x = np.array(rows).reshape(-1, 3)
+    native, twin = quaternions(x[:, :2], x[:, 2]), _reference_exact.quaternions(x[:, :2], x[:, 2])
+    assert native.tobytes() == twin.tobytes()
+    np.testing.assert_allclose((native * native).sum(1), 1, atol=1e-12)

@@ -1,196 +1,209 @@
-// Octree occupancy of sorted Morton codes, breadth first, with integer context mixing.
+// Octree occupancy of sorted Morton codes, breadth first, in the coder's adaptive models.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <stdexcept>
 #include <vector>
 
-#include "coder.h"
+#include "mixing.h"
+#include "morton.h"
+#include "tally.h"
 
 namespace fieldpress::quant {
 
 constexpr int kMaxOctreeDepth = 20;
-constexpr int kOctreeInputs = 5;
+constexpr int kOctreeInputs = 4;
+constexpr int kMany = 8;  // token of a node with more than one child; 0..7 name the only one
 
-inline uint64_t spread_bits(uint64_t v) {  // abc -> a00b00c
-  v &= 0x1fffffull;
-  v = (v | v << 32) & 0x1f00000000ffffull;
-  v = (v | v << 16) & 0x1f0000ff0000ffull;
-  v = (v | v << 8) & 0x100f00f00f00f00full;
-  v = (v | v << 4) & 0x10c30c30c30c30c3ull;
-  v = (v | v << 2) & 0x1249249249249249ull;
-  return v;
-}
-inline uint64_t gather_bits(uint64_t v) {
-  v &= 0x1249249249249249ull;
-  v = (v ^ v >> 2) & 0x10c30c30c30c30c3ull;
-  v = (v ^ v >> 4) & 0x100f00f00f00f00full;
-  v = (v ^ v >> 8) & 0x1f0000ff0000ffull;
-  v = (v ^ v >> 16) & 0x1f00000000ffffull;
-  v = (v ^ v >> 32) & 0x1fffffull;
-  return v;
-}
-inline uint64_t morton(uint64_t x, uint64_t y, uint64_t z) {
-  return spread_bits(x) | spread_bits(y) << 1 | spread_bits(z) << 2;
-}
+// A node of the level at work; the nodes that touch it at x-, x+, y-, y+, z-, z+, or -1.
+struct OctreeNode {
+  uint64_t code = 0;
+  int32_t face[6] = {-1, -1, -1, -1, -1, -1};
+  int32_t first_child = 0;
+  int32_t children = 0;  // mask
+};
+using OctreeLevel = std::vector<OctreeNode>;
 
-// Open-addressing map from Morton code to index; fixed hash, linear probing.
-class CellMap {
- public:
-  explicit CellMap(size_t count) {
-    size_t size = 16;
-    while (size < 2 * count) size *= 2;
-    mask_ = size - 1;
-    keys_.assign(size, ~uint64_t{0});
-    values_.resize(size);
-  }
-  void insert(uint64_t key, uint32_t value) {
-    size_t slot = hash(key);
-    while (keys_[slot] != ~uint64_t{0}) slot = (slot + 1) & mask_;
-    keys_[slot] = key;
-    values_[slot] = value;
-  }
-  int64_t find(uint64_t key) const {
-    size_t slot = hash(key);
-    while (keys_[slot] != ~uint64_t{0}) {
-      if (keys_[slot] == key) return values_[slot];
-      slot = (slot + 1) & mask_;
+// What is known around a node before its children are.
+struct Surroundings {
+  int faces = 0;         // mask: a node touches there
+  int states[6] = {};    // 0 no node, 1 a later one, 2 an earlier one
+  int touched[6] = {};   // children of an earlier one
+  int beside = 0;        // mask of this node's children that touch an earlier one's
+  int later = 0;         // mask of the upper faces' later nodes
+  Surroundings(const OctreeLevel& nodes, int32_t n) {
+    constexpr int low[3] = {0x55, 0x33, 0x0f};  // children on the lower side of each axis
+    for (int f = 0; f < 6; ++f) {
+      const int32_t other = nodes[static_cast<size_t>(n)].face[f];
+      if (other < 0) continue;
+      faces |= 1 << f;
+      states[f] = other > n ? 1 : 2;
+      if (other > n) {
+        later |= 1 << (f >> 1);
+        continue;
+      }
+      const int axis = f >> 1, mask = touched[f] = nodes[static_cast<size_t>(other)].children;
+      beside |= f & 1 ? (mask & low[axis]) << (1 << axis) : mask >> (1 << axis) & low[axis];
     }
-    return -1;
+  }
+};
+
+class OctreeModel {
+ public:
+  OctreeModel() {
+    Tally even = {};
+    even.edge[0] = kTallyStart;
+    for (int j = 1; j < kTokens; ++j) {
+      even.edge[j] = static_cast<uint16_t>(j <= kMany ? 2600 * j : kTop - kTokens + j);
+    }
+    for (auto& row : by_level_) std::fill(std::begin(row), std::end(row), even);
+    for (auto& row : by_beside_count_) std::fill(std::begin(row), std::end(row), even);
+    std::fill(std::begin(by_faces_), std::end(by_faces_), even);
+    std::fill(std::begin(by_beside_), std::end(by_beside_), even);
+  }
+
+  // Codes which children the node has, given those of the nodes before it.
+  template <class Io>
+  int code(Io& io, int level, const OctreeLevel& nodes, int32_t n, int target) {
+    const Surroundings around(nodes, n);
+    Tally& a = by_level_[level][ones(around.faces)];
+    Tally& b = by_faces_[around.faces];
+    Tally& c = by_beside_[around.beside];
+    Tally& d = by_beside_count_[ones(around.beside)][around.later];
+    int token = kMany;
+    if (!Io::kDecodes && ones(target) == 1) token = lowest_bit(static_cast<uint32_t>(target));
+    token = code_token(io, Edges(a, b, c, d), token);
+    for (Tally* tally : {&a, &b, &c, &d}) update(*tally, token);
+    // A damaged stream may hold the tokens that no writer uses.
+    return token == kMany ? code_many(io, level, around, target) : 1 << (token & 7);
+  }
+  template <class Io>
+  int repeats(Io& io, int previous, int64_t so_far, int y) {
+    return code_bit(io, repeats_[previous][std::min<int64_t>(31, so_far)], y);
   }
 
  private:
-  size_t hash(uint64_t key) const { return (key * 0x9e3779b97f4a7c15ull >> 32) & mask_; }
-  std::vector<uint64_t> keys_;
-  std::vector<uint32_t> values_;
-  size_t mask_ = 0;
+  // Child by child, for a node that has at least two.
+  template <class Io>
+  int code_many(Io& io, int level, const Surroundings& around, int target) {
+    int got = 0, siblings = 0;
+    for (int child = 0; child < 8; ++child) {
+      if (child - siblings == 6) {  // All others are there, or there would be one child at most.
+        got |= 1 << child;
+        ++siblings;
+        continue;
+      }
+      int outer = 0, inner = 0;
+      for (int axis = 0; axis < 3; ++axis) {
+        const int f = 2 * axis + (child >> axis & 1), mate = child ^ (1 << axis);
+        outer = outer * 4 + around.states[f] + (around.touched[f] >> mate & 1);
+        inner = inner * 3 + (mate > child ? 0 : 1 + (got >> mate & 1));
+      }
+      const int known = std::min(3, siblings);
+      Bit* bits[kOctreeInputs] = {
+          &by_got_[level][child][got], &by_faces_known_[child][around.faces][siblings],
+          &by_outer_[child][outer][known], &by_cells_[outer][inner][std::min(7, level)]};
+      const int set = (child * 4 + known) * 7 + ones(around.faces);
+      const int y = mixer_.code(io, bits, static_cast<size_t>(set), target >> child & 1);
+      got |= y << child;
+      siblings += y;
+    }
+    return got;
+  }
+
+  Tally by_level_[kMaxOctreeDepth][7], by_faces_[64], by_beside_[256], by_beside_count_[9][8];
+  Bit by_got_[kMaxOctreeDepth][8][256], by_faces_known_[8][64][8], by_outer_[8][64][4];
+  Bit by_cells_[64][27][8], repeats_[4][32];
+  Mixer<kOctreeInputs> mixer_{8 * 4 * 7};
 };
 
-struct OctreeModel {
-  std::vector<Bit> tables[kOctreeInputs];
-  Mixer<kOctreeInputs> mixer{8 * 4 * 9};
-  std::vector<Bit> counts;
-  Mixer<1> count_mixer{1};
-  OctreeModel() : counts(64 * 32) {
-    tables[0].resize(21 * 8 * 256);       // depth, child, siblings so far
-    tables[1].resize(8 * 64 * 8);         // child, six face neighbours of the parent, coded siblings
-    tables[2].resize(8 * 64 * 4);         // child, states of the three outer face cells, inner ones
-    tables[3].resize(27 * 9 * 8);         // neighbours among 26, siblings so far, child
-    tables[4].resize(64 * 27 * 8);        // outer states, occupied inner siblings
+// The next level: children by rising code, each with the nodes at its faces.
+inline OctreeLevel octree_children(OctreeLevel& nodes) {
+  int32_t made = 0;
+  for (OctreeNode& node : nodes) {
+    node.first_child = made;
+    made += ones(node.children);
   }
-};
+  OctreeLevel next(static_cast<size_t>(made));
+  OctreeNode* child = next.data();
+  for (const OctreeNode& node : nodes) {
+    for (int c = 0; c < 8; ++c) {
+      if (!(node.children >> c & 1)) continue;
+      child->code = node.code << 3 | static_cast<uint64_t>(c);
+      for (int f = 0; f < 6; ++f) {
+        const int axis = f >> 1, mate = c ^ (1 << axis);
+        const bool inside = (c >> axis & 1) != (f & 1);
+        const int32_t other = node.face[f];
+        if (!inside && other < 0) continue;
+        const OctreeNode& parent = inside ? node : nodes[static_cast<size_t>(other)];
+        if (parent.children >> mate & 1) {
+          child->face[f] = parent.first_child + ones(parent.children & ((1 << mate) - 1));
+        }
+      }
+      ++child;
+    }
+  }
+  return next;
+}
+
+// Encoding: the nodes' children, from the leaves below.
+inline void octree_targets(OctreeLevel& nodes, const std::vector<uint64_t>& leaves, int shift) {
+  size_t n = 0;
+  for (const uint64_t leaf : leaves) {
+    const uint64_t child = leaf >> shift;
+    while (nodes[n].code != child >> 3) ++n;
+    nodes[n].children |= 1 << (child & 7);
+  }
+}
+
+// How many points share each leaf: unary, with the bit's position as context.
+template <class Io>
+void code_repeats(
+    Io& io, OctreeModel& model, const OctreeLevel& nodes, int64_t count,
+    std::vector<uint64_t>& leaves) {
+  std::vector<uint64_t> out;
+  size_t at = 0;
+  int64_t left = count - static_cast<int64_t>(nodes.size());
+  int previous = 0;
+  for (const OctreeNode& node : nodes) {
+    int64_t extra = 0;
+    if (!Io::kDecodes) {
+      const size_t first = at;
+      while (at < leaves.size() && leaves[at] == node.code) ++at;
+      extra = static_cast<int64_t>(at - first) - 1;
+    }
+    int64_t coded = 0;
+    while (left > 0 && model.repeats(io, previous, coded, coded < extra)) {
+      ++coded;
+      --left;
+    }
+    previous = static_cast<int>(std::min<int64_t>(3, coded));
+    if (Io::kDecodes) out.insert(out.end(), static_cast<size_t>(coded) + 1, node.code);
+  }
+  if (left != 0) throw std::invalid_argument("octree holds fewer leaves than it claims");
+  if (Io::kDecodes) leaves.swap(out);
+}
 
 // Codes the octree over `leaves` (sorted, may repeat). When decoding, `leaves` is filled with
 // exactly `count` codes; a stream that would give another number is refused.
 template <class Io>
 void code_octree(Io& io, int depth, int64_t count, std::vector<uint64_t>& leaves) {
-  OctreeModel model;
-  std::vector<uint64_t> nodes;
-  if (count > 0) nodes.push_back(0);
-  std::vector<int32_t> occupied_children;
+  const auto model = std::make_unique<OctreeModel>();
+  OctreeLevel nodes(count > 0 ? 1 : 0);
   for (int level = 0; level < depth && !nodes.empty(); ++level) {
-    CellMap map(nodes.size());
-    for (size_t n = 0; n < nodes.size(); ++n) map.insert(nodes[n], static_cast<uint32_t>(n));
-    std::vector<uint8_t> occupancy(nodes.size(), 0);
-    if (!Io::kDecodes) {
-      size_t n = 0;
-      const int shift = 3 * (depth - 1 - level);
-      for (const uint64_t leaf : leaves) {
-        const uint64_t child = leaf >> shift;
-        while (nodes[n] != child >> 3) ++n;
-        occupancy[n] |= static_cast<uint8_t>(1u << (child & 7));
-      }
-    }
-    std::vector<uint64_t> next;
-    next.reserve(nodes.size() * 2);
-    const int64_t side = int64_t{1} << level;
+    if (!Io::kDecodes) octree_targets(nodes, leaves, 3 * (depth - 1 - level));
+    int64_t total = 0;
     for (size_t n = 0; n < nodes.size(); ++n) {
-      const int64_t x = static_cast<int64_t>(gather_bits(nodes[n]));
-      const int64_t y = static_cast<int64_t>(gather_bits(nodes[n] >> 1));
-      const int64_t z = static_cast<int64_t>(gather_bits(nodes[n] >> 2));
-      int64_t near[27];
-      int neighbors = 0;
-      for (int k = 0; k < 27; ++k) {
-        const int64_t a = x + k % 3 - 1, b = y + k / 3 % 3 - 1, c = z + k / 9 - 1;
-        near[k] = -1;
-        if (k == 13 || a < 0 || b < 0 || c < 0 || a >= side || b >= side || c >= side) continue;
-        near[k] = map.find(morton(static_cast<uint64_t>(a), static_cast<uint64_t>(b), static_cast<uint64_t>(c)));
-        neighbors += near[k] >= 0;
-      }
-      const int faces = (near[12] >= 0) | (near[14] >= 0) << 1 | (near[10] >= 0) << 2 |
-                        (near[16] >= 0) << 3 | (near[4] >= 0) << 4 | (near[22] >= 0) << 5;
-      const int target = occupancy[n];
-      int got = 0;
-      for (int child = 0; child < 8; ++child) {
-        // The cells that touch this child from outside its parent: empty, not yet known (their
-        // parent comes later), known empty, known occupied.
-        int outer = 0, inner = 0, siblings = 0;
-        for (int axis = 0; axis < 3; ++axis) {
-          const int high = child >> axis & 1;
-          const int64_t cell = near[13 + (high ? 1 : -1) * (axis == 0 ? 1 : axis == 1 ? 3 : 9)];
-          int state = 0;
-          if (cell >= 0) {
-            state = cell > static_cast<int64_t>(n)
-                        ? 1
-                        : 2 + (occupancy[static_cast<size_t>(cell)] >> (child ^ (1 << axis)) & 1);
-          }
-          outer = outer * 4 + state;
-          const int mate = child ^ (1 << axis);
-          inner = inner * 3 + (mate > child ? 0 : 1 + (got >> mate & 1));
-        }
-        for (int k = 0; k < child; ++k) siblings += got >> k & 1;
-        const int last = child == 7 && got == 0;
-        const int known = siblings > 3 ? 3 : siblings;
-        if (last) {  // A node has at least one child.
-          got |= 128;
-          continue;
-        }
-        Bit* bits[kOctreeInputs] = {
-            &model.tables[0][(static_cast<size_t>(level) * 8 + child) * 256 + got],
-            &model.tables[1][(static_cast<size_t>(child) * 64 + faces) * 8 + (siblings > 7 ? 7 : siblings)],
-            &model.tables[2][(static_cast<size_t>(child) * 64 + outer) * 4 + known],
-            &model.tables[3][(static_cast<size_t>(neighbors) * 9 + siblings) * 8 + child],
-            &model.tables[4][(static_cast<size_t>(outer) * 27 + inner) * 8 + (level > 7 ? 7 : level)],
-        };
-        const size_t set = (static_cast<size_t>(child) * 4 + known) * 9 + neighbors / 3;
-        got |= code_bit<Io, kOctreeInputs>(io, model.mixer, bits, set, target >> child & 1) << child;
-      }
-      occupancy[n] = static_cast<uint8_t>(got);
-      for (int child = 0; child < 8; ++child) {
-        if (got >> child & 1) next.push_back(nodes[n] << 3 | static_cast<uint64_t>(child));
-      }
-      if (static_cast<int64_t>(next.size()) > count) {
-        throw std::invalid_argument("octree holds more leaves than it claims");
-      }
+      const int target = nodes[n].children;
+      nodes[n].children = model->code(io, level, nodes, static_cast<int32_t>(n), target);
+      total += ones(nodes[n].children);
+      if (total > count) throw std::invalid_argument("octree holds more leaves than it claims");
     }
-    nodes.swap(next);
+    nodes = octree_children(nodes);
   }
-  // How many points share each leaf: unary, with the bit's position as context.
-  std::vector<uint64_t> out;
-  if (Io::kDecodes) out.reserve(static_cast<size_t>(count));
-  size_t at = 0;
-  int64_t left = count - static_cast<int64_t>(nodes.size());
-  int previous = 0;
-  for (const uint64_t node : nodes) {
-    int64_t extra = 0;
-    if (!Io::kDecodes) {
-      size_t end = at;
-      while (end < leaves.size() && leaves[end] == node) ++end;
-      extra = static_cast<int64_t>(end - at) - 1;
-      at = end;
-    }
-    int64_t coded = 0;
-    while (left > 0) {
-      const size_t slot = static_cast<size_t>(previous) * 32 + static_cast<size_t>(coded < 31 ? coded : 31);
-      Bit* bits[1] = {&model.counts[slot]};
-      if (!code_bit<Io, 1>(io, model.count_mixer, bits, 0, coded < extra)) break;
-      ++coded;
-      --left;
-    }
-    previous = coded > 3 ? 3 : static_cast<int>(coded);
-    if (Io::kDecodes) out.insert(out.end(), static_cast<size_t>(coded) + 1, node);
-  }
-  if (left != 0) throw std::invalid_argument("octree holds fewer leaves than it claims");
-  if (Io::kDecodes) leaves.swap(out);
+  code_repeats(io, *model, nodes, count, leaves);
 }
 
 }  // namespace fieldpress::quant
