@@ -7,6 +7,7 @@ unit of `sparsify.removal_error`, so that merging a pair and removing one compet
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,11 +109,11 @@ def measure(model: SplatModel, views: Cameras, *, probes: int = PROBES, seed: in
 @torch.no_grad()
 def candidates(model: SplatModel, measured: Measured, *, neighbors: int = NEIGHBORS) -> Pairs:
     """Near pairs that are cheaper to merge, by `_Pair.cost`, than either is to remove: O(N)."""
-    near, found = _near(model.means, neighbors), []
-    shape = covariances(model, torch.arange(len(model)))
+    found = []
+    index = torch.arange(len(model)).split(STRIP)
+    shape = torch.cat([covariances(model, part) for part in index])
     size = area(shape).log()
-    for start in range(0, max(len(near), 1), STRIP):
-        part = near[start : start + STRIP]
+    for part in _near(model.means, neighbors):
         part = part[(size[part[:, 0]] - size[part[:, 1]]).abs() <= math.log(MAX_RATIO)]
         offset = (model.means[part[:, 1]] - model.means[part[:, 0]]).double()
         part = part[gap(shape[part[:, 0]] + shape[part[:, 1]], offset) <= MAX_GAP]
@@ -123,19 +124,28 @@ def candidates(model: SplatModel, measured: Measured, *, neighbors: int = NEIGHB
     return Pairs(*(torch.cat([getattr(p, n) for p in found]) for n in ("first", "second", "cost")))
 
 
-def _near(means: Tensor, neighbors: int) -> Tensor:
-    """[P, 2] int64 pairs of near centres, each once, the lower index first."""
-    points = means.detach().double().numpy()
-    if len(points) < 2:
-        return torch.zeros(0, 2, dtype=torch.int64)
-    low, high = points.min(0), points.max(0)
-    span = max(float((high - low).max()), LEAST)
-    codes = entropy.morton_codes(((points - low) / span * ((1 << DEPTH) - 1)).astype(np.uint32))
+def _near(means: Tensor, neighbors: int) -> Iterator[Tensor]:
+    """Strips [P, 2] int64 of pairs of near centres, each once, the lower index first; one at least.
+
+    In strips because on large models the pairs alone take as much memory as a fourth of the model.
+    """
+    low, span = 0.0, LEAST
+    if len(means):
+        low = means.amin(0).double()
+        span = max(float((means.amax(0).double() - low).max()), LEAST)
+    cells = [
+        ((part.double() - low) / span * ((1 << DEPTH) - 1)).numpy().astype(np.uint32)
+        for part in means.detach().split(STRIP)
+    ]
+    codes = entropy.morton_codes(np.concatenate(cells))
     order = np.argsort(codes, kind="stable")
     before = entropy.causal_neighbors(codes[order], DEPTH, neighbors)
-    row, column = np.nonzero(before >= 0)
-    pairs = np.stack([order[row], order[before[row, column]]], 1).astype(np.int64)
-    return torch.from_numpy(np.sort(pairs, axis=1))
+    rows = max(1, STRIP // neighbors)
+    for start in range(0, max(len(order), 1), rows):
+        strip = before[start : start + rows]
+        row, column = np.nonzero(strip >= 0)
+        pairs = np.stack([order[start + row], order[strip[row, column]]], 1).astype(np.int64)
+        yield torch.from_numpy(np.sort(pairs, axis=1))
 
 
 def _elementary(a: Tensor) -> Tensor:
