@@ -4,6 +4,7 @@ The scene is the seeded one of raster_cpu.py, written as an INRIA PLY (248 bytes
 Writes bench/results/large.json.
 
     python bench/large.py [--counts 200000 1000000]
+    python bench/large.py --counts 1000000 --effort high --name large_high
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ sys.exit(done.returncode)
 """
 
 
-def measure(count: int, preset: str) -> dict:
+def measure(count: int, preset: str, effort: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "scene.ply", Path(folder) / "scene.fpz"
         model = scene(count)
@@ -53,7 +54,7 @@ def measure(count: int, preset: str) -> dict:
         del model
         command = [
             sys.executable, "-m", "fieldpress", "compress", str(source), "-o", str(output),
-            "--preset", preset, "--json",
+            "--preset", preset, "--effort", effort, "--json",
         ]  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", CHILD, *command], capture_output=True, text=True, check=False
@@ -73,10 +74,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", type=int, nargs="*", default=[200_000, 1_000_000])
     parser.add_argument("--preset", default="balanced")
+    parser.add_argument("--effort", default="normal")
+    parser.add_argument("--name", default="large", help="of the result")
     arguments = parser.parse_args()
     rows = []
     for count in arguments.counts:
-        row = measure(count, arguments.preset)
+        row = measure(count, arguments.preset, arguments.effort)
         rows.append(row)
         print(
             f"{count:8d} Gaussians: encode {row['encode_seconds']:.1f} s, decode"
@@ -85,7 +88,7 @@ def main() -> None:
             f" {row['peak_over_model']:.2f}x the model",
             flush=True,
         )
-    print("wrote", write("large", {"rows": rows}))
+    print("wrote", write(arguments.name, {"effort": arguments.effort, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ class CompressSettings:
 
     Attributes:
         effort: fast, normal or high, see `search.effort_for`, or one of one's own. Models of
-            memory.LARGE bytes and more get neither merging nor re-fit unless it is high: those
-            need ten times their memory.
+            memory.LARGE bytes and more take three times their memory, and get neither merging nor
+            re-fit; with high they do, and it is four times.
     """
 
     preset: str = "balanced"
@@ -136,16 +136,16 @@ def prepare(
         views, holdout = views or own_views, holdout or own_holdout
     say("statistics", 0.05)
     give_back(float_bytes)
-    frugal = model.float_bytes >= LARGE and settings.effort != "high"
+    spill = model.float_bytes >= LARGE
+    frugal = spill and settings.effort != "high"
     measured = Measured.of(model, views, settings.seed, frugal=frugal)
     statistics_seconds = time.perf_counter() - began
     header = {"seed": settings.seed, "count_in": count_in}
     give_back()
-    whole, lesson = measured.source(model), None
-    if frugal:
-        whole = whole.spilled()
-    elif (effort := settings.spend(len(model))) is not None:
-        lesson = Lesson.of(model, views, effort.views)
+    effort = None if frugal else settings.spend(len(model))
+    lesson = Lesson.of(model, views, effort.views) if effort else None
+    whole = measured.source(model)
+    whole = whole.spilled() if spill else whole
     pictures = model.render(holdout) if pictures is None else pictures
     give_back()
     report = {
@@ -158,7 +158,7 @@ def prepare(
         "encode_seconds": time.perf_counter() - began,
         "seed": settings.seed,
     }
-    return Prepared(Job(whole, measured, views, holdout, pictures, header, lesson), report)
+    return Prepared(Job(whole, measured, views, holdout, pictures, header, lesson, spill), report)
 
 
 def encode_to_goal(

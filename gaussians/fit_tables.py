@@ -112,12 +112,8 @@ class Source:
 
         All of the model must be in the source; the bases of colour are fitted anew.
         """
-        back = torch.from_numpy(np.argsort(self.order))
-        model = replace(self.model, sh0=decoded.sh0[back], shN=decoded.shN[back])
-        return replace(
-            self, stored=Resident(model, self.order),
-            bases=_bases(model, self.classes, self.moments),
-        )  # fmt: skip
+        bases = _bases(decoded, self.classes[self.order], self.moments)
+        return replace(self, stored=self.stored.recolored(decoded), bases=bases)
 
     def spilled(self) -> Source:
         """The same with the model's tensors in a scratch file, or as it is where none will do."""

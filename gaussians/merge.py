@@ -28,7 +28,8 @@ MAX_RATIO = 64.0  # Of the areas of a pair.
 MAX_OPACITY = 0.999  # Of a merged one: its logit stays finite.
 PROBES = 4  # Of the removal error: one alone says of many, by chance, that they cost nothing.
 STEADY = 0.1  # Share of the mean contrast in it, see `measure`.
-STRIP = 1 << 15  # Pairs that are looked at at once
+STRIP = 1 << 14  # Pairs that are looked at at once,
+PAIRS = 1 << 13  # and that are merged at once: their colours are in double precision.
 LEAST = 1e-300
 
 
@@ -110,13 +111,12 @@ def measure(model: SplatModel, views: Cameras, *, probes: int = PROBES, seed: in
 def candidates(model: SplatModel, measured: Measured, *, neighbors: int = NEIGHBORS) -> Pairs:
     """Near pairs that are cheaper to merge, by `_Pair.cost`, than either is to remove: O(N)."""
     found = []
-    index = torch.arange(len(model)).split(STRIP)
-    shape = torch.cat([covariances(model, part) for part in index])
-    size = area(shape).log()
     for part in _near(model.means, neighbors):
-        part = part[(size[part[:, 0]] - size[part[:, 1]]).abs() <= math.log(MAX_RATIO)]
+        shape = [covariances(model, end) for end in part.unbind(1)]
+        sizes = [area(a).log() for a in shape]
         offset = (model.means[part[:, 1]] - model.means[part[:, 0]]).double()
-        part = part[gap(shape[part[:, 0]] + shape[part[:, 1]], offset) <= MAX_GAP]
+        like = (sizes[0] - sizes[1]).abs() <= math.log(MAX_RATIO)
+        part = part[like & (gap(shape[0] + shape[1], offset) <= MAX_GAP)]
         pair = _Pair(model, part[:, 0], part[:, 1], measured)
         cost = pair.cost()
         good = cost < measured.error[part].amin(1)
@@ -139,6 +139,7 @@ def _near(means: Tensor, neighbors: int) -> Iterator[Tensor]:
     ]
     codes = entropy.morton_codes(np.concatenate(cells))
     order = np.argsort(codes, kind="stable")
+    del cells
     before = entropy.causal_neighbors(codes[order], DEPTH, neighbors)
     rows = max(1, STRIP // neighbors)
     for start in range(0, max(len(order), 1), rows):
@@ -332,20 +333,35 @@ def choose(
     return pairs[done[done < len(pairs)]], remove
 
 
-def _apply(model: SplatModel, pairs: Pairs, remove: Tensor, mass: Tensor) -> Reduced:
+def _apply(model: SplatModel, pairs: Pairs, remove: Tensor, mass: Tensor, own: bool) -> Reduced:
     """The model without the removed, each pair merged at the place of its first."""
     keep = ~remove
     keep[pairs.second] = False
     kept = torch.nonzero(keep)[:, 0]
     partner = torch.full((len(model),), -1)
     partner[pairs.first] = pairs.second
-    out = model[kept]
-    if len(pairs):
-        one = merged(model, pairs.first, pairs.second, mass)
-        at = torch.searchsorted(kept, pairs.first)
+    parts = pairs.first.split(PAIRS), pairs.second.split(PAIRS)
+    ones = [merged(model, *ends, mass) for ends in zip(*parts, strict=True)] if len(pairs) else []
+    out = compacted(model, kept) if own else model[kept]
+    for one, first in zip(ones, parts[0], strict=False):
+        at = torch.searchsorted(kept, first)
         for name, value in one.tensors().items():
             out.tensors()[name][at] = value
     return Reduced(out, kept, partner[kept], float(pairs.cost.sum()))
+
+
+def compacted(model: SplatModel, kept: Tensor) -> SplatModel:
+    """`model[kept]` for rising indices [M], in the model's own memory: the model is no more."""
+    tensors = (model.means, model.quats, model.scales, model.opacities, model.colors())
+    for x in tensors:
+        for start in range(0, len(kept), STRIP):
+            rows = kept[start : start + STRIP]
+            x[start : start + len(rows)] = x[rows]  # Never from a place already written.
+    means, quats, scales, opacities, colors = (x[: len(kept)] for x in tensors)
+    return replace(
+        model, means=means, quats=quats, scales=scales, opacities=opacities,
+        sh0=colors[:, :1], shN=colors[:, 1:],
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -356,6 +372,7 @@ def merge(
     *,
     limit: float = math.inf,
     prune: bool = True,
+    own: bool = False,
 ) -> Reduced:
     """One round: lose `count` Gaussians at the least cost, each merged or removed at most once.
 
@@ -365,12 +382,13 @@ def merge(
         count: how many to lose at most.
         limit: squared error from which on a step is not taken: the price of a Gaussian's bits.
         prune: whether removals compete with merges.
+        own: whether the model's memory may be used for the new one.
     """
     if len(measured.error) != len(model):
         raise ValueError(f"measured: expected {len(model)} Gaussians, got {len(measured.error)}")
     removal = measured.error if prune else torch.full_like(measured.error, math.inf)
     pairs, remove = choose(candidates(model, measured), removal, count, limit)
-    found = _apply(model, pairs, remove, measured.mass)
+    found = _apply(model, pairs, remove, measured.mass, own)
     return replace(found, cost=found.cost + float(measured.error[remove].sum()))
 
 

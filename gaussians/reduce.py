@@ -69,9 +69,14 @@ class Measured:
         return Source.of(model, self.classes, self.moments)
 
 
-def reduced(model: SplatModel, measured: Measured, count: int, merging: bool) -> SplatModel:
-    """At least `count` of N Gaussians: others are dropped or, where that costs less, merged."""
+def reduced(
+    model: SplatModel, measured: Measured, count: int, merging: bool, *, own: bool = False
+) -> SplatModel:
+    """At least `count` of N Gaussians: others are dropped or, where that costs less, merged.
+
+    With `own` the new model may take the memory of the old, which is no more then.
+    """
     if merging:
-        return merge.merge(model, measured.effect, len(model) - count).model
-    order = measured.score.argsort(descending=True, stable=True)[:count]
-    return model[order.sort().values]
+        return merge.merge(model, measured.effect, len(model) - count, own=own).model
+    kept = measured.score.argsort(descending=True, stable=True)[:count].sort().values
+    return merge.compacted(model, kept) if own else model[kept]

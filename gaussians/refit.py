@@ -22,7 +22,7 @@ from .model import SplatModel
 
 MOST_PIXELS = 640 * 480  # of a view
 SMOOTH = 0.5  # What a view says of a direction is believed of all: share of each degree's change.
-FLOOR = 0.1  # Pixels that a Gaussian must fill before a view moves its colour all the way.
+FLOOR = 0.3  # Pixels that a Gaussian must fill before a view moves its colour all the way.
 STRIP = 1 << 14  # Gaussians whose bases are held at once
 
 
@@ -49,17 +49,19 @@ class Lesson:
         return Lesson(self.views[::step], self.pictures[::step])
 
 
-def refit(model: SplatModel, lesson: Lesson, sweeps: int) -> SplatModel:
+def refit(model: SplatModel, lesson: Lesson, sweeps: int, *, own: bool = False) -> SplatModel:
     """The model with colours nearer the least-squares fit to the lesson's pictures.
 
     A view moves the colour that each Gaussian has in it by the mean residual of what the Gaussian
     shows there, times a relaxation that falls to 0 over the sweeps; of the coefficients that give
     that colour the nearest are taken, low degrees moving more readily. A sweep takes a render and
-    a backward pass of every view. Deterministic whatever the number of threads.
+    a backward pass of every view. Deterministic whatever the number of threads. With `own` the
+    colours are changed where they are.
     """
     if not len(model) or sweeps < 1:
         return model
-    geometry, colors = model.activated()[:4], model.colors().clone()
+    geometry, colors = model.activated()[:4], model.colors()
+    colors = colors if own else colors.clone()
     options = replace(model.options(), sh_degree=None)
     order = _scattered(len(lesson.views))
     for number in range(sweeps):

@@ -32,6 +32,7 @@ DB_SLOPE, SIZE_SLOPE = -7.0, 0.4  # First guesses: dB, ln(bytes) lost per unit o
 COARSE = {"size": 0.1, "quality": 0.4}  # Windows in which the bits are shared: ln(bytes), dB.
 FITS = 2  # times that the colours are fitted to the geometry rounded at better steps
 FIT_WINDOW = 0.4  # dB that the colours' steps alone may make up
+LUCK = 0.05  # Of the logarithm of bytes or error: so much dearer a round may be by chance.
 FINE = 1 / 32  # Steps of colours where only the geometry is to be rounded.
 
 
@@ -59,10 +60,11 @@ class Effort:
 
 
 HIGH = Effort(keep=0.85, rounds=14, repair=2, fit=8, shares=2)
+MANY = Effort(views=16, keep=0.7, rounds=6)
 NORMAL = (  # up to so many Gaussians
     (25_000, HIGH),
     (SMALL, Effort()),
-    (math.inf, Effort(views=16, keep=0.7, rounds=6)),
+    (math.inf, MANY),
 )
 EFFORTS = ("fast", "normal", "high")
 
@@ -71,7 +73,7 @@ def effort_for(name: str, count: int) -> Effort | None:
     """What a named effort is for so many Gaussians; None for pruning and steps alone."""
     if name == "normal":
         return next(effort for most, effort in NORMAL if count <= most)
-    return {"fast": None, "high": HIGH}[name]
+    return {"fast": None, "high": HIGH if count <= 4 * SMALL else MANY}[name]
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class Job:
     Attributes:
         whole: the Gaussians to be coded but for those that `steps.prune` drops by their score.
         lesson: what colours are re-fitted to; None for no re-fit.
+        spill: whether models wait in scratch files, as large ones do.
     """
 
     whole: Source
@@ -152,6 +155,7 @@ class Job:
     pictures: Tensor
     header: dict[str, Any]
     lesson: Lesson | None = None
+    spill: bool = False
     steps: Steps = field(default_factory=Steps)
     evaluations: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -163,6 +167,12 @@ class Job:
         score = self.measured.score
         keep = score >= min(steps.prune * reference(score), float(score.max()))
         return self.whole.keep(keep.numpy())
+
+    def take(self, model: SplatModel, measured: Measured) -> None:
+        """Go on with another model; let go of it where memory matters."""
+        self.measured, self.whole = measured, measured.source(model)
+        if self.spill:
+            self.whole = self.whole.spilled()
 
     def quality(self, model: SplatModel) -> float:
         """psnr_self of a model on the held-out views."""
@@ -262,38 +272,48 @@ def _share(job: Job, goal: Goal, say: Callable[[float], None], rounds: int | Non
 def _reduce(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) -> None:
     """Lose Gaussians and re-fit in rounds while the goal gets cheaper; the job becomes the best.
 
-    The first round that makes it dearer is tried once more from the best with half the loss.
+    After a round that makes it hardly dearer another is looked at. Then there is one more try from
+    the best with half the loss.
     """
     assert job.lesson is not None
-    best, least = replace(job), _cost(job, goal, job.whole.model)
+    best = last = replace(job)
+    least = _cost(job, goal)
     keep = effort.keep
     for number in range(effort.rounds if keep < 1 else 0):
-        model = best.whole.model
-        model = reduced(model, best.measured, max(1, round(keep * len(model))), effort.merging)
-        model = refit(model, job.lesson, effort.repair)
+        give_back()
+        model, own = last.whole.model, last.whole.stored.fresh
+        count = max(1, round(keep * len(model)))
+        model = reduced(model, last.measured, count, effort.merging, own=own)
+        model = refit(model, job.lesson, effort.repair, own=True)
         seed = int(job.header["seed"]) + number + 1
-        job.measured = Measured.of(model, job.lesson.views, seed)
-        job.whole = job.measured.source(model)
-        cost = _cost(job, goal, model)
+        job.take(model, Measured.of(model, job.lesson.views, seed))
+        del model
+        cost = _cost(job, goal)
         say((number + 1) / effort.rounds)
         if cost < least:
-            best, least = replace(job), cost
+            best = last = replace(job)
+            least = cost
         elif keep == effort.keep:
-            keep = (1 + keep) / 2
+            if cost < least + LUCK and last is best:
+                last = replace(job)
+            else:
+                last, keep = best, (1 + keep) / 2
         else:
             break
     job.whole, job.measured = best.whole, best.measured
 
 
-def _cost(job: Job, goal: Goal, model: SplatModel) -> float:
-    """Log of the bytes at which a reduced model should meet the goal, or of the error at a size.
+def _cost(job: Job, goal: Goal) -> float:
+    """Log of the bytes at which the job's model should meet the goal, or of the error at a size.
 
     One encode at the steps there are, carried on to the goal: the error of rounding goes with the
     square of the steps, the bytes with a power of them. Infinite where the reduction alone misses.
     """
-    lost, size = _error(job.quality(model)), job.size(job.steps)
+    lost, size = _error(job.quality(job.whole.model)), job.size(job.steps)
     rounding = max(_error(job.preview(job.steps)) - lost, 1e-12)
-    job.history.append({"count": len(model), "psnr_self": -10 * math.log10(lost), "bytes": size})
+    job.history.append(
+        {"count": len(job.whole.order), "psnr_self": -10 * math.log10(lost), "bytes": size}
+    )
     if goal.size is not None:
         factor = (size / goal.size) ** (1 / SIZE_SLOPE)
         return math.log(lost + rounding * factor**2)
@@ -313,8 +333,9 @@ def _fit(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) -> 
     start = job.whole
     for number in range(FITS):
         steps = replace(job.steps, dc=job.steps.dc * FINE, ac=job.steps.ac * FINE)
-        fitted = refit(requantise(start, steps), job.lesson, effort.fit)
+        fitted = refit(requantise(start, steps), job.lesson, effort.fit, own=True)
         job.whole = start.recolored(fitted)
+        del fitted  # A large one, and trials follow.
         say((number + 1) / FITS)
         missed = goal.excess(job, job.steps)
         if goal.size is not None or abs(missed) < FIT_WINDOW or number + 1 == FITS:

@@ -11,6 +11,7 @@ from ..render.splat import rasterize
 from ..scenes.cameras import Cameras
 from .importance import known_or_guessed
 from .model import SplatModel
+from .stored import STRIP
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def sensitivity(
     """
     means, quats, scales, opacities, colors = (x.detach() for x in model.activated())
     generator = torch.Generator().manual_seed(seed)
-    inputs = [x.clone().requires_grad_(True) for x in (means, scales, opacities)]
+    inputs = [x.detach().requires_grad_(True) for x in (means, scales, opacities)]
     sums = [torch.zeros(len(model)) for _ in inputs]
-    width = scales.sort(dim=1).values[:, 1:2]
+    width = torch.cat([part.sort(dim=1).values[:, 1:2] for part in scales.split(STRIP)])
     for index in range(len(views)):
         view = views[index : index + 1]
         for _ in range(probes):

@@ -5,11 +5,12 @@ Both give the same values; what is read back is what was written, bit by bit.
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,11 @@ class Stored(Protocol):
     @property
     def float_bytes(self) -> int: ...
 
+    @property
+    def fresh(self) -> bool:
+        """Whether `whole` gives tensors that nobody else holds."""
+        ...
+
     def __len__(self) -> int: ...
 
     def rows(self, places: NDArray[np.integer]) -> Mapping[str, Floats]:
@@ -44,6 +50,10 @@ class Stored(Protocol):
         """All Gaussians as the caller ordered them."""
         ...
 
+    def recolored(self, ordered: SplatModel) -> Stored:
+        """The same with the colours of N Gaussians that stand in the order."""
+        ...
+
 
 @dataclass(frozen=True)
 class Resident:
@@ -51,6 +61,8 @@ class Resident:
 
     model: SplatModel
     order: NDArray[np.integer]
+
+    fresh = False
 
     @property
     def sh_degree(self) -> int:
@@ -78,6 +90,11 @@ class Resident:
     def whole(self) -> SplatModel:
         return self.model
 
+    def recolored(self, ordered: SplatModel) -> Resident:
+        back = torch.from_numpy(np.argsort(self.order))
+        model = replace(self.model, sh0=ordered.sh0[back], shN=ordered.shN[back])
+        return Resident(model, self.order)
+
 
 class Spilled:
     """The same in a scratch file that nobody else sees and that ends with this object.
@@ -85,6 +102,8 @@ class Spilled:
     Rows of float32 in the order of coding, where neighbours are neighbours in the file. Raises
     OSError where the file cannot be written.
     """
+
+    fresh = True
 
     def __init__(self, model: SplatModel, order: NDArray[np.integer]) -> None:
         self.sh_degree, self.antialiased = model.sh_degree, model.antialiased
@@ -97,22 +116,40 @@ class Spilled:
             self._columns[name] = slice(at, at + width)
             at += width
         self._width = at
-        self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile(prefix="fieldpress-", buffering=0)  # noqa: SIM115
-        try:
-            self._write(model)
-        except BaseException:
-            self._file.close()
-            raise
+        self._write(self._gathered(model))
 
-    def _write(self, model: SplatModel) -> None:
+    def _gathered(self, model: SplatModel) -> Iterator[Floats]:
         for index in self._strips():
             rows = np.empty((len(index), self._width), np.float32)
             for name, x in model.tensors().items():
                 rows[:, self._columns[name]] = x.numpy()[index].reshape(len(index), -1)
-            left = memoryview(rows.data).cast("B")
-            while left:
-                left = left[self._file.write(left) :]
+            yield rows
+
+    def _write(self, strips: Iterator[Floats]) -> None:
+        """Put all rows into a new file of this object's own."""
+        self._lock = threading.Lock()
+        self._file = tempfile.TemporaryFile(prefix="fieldpress-", buffering=0)  # noqa: SIM115
+        try:
+            for rows in strips:
+                left = memoryview(rows.data).cast("B")
+                while left:
+                    left = left[self._file.write(left) :]
+        except BaseException:
+            self._file.close()
+            raise
+
+    def recolored(self, ordered: SplatModel) -> Spilled:
+        def strips() -> Iterator[Floats]:
+            for start in range(0, len(self), STRIP):
+                part = slice(start, start + STRIP)
+                rows = self._read(start, min(start + STRIP, len(self)))
+                for name in ("sh0", "shN"):
+                    rows[:, self._columns[name]] = ordered.tensors()[name][part].flatten(1).numpy()
+                yield rows
+
+        found = copy.copy(self)
+        found._write(strips())
+        return found
 
     def _strips(self) -> Iterator[NDArray[np.int32]]:
         for start in range(0, len(self._order), STRIP):

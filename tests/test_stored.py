@@ -57,19 +57,17 @@ def test_without_a_disk_the_model_stays_in_memory(tiny_model, monkeypatch):
     assert source.spilled() is source
 
 
-def test_a_large_model_is_compressed_to_the_same_file(tiny_model, monkeypatch):
-    """Large ones are pruned and quantised only, unless the effort is high."""
+@pytest.mark.parametrize("effort", ["normal", "high"])
+def test_a_large_model_is_compressed_to_the_same_file(tiny_model, monkeypatch, effort):
     monkeypatch.setattr(compress, "VIEWS", 4)
     monkeypatch.setattr(compress, "VIEW_SIZE", (64, 48))
-    model, settings = tiny_model(2000, 1), compress.CompressSettings("small")
+    model, settings = tiny_model(2000, 1), compress.CompressSettings("small", effort=effort)
     monkeypatch.setattr(compress, "LARGE", 0)
     with monkeypatch.context() as resident:
         resident.setattr(Source, "spilled", lambda source: source)
         usual = compress.compress(model, settings)
-    high = compress.prepare(model, compress.CompressSettings("small", effort="high"))
-    assert isinstance(high.job.whole.stored, Resident)
-    assert high.job.lesson is not None
     prepared = compress.prepare(model, settings)
     assert isinstance(prepared.job.whole.stored, Spilled)
+    assert (prepared.job.lesson is not None) == (effort == "high")
     del model
     assert compress.encode_to_goal(prepared, settings).data == usual.data
