@@ -21,10 +21,10 @@ from .gaussians.posthoc import (
     PosthocSettings,
     lightgaussian_posthoc,
     seen_weight,
-    spz_bytes,
     without_least,
 )
 from .gaussians.sanitize import sanitize
+from .gaussians.spz import write_spz
 from .gaussians.vectree import VecTreeSettings
 from .manifest import KNOBS, SceneEntry, Settings
 from .press import read_source, split_views
@@ -159,7 +159,7 @@ def _spz(stage: Stage, settings: Settings, path: Path) -> float:
         return _interchange(stage, settings, path)
     left, seconds = stage.without_least(settings["prune"])
     left = truncated(left, int(settings["sh_degree"]))
-    models.write_atomic(path, [spz_bytes(left, int(settings["sh_bits"]))])
+    models.write_atomic(path, [write_spz(left, sh_bits=int(settings["sh_bits"]))])
     return seconds
 
 

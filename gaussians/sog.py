@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .model import SplatModel
+from .turn import joined
 from .unpack import logit, restore_largest
 
 META_LIMIT = 64 << 20
@@ -131,7 +132,7 @@ def _read_levels(meta: dict[str, Any], folder: Path, file: str) -> SplatModel:
         extra["lod_files"] = " ".join(present)
         if len(present) < len(wanted):
             extra["lod_files_missing"] = len(wanted) - len(present)
-        return _join(parts, extra)
+        return joined(parts, extra)
     raise ValueError(f"{file}: lod-meta.json: none of its {len(names)} files exists")
 
 
@@ -153,18 +154,6 @@ def _files_by_level(meta: dict[str, Any], n_files: int, file: str) -> dict[int, 
                 )
             levels.setdefault(int(level), set()).add(number)
     return levels
-
-
-def _join(parts: list[SplatModel], extra: dict[str, Any]) -> SplatModel:
-    """One model of many, each padded with zeros to the highest SH degree among them."""
-    rest = max(part.shN.shape[1] for part in parts)
-    tensors = {
-        key: torch.cat([part.tensors()[key] for part in parts])
-        for key in ("means", "quats", "scales", "opacities", "sh0")
-    }
-    padded = [torch.nn.functional.pad(p.shN, (0, 0, 0, rest - p.shN.shape[1])) for p in parts]
-    antialiased = any(part.antialiased for part in parts)
-    return SplatModel(**tensors, shN=torch.cat(padded), antialiased=antialiased, extra=extra)
 
 
 def _decode(meta: Mapping[str, Any], fetch: Fetch, file: str) -> SplatModel:
