@@ -14,9 +14,8 @@ from torch import Tensor
 
 from . import models
 from .gaussians.compress import CompressSettings, compress
-from .gaussians.lightgaussian import truncated
 from .gaussians.memory import be_frugal
-from .gaussians.model import SplatModel
+from .gaussians.model import SplatModel, truncated
 from .gaussians.posthoc import (
     PosthocSettings,
     lightgaussian_posthoc,

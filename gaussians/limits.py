@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from .lightgaussian import truncated
-from .model import SplatModel
+from .model import SplatModel, truncated
 from .sanitize import REMOVED, REPAIRED, sanitize
 from .unpack import ALPHA_MARGIN
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .compressed_ply import is_compressed, read_compressed
+from .limits import Limits
 from .model import SplatModel
 from .ply_header import PlyHeader, open_bytes, parse_header
 
@@ -19,6 +20,7 @@ REST_COUNTS = (0, 9, 24, 45, 72)
 # A 2-D Gaussian (Huang et al. 2024) has no third axis: one constant, so that it codes to nothing.
 FLAT_SCALE = float(np.log(1e-6))
 MIP_COMMENTS = ("splatrendermode: mip", "antialiased 1", "antialiased: 1")
+LIMITS = Limits(finite=False)
 COLUMNS = {
     "means": ("x", "y", "z"),
     "quats": ("rot_0", "rot_1", "rot_2", "rot_3"),

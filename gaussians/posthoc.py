@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..render.statistics import statistics
 from ..scenes.cameras import Cameras
-from .lightgaussian import truncated
-from .model import SplatModel
+from .model import SplatModel, truncated
 from .significance import FORMS, keep_mask, significance
 from .vectree import VecTreeSettings, quantise
 from .vectree_file import encode

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..quant.palette import fit_levels, fit_palette, level_indices, nearest
+from .limits import BYTE_OPACITY, Limits
 from .model import SplatModel
 from .pack import alpha_bytes, drop_one, morton_order, stored_values
 from .sog import PALETTE_COLUMNS, ROTATION_TAG
@@ -34,6 +35,8 @@ LEVELS = 256
 # Exact: colours count where alpha is 0. More effort than this takes 100 times as long for nothing.
 WEBP = {"lossless": True, "exact": True, "quality": 75, "method": 4}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # The archive's clock: the same bytes on every day.
+
+LIMITS = Limits(sh_degree=3, ranges={"opacities": BYTE_OPACITY})
 
 Files = dict[str, bytes]
 
@@ -92,6 +95,11 @@ def palette_size(count: int) -> int:
     if count <= PALETTE_UNIT:
         return max(1, count)
     return min(PALETTE_LIMIT, 1 << (count.bit_length() - 1))
+
+
+def sog_bundle(model: SplatModel, **options: Any) -> bytes:
+    """The model as one .sog file; options as of `write_sog`."""
+    return bundle(write_sog(model, **options))
 
 
 def bundle(files: Mapping[str, bytes]) -> bytes:
