@@ -41,7 +41,7 @@ def read_splat(data: bytes, *, name: str = "splat") -> SplatModel:
     quats = (rows["quats"].astype(np.float32) - 128) / 128
     quats[~quats.any(1)] = (1, 0, 0, 0)
     return SplatModel(
-        means=torch.from_numpy(np.ascontiguousarray(rows["means"])),
+        means=torch.from_numpy(rows["means"].copy()),
         quats=torch.from_numpy(quats),
         scales=torch.from_numpy(scales),
         opacities=torch.from_numpy(logit(rows["rgba"][:, 3] / 255)),
