@@ -1,0 +1,168 @@
+"""Every pair of formats on real scenes: what each step loses against its own quantisation.
+
+A scene is written as A, read, written as B and read again. The error of B against what A held is
+counted in B's own steps (bench/format_steps.py): 0.5 is rounding to the nearest. Also: the time in
+which 200,000 Gaussians of degree 3 become a SOG, plain and optimised, against plain k-means at
+equal bytes; the time and memory of reading a million from PLY.
+Writes bench/results/formats.json. Other people's tools: bench/format_peers.py.
+
+    python bench/formats.py [--only pairs sog ply]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from format_steps import domain, order_of, steps
+from record import DATA, RESULTS, machine, write
+
+from fieldpress import models
+from fieldpress.gaussians.limits import within
+from fieldpress.gaussians.model import SplatModel
+
+KINDS = (
+    *("ply", "safetensors", "glb", "splat", "ksplat 0", "ksplat 1", "ksplat 2"),
+    *("spz 2", "spz 3", "spz 4", "compressed.ply", "sog"),
+)
+SCENES = {
+    "leica, degree 3, float": ("leica-sofort/leica-sofort-top8192.ply", None),
+    "fox, degree 3, float, every 4th": ("fox-trained/point_cloud.ply", 4),
+    "playbot, degree 2, SOG, every 40th": ("playbot/0_0/meta.json", 40),
+    "guitar, degree 0, compressed PLY, every 8th": ("guitar/guitar.compressed.ply", 8),
+}
+
+
+def writer(kind: str) -> tuple[models.Format, dict[str, int]]:
+    name, _, number = kind.partition(" ")
+    option = {"spz": "version", "ksplat": "level"}.get(name)
+    return models.format_named(name), {option: int(number)} if option else {}
+
+
+def converted(kind: str, model: SplatModel) -> tuple[SplatModel, SplatModel, int, dict]:
+    """What the format was given and what it holds, in one order; bytes; what was clamped."""
+    found, options = writer(kind)
+    given, report = within(model, found.limits())
+    made = models.encoded(given, found, **options)
+    assert not isinstance(made, dict)
+    data = b"".join(made)
+    decoded = models.load_bytes(data, f"a{found.suffix}")
+    return given[torch.from_numpy(order_of(kind, given))], decoded, len(data), report
+
+
+def error(kind: str, given: SplatModel, decoded: SplatModel) -> dict[str, list[float]]:
+    """Tensor -> the largest and the root mean square error, in steps."""
+    before, after, unit = domain(kind, given), domain(kind, decoded), steps(kind, given, decoded)
+    sign = np.sign((before["quats"] * after["quats"]).sum(1, keepdims=True))
+    after["quats"] = after["quats"] * np.where(sign == 0, 1, sign)
+    found = {}
+    for name, step in unit.items():
+        if not before[name].size:
+            continue
+        whole = np.abs(after[name] - before[name])
+        if not isinstance(step, np.ndarray) and np.isnan(step):  # In units of their own spread.
+            step = float(before[name].std())
+        ratio = whole / step
+        if kind == "spz 2" and name == "quats":
+            ratio = ratio[:, 1:]
+        found[name] = [float(ratio.max()), float(np.sqrt(np.square(ratio).mean()))]
+    return found
+
+
+def pairs() -> list[dict]:
+    rows = []
+    for scene, (source, every) in SCENES.items():
+        model = models.load(DATA / "gaussians" / source)[slice(None, None, every)]
+        model, _ = within(model, models.format_named("glb").limits())
+        for first in KINDS:
+            _, held, _, _ = converted(first, model)
+            for second in KINDS:
+                start = time.perf_counter()
+                given, decoded, size, report = converted(second, held)
+                rows.append({
+                    "scene": scene, "from": first, "to": second, "count": len(given),
+                    "bytes": size, "clamped": report["clamped"],
+                    "error_in_steps": error(second, given, decoded),
+                    "seconds": time.perf_counter() - start,
+                })  # fmt: skip
+            worst = {
+                name: max(r["error_in_steps"].get(name, [0])[0] for r in rows[-len(KINDS) :]
+                          if name != "shN" or r["to"] != "sog")
+                for name in ("means", "quats", "scales", "opacities", "sh0", "shN")
+            }  # fmt: skip
+            text = ", ".join(f"{name} {value:.3f}" for name, value in worst.items())
+            print(f"{scene[:8]:8s} {first:14s} to {len(KINDS)}: largest error in steps: {text}",
+                  flush=True)  # fmt: skip
+    return rows
+
+
+# A million Gaussians from PLY
+
+READ = """
+import resource, sys, time
+from fieldpress import models
+import fieldpress.gaussians.ply
+import torch
+torch.set_num_threads(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.perf_counter()
+model = models.load(sys.argv[1])
+seconds = time.perf_counter() - start
+print(len(model), seconds, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def read_ply(count: int = 1_000_000, rounds: int = 5) -> dict:
+    rng = torch.Generator().manual_seed(0)
+    model = SplatModel(
+        torch.randn(count, 3, generator=rng), torch.randn(count, 4, generator=rng),
+        torch.randn(count, 3, generator=rng), torch.randn(count, generator=rng),
+        torch.randn(count, 1, 3, generator=rng), torch.randn(count, 15, 3, generator=rng),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.ply"
+        size = models.save(model, path)
+        del model
+        rows = []
+        for _ in range(rounds):
+            done = subprocess.run(
+                [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True
+            )
+            rows.append([float(x) for x in done.stdout.split()])
+    seconds = sorted(row[1] for row in rows)
+    found = {
+        "count": count,
+        "file_bytes": size,
+        "seconds_median": statistics.median(seconds),
+        "seconds_all": seconds,
+        "peak_rss_bytes_more": max(row[2] for row in rows),
+    }
+    found["memory_over_file"] = found["peak_rss_bytes_more"] / size
+    print(found, flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=["pairs", "sog", "ply"])
+    arguments = parser.parse_args()
+    last = RESULTS / "formats.json"
+    result = json.loads(last.read_text()) if last.exists() else {}
+    result = {key: value for key, value in result.items() if key in ("pairs", "sog", "ply")}
+    jobs = {"pairs": pairs, "ply": read_ply}
+    for name in arguments.only:
+        if name in jobs:
+            result[name] = {"commit": machine()["commit"], "rows": jobs[name]()}
+    print("wrote", write("formats", result))
+
+
+if __name__ == "__main__":
+    main()
