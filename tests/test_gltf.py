@@ -156,8 +156,8 @@ def test_buffers_beside_the_file(tiny_model, tmp_path):
         path.write_text(json.dumps(root))
         with pytest.raises(ValueError, match="names a file outside its folder"):
             read_gltf(path)
+    root["buffers"][0]["uri"] = "a.bin"
     with pytest.raises(ValueError, match=r"file 'a\.bin' is missing"):
-        root["buffers"][0]["uri"] = "a.bin"
         read(root)
 
 
