@@ -153,7 +153,7 @@ def _convert_one(
 
 def _made(
     model: SplatModel, writer: models.Format, wanted: Wanted, progress: Progress
-) -> tuple[dict[str, bytes] | Iterator[bytes], dict[str, Any], int]:
+) -> tuple[dict[str, bytes] | Iterator[bytes] | list[bytes], dict[str, Any], int]:
     """A file in pieces or a folder's files, what optimising says of it, and its Gaussians."""
     if wanted.aim is None:
         made = models.encoded(model, writer, frame=wanted.frame, **wanted.options)
@@ -163,7 +163,7 @@ def _made(
     return best.made, best.report, best.count
 
 
-def _stored(made: dict[str, bytes] | Iterator[bytes], output: str) -> int:
+def _stored(made: dict[str, bytes] | Iterator[bytes] | list[bytes], output: str) -> int:
     """Write a file, or a folder's files, or to stdout; the bytes written."""
     if isinstance(made, dict) and not remote.is_url(output):
         names = [file.name for file in models.outputs(output)]

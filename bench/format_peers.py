@@ -163,7 +163,7 @@ def open3d() -> Peer:
         n = len(point["positions"])
         rest = point.get("f_rest", torch.zeros(n, 0, 3))
         return SplatModel(
-            means=point["positions"], quats=point["rot"], scales=point["scale"].log(),  # Linear there.
+            means=point["positions"], quats=point["rot"], scales=point["scale"].log(),
             opacities=point["opacity"].reshape(n), sh0=point["f_dc"].reshape(n, 1, 3),
             shN=rest.reshape(n, -1, 3),
         )  # fmt: skip

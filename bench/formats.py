@@ -6,7 +6,7 @@ which 200,000 Gaussians of degree 3 become a SOG, plain and optimised, against p
 equal bytes; the time and memory of reading a million from PLY.
 Writes bench/results/formats.json. Other people's tools: bench/format_peers.py.
 
-    python bench/formats.py [--only pairs sog ply]
+    python bench/formats.py [--only pairs sog large ply]
 """
 
 from __future__ import annotations
@@ -26,8 +26,16 @@ from format_steps import domain, order_of, steps
 from record import DATA, RESULTS, machine, write
 
 from fieldpress import models
+from fieldpress.gaussians import sog_write
+from fieldpress.gaussians.compress import scene_views
 from fieldpress.gaussians.limits import within
 from fieldpress.gaussians.model import SplatModel
+from fieldpress.gaussians.optimise import Aim, optimised
+from fieldpress.gaussians.sanitize import sanitize
+from fieldpress.gaussians.spz import write_spz
+from fieldpress.gaussians.turn import joined, moved
+from fieldpress.quant import palette
+from fieldpress.scenes.evaluate import evaluate
 
 KINDS = (
     *("ply", "safetensors", "glb", "splat", "ksplat 0", "ksplat 1", "ksplat 2"),
@@ -104,6 +112,79 @@ def pairs() -> list[dict]:
     return rows
 
 
+# SOG and SPZ by what views show
+
+FLOAT_BORN = {"fox": "fox-trained/point_cloud.ply", "snowmiku": "snowmiku-trained/point_cloud.ply"}
+LARGE = (*FLOAT_BORN.values(), "skull/skull.sog")
+LLOYD = 10  # splat-transform's iterations
+
+
+def plain_kmeans(rows: torch.Tensor, size: int, **_: object) -> tuple[torch.Tensor, None]:
+    """A palette as others fit it: a random start, Lloyd's iterations, every vector alike."""
+    entries = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:size]]
+    ones = torch.ones(len(rows))
+    for _ in range(LLOYD):
+        entries = palette._moved(rows, ones, entries, palette.nearest(rows, entries))
+    return entries, None
+
+
+def optimised_rows() -> list[dict]:
+    """Plain k-means, our plain writing and the optimised one, on held-out views."""
+    rows = []
+    for name, source in FLOAT_BORN.items():
+        model, _ = sanitize(models.load(DATA / "gaussians" / source))
+        _, holdout = scene_views(model, 0)
+        pictures = model.render(holdout)
+        for what, make in {
+            "sog, plain k-means": lambda model=model: sog_by_kmeans(model),
+            "sog": lambda model=model: sog_write.sog_bundle(model),
+            "sog, optimised": lambda model=model: best(model, "sog", None),
+            "sog, optimised, half": lambda model=model: best(model, "sog", rows[-1]["bytes"] // 2),
+            "spz 3": lambda model=model: write_spz(model),
+            "spz 3, optimised": lambda model=model: best(model, "spz", None),
+        }.items():
+            start = time.perf_counter()
+            data = make()
+            seconds = time.perf_counter() - start
+            decoded = models.load_bytes(data, "file")
+            psnr = evaluate(decoded.renderer(), holdout, reference=pictures).psnr_self
+            rows.append({"scene": name, "what": what, "bytes": len(data), "psnr_self": psnr,
+                         "count": len(decoded), "seconds": seconds})  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
+
+
+def best(model: SplatModel, kind: str, target: int | None) -> bytes:
+    made = optimised(model, kind, Aim(target), None, lambda stage, done: None).made
+    assert isinstance(made, list)
+    return b"".join(made)
+
+
+def sog_by_kmeans(model: SplatModel) -> bytes:
+    before, sog_write.fit_palette = sog_write.fit_palette, plain_kmeans
+    try:
+        return sog_write.sog_bundle(model)
+    finally:
+        sog_write.fit_palette = before
+
+
+def large_row(count: int = 200_000) -> dict:
+    """Seconds to write a SOG of so many Gaussians of degree 3, of real scenes side by side."""
+    parts = []
+    for index, source in enumerate(LARGE):
+        part = models.load(DATA / "gaussians" / source)
+        shift = np.array([100.0 * index, 0, 0])
+        parts.append(moved(part, np.eye(3), shift))
+    model, _ = sanitize(joined(parts, {})[:count])
+    found: dict = {"count": len(model), "threads": torch.get_num_threads()}
+    for what in ("plain", "optimised"):
+        start = time.perf_counter()
+        data = best(model, "sog", None) if what == "optimised" else sog_write.sog_bundle(model)
+        found[what] = {"seconds": time.perf_counter() - start, "bytes": len(data)}
+        print(count, what, found[what], flush=True)
+    return found
+
+
 # A million Gaussians from PLY
 
 READ = """
@@ -150,17 +231,18 @@ def read_ply(count: int = 1_000_000, rounds: int = 5) -> dict:
     return found
 
 
+JOBS = {"pairs": pairs, "sog": optimised_rows, "large": large_row, "ply": read_ply}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=["pairs", "sog", "ply"])
+    parser.add_argument("--only", nargs="*", default=["pairs", "sog", "large", "ply"])
     arguments = parser.parse_args()
     last = RESULTS / "formats.json"
     result = json.loads(last.read_text()) if last.exists() else {}
-    result = {key: value for key, value in result.items() if key in ("pairs", "sog", "ply")}
-    jobs = {"pairs": pairs, "ply": read_ply}
+    result = {key: value for key, value in result.items() if key in JOBS}
     for name in arguments.only:
-        if name in jobs:
-            result[name] = {"commit": machine()["commit"], "rows": jobs[name]()}
+        result[name] = {"commit": machine()["commit"], "rows": JOBS[name]()}
     print("wrote", write("formats", result))
 
 
