@@ -165,6 +165,8 @@ def _recognised(head: bytes, name: str, kind: str | None) -> Format:
 def _read(found: Format, source: Path | bytes, name: str, frame: str | None) -> Any:
     """Call a format's reader, its axes as `frame` says."""
     reader = _imported(found.reader)
+    if found.suffix == SOG_META and isinstance(source, bytes):
+        reader = _far_folder
     if frame is None:
         return reader(source, name=name)
     if "frame" in found.options:  # Its files may say their own, which is not to count then.
@@ -172,6 +174,16 @@ def _read(found: Format, source: Path | bytes, name: str, frame: str | None) -> 
     from .gaussians.unpack import flip_axes, frame_signs
 
     return flip_axes(reader(source, name=name), frame_signs(frame, found.frame))
+
+
+def _far_folder(meta: bytes, *, name: str) -> Any:
+    """Read a SOG folder by the URL of its meta.json."""
+    from .gaussians.sog import read_sog_files
+
+    if not remote.is_url(name):
+        raise ValueError(f"{name}: a meta.json names other files: expected a path or a URL of it")
+    folder = name.rpartition("/")[0]
+    return read_sog_files(meta, lambda entry: remote.read(f"{folder}/{entry}"), name)
 
 
 def save(model: Any, path: str | Path, **options: Any) -> int:

@@ -99,7 +99,8 @@ class Document:
             )
         values = np.ndarray((got, width), dtype, data, start, (stride, dtype.itemsize))
         scale = np.iinfo(dtype).max if accessor.get("normalized") and dtype.kind in "iu" else 1
-        found = values.astype(np.float32) / np.float32(scale)
+        with np.errstate(invalid="ignore"):  # A signalling NaN is one.
+            found = values.astype(np.float32) / np.float32(scale)
         return np.maximum(found, -1) if scale != 1 else found
 
     def _stride(self, view: int, least: int) -> int:

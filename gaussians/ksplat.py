@@ -140,7 +140,7 @@ def _decode(data: bytes, section: Section, low: float, high: float, file: str) -
         if section.level == 2:
             rest = rest / 255 * np.float32(high - low) + np.float32(low)
         quats = rows["quats"].astype(np.float32)
-    quats[~quats.any(1)] = (1, 0, 0, 0)
+        quats[~quats.any(1)] = (1, 0, 0, 0)
     colors = (rows["rgba"][:, :3] / np.float32(255) - np.float32(0.5)) / np.float32(SH_C0)
     return SplatModel(
         means=torch.from_numpy(np.ascontiguousarray(means.astype(np.float32))),

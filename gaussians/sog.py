@@ -87,12 +87,32 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def read_sog_files(meta: bytes, fetch: Fetch, name: str) -> SplatModel:
+    """Read the meta.json of a folder whose other files `fetch` gets by their names.
+
+    For folders that are not on a disk; of levels of detail, each has a meta.json of its own.
+    """
+
+    def within(entry: str) -> bytes:
+        _check_inside(entry, name)
+        return fetch(entry)
+
+    found = _parse_json(meta, name)
+    if "lodLevels" in found:
+        raise ValueError(f"{name}: expected the meta.json of one level, got a list of levels")
+    return _decode(found, within, name)
+
+
+def _check_inside(entry: str, file: str) -> PurePosixPath:
+    relative = PurePosixPath(entry)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in entry or "\0" in entry:
+        raise ValueError(f"{file}: SOG names a file outside its folder: {entry!r:.80}")
+    return relative
+
+
 def _read_loose(folder: Path, file: str) -> Fetch:
     def fetch(entry: str) -> bytes:
-        relative = PurePosixPath(entry)
-        if relative.is_absolute() or ".." in relative.parts or "\\" in entry or "\0" in entry:
-            raise ValueError(f"{file}: SOG names a file outside its folder: {entry!r:.80}")
-        path = folder / relative
+        path = folder / _check_inside(entry, file)
         if not path.is_file():
             raise ValueError(f"{file}: SOG file {entry!r:.80} is missing")
         return path.read_bytes()
