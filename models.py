@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -164,7 +164,7 @@ def _recognised(head: bytes, name: str, kind: str | None) -> Format:
 
 def _read(found: Format, source: Path | bytes, name: str, frame: str | None) -> Any:
     """Call a format's reader, its axes as `frame` says."""
-    reader = _imported(found.reader)
+    reader: Callable[..., Any] = _imported(found.reader)
     if found.suffix == SOG_META and isinstance(source, bytes):
         reader = _far_folder
     if frame is None:
