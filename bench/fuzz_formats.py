@@ -37,7 +37,7 @@ from fieldpress.gaussians.limits import within
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.sog import read_sog
 
-SECONDS = 20  # for one read
+SECONDS = 20  # of the processor, for one read: the machine's other work does not count
 GAUSSIANS = 40
 Mutate = Callable[[bytes, random.Random], bytes]
 
@@ -156,7 +156,7 @@ def seeds() -> dict[str, tuple[str, list[bytes], list[Mutate]]]:
 
 def tried(read: Callable[[], Any]) -> str:
     """What came of a file: read, refused, or how it failed."""
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         read()
     except ValueError as error:
@@ -164,7 +164,7 @@ def tried(read: Callable[[], Any]) -> str:
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     return "read"
 
 
@@ -177,9 +177,9 @@ def fuzz(name: str, files: list[bytes], mutations: list[Mutate], count: int, see
             data = mutations[number // len(files) % len(mutations)](data, rng)
         except (ValueError, TypeError, IndexError, OverflowError):
             continue  # Nothing can be written that says so.
-        began = time.perf_counter()
+        began = time.process_time()
         what = tried(lambda data=data: models.load_bytes(data, name))
-        worst = max(worst, time.perf_counter() - began)
+        worst = max(worst, time.process_time() - began)
         if what not in ("read", "refused"):
             failures.append({"number": number, "what": what[:300]})
             what = "failed"
@@ -259,7 +259,7 @@ def main() -> None:
             models.load_bytes(data, name)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
-    signal.signal(signal.SIGALRM, hang)
+    signal.signal(signal.SIGVTALRM, hang)
     for kind in arguments.only or known:
         found = fuzz(*known[kind], arguments.count, arguments.seed)
         rows[kind] = found | {"commit": machine()["commit"]}
