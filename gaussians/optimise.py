@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from ..scenes.cameras import Cameras, Scene
-from ..scenes.evaluate import evaluate
+from ..scenes.metrics import psnr
 from .compress import scene_views
 from .importance import Importance, importance, reference, to_classes
 from .model import SplatModel
@@ -135,10 +136,11 @@ class _Bench:
         self._measured: Measured | None = None
 
     def psnr(self, decoded: SplatModel) -> float:
+        """The mean over held-out views, as `scenes.evaluate` has it."""
         if self._pictures is None:
             self._pictures = self.model.render(self.holdout)
-        found = evaluate(decoded.renderer(), self.holdout, reference=self._pictures).psnr_self
-        return float(found or 0.0)
+        pairs = zip(decoded.render(self.holdout), self._pictures, strict=True)
+        return fmean(float(psnr(image, picture)) for image, picture in pairs)
 
     def whole(self) -> Trial:
         """All Gaussians, at the size of plain writing or a little less."""
@@ -158,11 +160,11 @@ class _Bench:
             if share < 1:
                 model = self._reduced(int(share * len(self.model)))
             found = self._finest(model, importance(model, self.views), target)
-            psnr = 0.0 if found is None else self.psnr(found.decoded)
-            if best is not None and psnr <= best_psnr:
+            quality = 0.0 if found is None else self.psnr(found.decoded)
+            if best is not None and quality <= best_psnr:
                 break
             if found is not None:
-                best, best_psnr = found, psnr
+                best, best_psnr = found, quality
         if best is None:
             raise ValueError(
                 f"optimize: {len(self.model)} Gaussians do not go into {target} bytes so"

@@ -6,6 +6,7 @@ import io
 import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +157,8 @@ def _gather(header: PlyHeader, rows: np.ndarray, n_rest: int, file: object) -> S
 
 def _copy(rows: np.ndarray, names: Sequence[str], out: np.ndarray) -> None:
     """Copy columns to out [rows, names]: at once, where they lie side by side and are alike."""
-    fields = [(rows.dtype.fields or {})[name] for name in names]
+    table: Any = rows.dtype.fields
+    fields = [table[name] for name in names]
     code, first = fields[0][:2]
     size = code.itemsize
     if all((kind, at) == (code, first + i * size) for i, (kind, at, *_) in enumerate(fields)):

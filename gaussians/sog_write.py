@@ -40,6 +40,7 @@ MEAN_STEPS = (1 << 16) - 1
 # log-scales, DC (0.28 of it is colour), the other coefficients.
 TOLERANCE = {"scales": 0.02, "sh0": 0.008, "shN": 0.002}
 LEVELS = 256
+SAMPLE = 1 << 14  # Gaussians that tell how much each palette entry matters.
 LEAST_WEIGHT, LEAST_MOMENT = 1e-4, 1e-3  # Of what views do not show, times the mean.
 # Exact: colours count where alpha is 0. More effort than this takes 100 times as long for nothing.
 WEBP = {"lossless": True, "exact": True, "quality": 75, "method": 4}
@@ -211,14 +212,14 @@ def _seen_rest(
 
     rows, heavy = compared(rest), torch.from_numpy(weight)
     palette, labels = fit_palette(rows, size, weights=heavy, iterations=iterations, seed=seed)
-    exact = labels is not None
-    labels = nearest(rows, palette) if labels is None else labels
-    mass = np.bincount(labels.numpy(), weights=weight, minlength=len(palette)).astype(np.float64)
+    some = slice(None, None, max(1, len(rows) // SAMPLE))
+    near = nearest(rows[some], palette) if labels is None else labels[some]
+    mass = np.bincount(near.numpy(), weights=weight[some], minlength=len(palette)) + LEAST_WEIGHT
     entries = np.einsum("njc,jk->nkc", palette.numpy().reshape(-1, k, 3), np.linalg.inv(root))
     flat = entries.reshape(-1, 3 * k).astype(np.float32)
     levels = even_levels(flat, mass[:, None], count)
     codes = level_indices(flat, levels)
-    if not exact:
+    if labels is None:
         labels = nearest(rows, compared(levels[codes].reshape(-1, k, 3)))
     return _labelled(codes, labels, levels, k)
 
