@@ -42,10 +42,10 @@ KINDS = (
     *("spz 2", "spz 3", "spz 4", "compressed.ply", "sog"),
 )
 SCENES = {
-    "leica, degree 3, float": ("leica-sofort/leica-sofort-top8192.ply", None),
-    "fox, degree 3, float, every 4th": ("fox-trained/point_cloud.ply", 4),
-    "playbot, degree 2, SOG, every 40th": ("playbot/0_0/meta.json", 40),
-    "guitar, degree 0, compressed PLY, every 8th": ("guitar/guitar.compressed.ply", 8),
+    "leica, degree 3, float, every 4th": ("leica-sofort/leica-sofort-top8192.ply", 4),
+    "fox, degree 3, float, every 20th": ("fox-trained/point_cloud.ply", 20),
+    "playbot, degree 2, SOG, every 200th": ("playbot/0_0/meta.json", 200),
+    "guitar, degree 0, compressed PLY, every 40th": ("guitar/guitar.compressed.ply", 40),
 }
 
 
