@@ -43,6 +43,8 @@ def domain(kind: str, model: SplatModel) -> Values:
     values["opacities"] = 1 / (1 + np.exp(-values["opacities"]))
     norm = np.linalg.norm(values["quats"], axis=1, keepdims=True)
     values["quats"] = values["quats"] / np.where(norm > 0, norm, 1)
+    if kind in ("ksplat 1", "ksplat 2"):  # float16, which has an even spacing near 0.
+        values["scales"] = np.exp(values["scales"])
     if kind == "sog":
         values["means"] = np.sign(values["means"]) * np.log1p(np.abs(values["means"]))
     return values
@@ -77,11 +79,10 @@ def _ksplat0(kind: str, given: SplatModel, decoded: SplatModel) -> dict[str, NDA
 def _ksplat(kind: str, given: SplatModel, decoded: SplatModel) -> dict[str, NDArray | float]:
     block = ksplat._Buckets.of(given.means.numpy()).block
     rest = np.abs(domain(kind, given)["shN"])
-    # float16: relative, but for numbers below 2^-14, which have a fixed spacing.
     linear = given.scales.double().exp().numpy()
     return _ksplat0(kind, given, decoded) | {
         "means": 0.5 * block / ksplat.STEPS + FLOAT32 * 10,
-        "scales": FLOAT16 * np.maximum(1, 2.0**-14 / linear),
+        "scales": FLOAT16 * np.maximum(linear, 2.0**-14),
         "quats": 2 * FLOAT16,  # The norm of rounded components is not 1: one more.
         "shN": FLOAT16 * np.maximum(rest, 2.0**-14)
         if kind == "ksplat 1"

@@ -20,7 +20,7 @@ BY_MASS = (0.05, 0.2)  # Shares of the levels that follow the mass of values, th
 MASS_CELLS = 8192
 LLOYD_STEPS = 50
 EVEN = 0.2  # Share of levels that lie evenly, whatever the weights.
-RANGE_STEP, RANGE_STEPS = 0.85, 24
+RANGE_STEP, RANGE_STEPS = 0.85, 64
 
 
 def fit_palette(
@@ -38,7 +38,7 @@ def fit_palette(
     vectors themselves (a random sample, where there are more than twice `size`), the nearest ones
     merged until `size` are left: with few vectors an entry that beats Lloyd's iterations from a
     random start many times over. `iterations` of Lloyd's follow. With `weights` [M], above 0,
-    errors count that much, the vectors that begin are those of most weight, and what merges is what
+    errors count that much, the vectors that begin are drawn by weight, and what merges is what
     costs least (Ward 1963).
 
     Distances are float32 and need a few MB at a time. A function of the arguments and the seed (on
@@ -64,8 +64,8 @@ def fit_palette(
         palette = _merged(start, torch.ones(len(start)), size)
     else:
         weights = _mass(len(first), inverse, weights.detach().float())
-        most_heavy = weights.argsort(descending=True, stable=True)[: POOL * size].sort().values
-        palette = _merged(rows[most_heavy], weights[most_heavy], size)
+        drawn = _drawn(weights, POOL * size, seed)
+        palette = _merged(rows[drawn], weights[drawn], size)
     for _ in range(iterations):
         palette = _moved(rows, weights, palette, nearest(rows, palette))
     return palette * scale, None
@@ -198,6 +198,15 @@ def _sample(x: Tensor, count: int, seed: int) -> Tensor:
         return x
     rng = torch.Generator().manual_seed(seed)
     return x[torch.randperm(len(x), generator=rng)[:count].sort().values]
+
+
+def _drawn(weights: Tensor, count: int, seed: int) -> Tensor:
+    """[<= count] rows, ascending, drawn by weight without return (Efraimidis & Spirakis 2006)."""
+    if len(weights) <= count:
+        return torch.arange(len(weights))
+    rng = torch.Generator().manual_seed(seed)
+    keys = torch.rand(len(weights), generator=rng, dtype=torch.float64).log() / weights.double()
+    return keys.topk(count).indices.sort().values
 
 
 def _merged(x: Tensor, weights: Tensor, size: int) -> Tensor:
