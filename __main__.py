@@ -21,6 +21,10 @@ one file is meant. Exit codes: 0 success, 1 failure, 2 misuse, 130 interrupted."
 Input = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
 Scene = Annotated[str | None, tyro.conf.arg(metavar="DIR")]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
+Kind = Annotated[str | None, tyro.conf.arg(metavar="FORMAT")]
+Frame = Annotated[
+    Literal["rdf", "rub", "luf", "ruf", "ldb", "rdb", "lub", "ldf"] | None, tyro.conf.arg()
+]
 
 
 def _output(metavar: str) -> Any:
@@ -145,60 +149,95 @@ def fit() -> None:
 def decompress(
     source: Input,
     output: Annotated[str, _output("OUT")],
+    to: Kind = None,
+    frame: Frame = None,
     overwrite: bool = False,
     json_: Json = False,
-) -> None:
+) -> int:
     """Write a .fpz file in an open format, by the extension of the output.
 
     Args:
-        source: The .fpz file, or - for stdin.
-        output: The .ply, .compressed.ply, .spz or .sog file, or the meta.json of a SOG folder, to
-            write; or - for a PLY on stdout.
+        source: The .fpz file, or - for stdin; or a pattern as of convert.
+        output: The file to write, in any format of convert; or - for a PLY on stdout.
+        to: The format, where the output's name does not say it.
+        frame: The axes to write, where not the format's usual ones.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
-    from . import press
+    from .converting import Wanted
 
-    _convert(source, output, overwrite, json_, press.read_compressed)
+    wanted = Wanted(output_format=to, frame=frame, compressed_only=True)
+    return _convert(source, output, wanted, overwrite, json_)
 
 
 def convert(
     source: Input,
     output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    from_: Annotated[Kind, tyro.conf.arg(name="from")] = None,
+    to: Kind = None,
+    input_frame: Frame = None,
+    frame: Frame = None,
+    spz_version: Literal[2, 3, 4] | None = None,
+    sh_bits: Annotated[int | None, tyro.conf.arg(metavar="BITS")] = None,
+    ksplat_level: Literal[0, 1, 2] | None = None,
+    palette: Annotated[int | None, tyro.conf.arg(metavar="ENTRIES")] = None,
+    optimize: bool = False,
+    target_mb: Annotated[float | None, tyro.conf.arg(metavar="MB")] = None,
+    scene: Scene = None,
+    seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
-) -> None:
+) -> int:
     """Write any scene file in another format; `compress` is the verb that makes .fpz.
 
+    Formats go by the names of files: .ply, .compressed.ply, .spz, .sog, .splat, .ksplat, .glb,
+    .gltf, .safetensors, and meta.json for a folder of SOG's textures. What a format cannot hold is
+    clamped or left out, and reported.
+
     Args:
-        source: The scene: .ply, .spz, .sog, .fpz, a folder of one, or - for stdin.
-        output: The .ply, .compressed.ply, .spz or .sog file, or the meta.json of a SOG folder, to
-            write; or - for a PLY on stdout.
+        source: The scene: a file, a folder of one, a URL, or - for stdin. A pattern in quotes
+            ('*.ply') stands for all that match it; OUT then has {stem} in it, or {parent}.
+        output: The file or URL to write, or - for stdout: a PLY unless --to says otherwise.
+        from_: The input's format, where neither its content nor its name says it.
+        to: The output's format, where its name does not say it.
+        input_frame: The axes that the input is in, such as rub: right, up, back.
+        frame: The axes to write: rub for SPZ, luf for glTF, rdf for others, unless given.
+        spz_version: Of SPZ; version 3 is what most viewers read.
+        sh_bits: Of SPZ's colours of degree 1, 1 to 8; those above get one less.
+        ksplat_level: 0 keeps floats, 1 has 16 bits, 2 has 8 for colours.
+        palette: Entries of SOG's colour palette, at most.
+        optimize: Make a better SOG or SPZ of no more bytes, by what views of the scene show.
+        target_mb: The size for --optimize, in MB of 10^6 bytes, instead of that of plain writing.
+        scene: Posed photographs whose views --optimize is to use.
+        seed: Of every random choice; the same seed gives the same file.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
-    from . import press
+    from .converting import Wanted
+    from .gaussians.optimise import Aim
 
-    _convert(source, output, overwrite, json_, press.read_source)
+    if target_mb is not None and not (optimize and 1e-6 <= target_mb <= 1e9):
+        raise Misuse("--target-mb: expected 0.000001 to 1e9, and --optimize with it")
+    given = {
+        "version": spz_version, "sh_bits": sh_bits, "level": ksplat_level, "palette": palette,
+    }  # fmt: skip
+    options = {key: value for key, value in given.items() if value is not None}
+    if optimize and (options or frame):
+        raise Misuse("--optimize: chooses the writer's options itself, and keeps usual axes")
+    target = None if target_mb is None else int(1e6 * target_mb)
+    aim = Aim(target, seed) if optimize else None
+    wanted = Wanted(from_, to, input_frame, frame, options, aim, scene)
+    return _convert(source, output, wanted, overwrite, json_)
 
 
-def _convert(
-    source: str, output: str, overwrite: bool, json_: bool, read: Callable[[str], Any]
-) -> None:
-    from . import models, press
+def _convert(source: str, output: str, wanted: Any, overwrite: bool, json_: bool) -> int:
+    from . import converting
 
     _need_room(output, json_)
-    if output.lower().endswith(".fpz"):
-        raise Misuse(f"{output}: fieldpress compress is the verb that writes .fpz")
-    files = models.outputs(output)
-    if len(files) > 1 and not files[0].parent.exists():
-        check_output(str(files[0].parent), overwrite=overwrite, folder=True)
-    else:
-        for file in files:
-            check_output(str(file), overwrite=overwrite)
-    with console.quiet_stdout() as out:
-        report = press.convert_file(read, source, output)
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = converting.convert(source, output, wanted, overwrite=overwrite, progress=progress)
     _finish(report, json_, out if output != "-" else sys.stderr)
+    return console.FAILURE if report.get("failed") else 0
 
 
 def render(
@@ -341,7 +380,7 @@ def demo(
     _finish({"output": output, **report}, json_, out)
 
 
-VERBS: dict[str, Callable[..., None]] = {
+VERBS: dict[str, Callable[..., int | None]] = {
     "compress": compress,
     "decompress": decompress,
     "convert": convert,
@@ -354,7 +393,7 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
-FITS: dict[str, Callable[..., None]] = {"gaussians": fit_gaussians}  # fieldpress fit KIND
+FITS: dict[str, Callable[..., int | None]] = {"gaussians": fit_gaussians}  # fieldpress fit KIND
 
 
 def _need_room(output: str, json_: bool) -> None:
@@ -383,8 +422,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     fits = args[:1] == ["fit"] and len(args) > 1
 
-    def verb() -> None:
-        tyro.extras.subcommand_cli_from_dict(
+    def verb() -> int | None:
+        return tyro.extras.subcommand_cli_from_dict(
             FITS if fits else VERBS,
             prog="fieldpress fit" if fits else "fieldpress",
             description=DESCRIPTION,

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from . import models
 from .gaussians.compress import CompressSettings, compress
-from .gaussians.lightgaussian import truncated
 from .gaussians.memory import be_frugal
-from .gaussians.model import SplatModel
+from .gaussians.model import SplatModel, truncated
 from .gaussians.posthoc import (
     PosthocSettings,
     lightgaussian_posthoc,
     seen_weight,
-    spz_bytes,
     without_least,
 )
 from .gaussians.sanitize import sanitize
+from .gaussians.spz import write_spz
 from .gaussians.vectree import VecTreeSettings
 from .manifest import KNOBS, SceneEntry, Settings
 from .press import read_source, split_views
@@ -159,7 +158,7 @@ def _spz(stage: Stage, settings: Settings, path: Path) -> float:
         return _interchange(stage, settings, path)
     left, seconds = stage.without_least(settings["prune"])
     left = truncated(left, int(settings["sh_degree"]))
-    models.write_atomic(path, [spz_bytes(left, int(settings["sh_bits"]))])
+    models.write_atomic(path, [write_spz(left, sh_bits=int(settings["sh_bits"]))])
     return seconds
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, models
+from . import __version__, models, remote
 from .console import Progress, say, sink
 from .gaussians.codec import decode
 from .gaussians.compress import (
@@ -54,15 +54,18 @@ class Source:
     data: bytes | None = None
 
 
-def read_source(path: str) -> Source:
-    """Read any scene file, folder or stdin ("-"). Raises ValueError or OSError."""
-    if path != "-" and not _is_compressed(Path(path)):
-        model = models.load(path)
+def read_source(path: str, *, frame: str | None = None, kind: str | None = None) -> Source:
+    """Read any scene file, folder, URL or stdin ("-"). Raises ValueError or OSError.
+
+    `frame` and `kind` as of `models.load`.
+    """
+    if path != "-" and not remote.is_url(path) and not _is_compressed(Path(path)):
+        model = models.load(path, frame=frame, kind=kind)
         return Source(model, _size_on_disk(Path(path), model))
     data = models.read_bytes(path)
     if data.startswith(container.MAGIC):
         return Source(decode(data, name=_name(path)), len(data), data)
-    return Source(models.load_bytes(data, _name(path)), len(data))
+    return Source(models.load_bytes(data, _name(path), frame, kind), len(data))
 
 
 def read_compressed(path: str) -> Source:
@@ -149,7 +152,7 @@ def compress_file(
     photos = None if scene is None else read_scene(scene, downscale=downscale)
     given = _Input.read(source, photos, recipe.settings.seed)
     with sink(output) as write:
-        with _naming(source):
+        with naming(source):
             pressed = _press(given, recipe, photos, progress.part(0, ENCODE_SHARE))
         data, found = write(pressed.file.data), pressed.file.report
         start = time.perf_counter()
@@ -242,7 +245,7 @@ def _sanitised(
 
 
 @contextmanager
-def _naming(source: str) -> Iterator[None]:
+def naming(source: str) -> Iterator[None]:
     """Put the file's name before what is wrong with it."""
     try:
         yield
@@ -291,30 +294,6 @@ def _measure(
 
 def _without_views(report: Report) -> dict[str, Any]:
     return {key: value for key, value in report.to_json().items() if key != "per_view"}
-
-
-def convert_file(read: Callable[[str], Source], source: str, output: str) -> dict[str, Any]:
-    """Read with `read` and write `output` by its extension, or a PLY to stdout."""
-    start = time.perf_counter()
-    given = read(source)
-    if output == "-":
-        from .gaussians.ply import ply_blocks
-
-        with sink(output) as write:
-            output_bytes = len(write(b"".join(ply_blocks(given.model))))
-    else:
-        output_bytes = models.save(given.model, output)
-    return {
-        "input": source,
-        "output": output,
-        "input_bytes": given.input_bytes,
-        "output_bytes": output_bytes,
-        "count_in": len(given.model),
-        "count_out": len(given.model),
-        "sh_degree": given.model.sh_degree,
-        "seconds": time.perf_counter() - start,
-        "version": __version__,
-    }
 
 
 def evaluate_file(

@@ -137,3 +137,11 @@ class SplatModel:
     def render(self, cameras: Cameras, options: RasterOptions | None = None) -> Tensor:
         """[C, H, W, 3] float32 images on a black background."""
         return self.renderer(options)(cameras)
+
+
+def truncated(model: SplatModel, sh_degree: int) -> SplatModel:
+    """The same without the colour coefficients above a degree."""
+    if sh_degree >= model.sh_degree:
+        return model
+    rest = (sh_degree + 1) ** 2 - 1
+    return replace(model, sh0=model.sh0.clone(), shN=model.shN[:, :rest].clone())
