@@ -305,6 +305,43 @@ def bench(
     _finish(report, json_, out)
 
 
+def view(
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    scene: Scene = None,
+    downscale: float = 1.0,
+    host: str = "127.0.0.1",
+    port: int = 8650,
+    token: str | None = None,
+    json_: Json = False,
+) -> None:
+    """Look at scenes in the browser, two side by side: swipe, error map, live quality. Ctrl-C ends.
+
+    Args:
+        sources: Scene files; the first is what the others are compared with.
+        scene: Posed photographs to jump to and compare with.
+        downscale: Make those photographs this many times smaller, each way.
+        host: Address to listen at; any but this machine's own asks browsers for a token.
+        port: Where to listen; 0 takes a free one.
+        token: The token to ask for; made where one is needed.
+        json_: Print one JSON object with the address on stdout, once the viewer is ready.
+    """
+    from . import viewing
+
+    if not sources:
+        raise Misuse("view: expected scene files, got nothing")
+    if not 0 <= port <= 65535:
+        raise Misuse(f"--port: expected 0 to 65535, got {port}")
+    with console.quiet_stdout() as out:
+        show = viewing.gather(sources, scene, downscale)
+
+        def ready(url: str) -> None:
+            say(f"open {url} in a browser; Ctrl-C ends")
+            if json_:
+                console.print_json({"url": url, "version": __version__}, out)
+
+        viewing.view(show, host=host, port=port, token=token, log=say, ready=ready)
+
+
 def info(source: Input, json_: Json = False) -> None:
     """Say what is in a file: sections, counts, bytes by attribute, provenance.
 
@@ -349,6 +386,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "render": render,
     "eval": evaluate,
     "bench": bench,
+    "view": view,
     "info": info,
     "demo": demo,
 }

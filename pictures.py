@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from torch import Tensor
 from . import __version__
 from .console import whole
 from .scenes.cameras import Cameras
+from .viewer.mp4 import write_mp4
 from .viewer.png import encode_png
 
 FRAMES_PER_SECOND = 30
 FRAME_NAME = "frame_{:05d}.png"
-VIDEO_CODECS = ("libx264", "libopenh264", "mpeg4")  # The first that this build of PyAV has.
 
 Progress = Callable[[str, float], None]
 
@@ -37,7 +36,7 @@ def render_file(model: Any, cameras: Cameras, output: Path, progress: Progress) 
     frames = _frames(model, cameras, progress)
     with whole(output) as new:
         if is_video(output):
-            _write_video(frames, new, output)
+            write_mp4(frames, new, FRAMES_PER_SECOND, str(output))
         else:
             _write_frames(frames, new)
     for stale in output.glob("frame_*.png") if output.is_dir() else ():
@@ -63,23 +62,3 @@ def _write_frames(frames: Iterator[Tensor], folder: Path) -> None:
     folder.mkdir()
     for i, frame in enumerate(frames):
         (folder / FRAME_NAME.format(i)).write_bytes(encode_png(frame))
-
-
-def _write_video(frames: Iterator[Tensor], path: Path, output: Path) -> None:
-    try:
-        import av
-    except ImportError:
-        raise ValueError(f"{output}: mp4 needs PyAV: pip install 'fieldpress[video]'") from None
-    codec = next(name for name in VIDEO_CODECS if name in av.codecs_available)
-    with av.open(str(path), "w") as container:
-        stream: Any = None
-        for frame in frames:
-            frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # For 4:2:0.
-            if stream is None:
-                stream = container.add_stream(codec, rate=Fraction(FRAMES_PER_SECOND))
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": "16"} if codec == "libx264" else {"b": "20000000"}
-            picture = av.VideoFrame.from_ndarray(frame.contiguous().numpy(), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())

@@ -10,16 +10,11 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .heat import ERROR_GAIN, HEAT, heat_map
 from .png import encode_png
 
-ERROR_GAIN = 10  # An error of 1/10 of full brightness is the hottest colour.
-HEAT = (  # Dark to bright, monotone in lightness, safe for colour-blind readers.
-    (0.00, 0.00, 0.02), (0.25, 0.05, 0.40), (0.60, 0.15, 0.42),
-    (0.90, 0.36, 0.22), (0.98, 0.68, 0.10), (0.99, 1.00, 0.70),
-)  # fmt: skip
 TIMES, DASH = "\u00d7", "\u2013"
 ROW, LABEL, BAR = 26, 160, 400  # Pixels of the chart of bytes.
 
@@ -76,16 +71,6 @@ def html_report(
     )
 
 
-def heat_map(image: Tensor, reference: Tensor) -> Tensor:
-    """Error of a picture [H, W, 3] as colours: black for none, pale yellow for 0.1 and more."""
-    error = (image.float() - reference.float()).abs().mean(-1) * ERROR_GAIN
-    place = error.nan_to_num(1.0).clamp(0, 1) * (len(HEAT) - 1)
-    colors = torch.tensor(HEAT)
-    low = place.floor().long().clamp_max(len(HEAT) - 2)
-    share = (place - low)[..., None]
-    return colors[low] * (1 - share) + colors[low + 1] * share
-
-
 def _subtitle(report: Mapping[str, Any]) -> str:
     count_in, count_out = report.get("count_in"), report.get("count_out")
     parts = []
@@ -137,7 +122,7 @@ def _comparison(pictures: Sequence[ViewPictures]) -> str:
             f"{escape(view.name)}</button>"
         )
         stages.append(_stage(i, view))
-    sides = [("compressed", "compressed"), ("error", f"error {TIMES}{ERROR_GAIN}")]
+    sides = [("compressed", "compressed"), ("error", f"error {TIMES}{ERROR_GAIN:g}")]
     if all(view.photo is not None for view in pictures):
         sides.append(("photo", "photograph"))
     buttons = "".join(
