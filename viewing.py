@@ -139,23 +139,30 @@ def gather(
 
 def exhibition(splats: Sequence[Splats], title: str, scene: Scene | None) -> Exhibition:
     """The same of models in memory."""
-    home = orbit_views(splats[0].model, 12)
-    center = _meeting_point(home)
+    home, center, up = _around(splats[0].model)
     radius = float((home.positions[0] - center).norm())
-    down = home.viewmats[:, 1, :3].mean(0)
     photos = None if scene is None else _photos(scene)
     if photos is not None:
-        home = photos.cameras
-        down = home.viewmats[:, 1, :3].mean(0)
+        home, up = photos.cameras, _up(photos.cameras)
     return Exhibition(
         title=title,
         exhibits=tuple(one.exhibit() for one in splats),
         home=home[:1],
         target=_triple(center),
-        up=_triple(-torch.nn.functional.normalize(down, dim=0)),
+        up=_triple(up),
         radius=radius,
         photos=photos,
     )
+
+
+def offline_page(model: SplatModel, title: str) -> str:
+    """One HTML file that shows a model in any browser. Raises ValueError for an empty one."""
+    from .gaussians.web import pack_web
+    from .viewer.splat_page import splat_page
+
+    clean = _clean(model, title)
+    home, center, up = _around(clean)
+    return splat_page(title, *pack_web(clean), home[:1], _triple(center), _triple(up))
 
 
 def view(
@@ -202,7 +209,7 @@ def _photos(scene: Scene) -> Photos | None:
         )
         if images is not None and len(cameras)
     ]
-    splits = [split for split in splits if split[1].shape == (len(split[0]), *splits[0][1].shape[1:])]
+    splits = [split for split in splits if split[1].shape[1:] == splits[0][1].shape[1:]]
     if not splits:
         return None
     first = splits[0][0]
@@ -224,6 +231,17 @@ def _photos(scene: Scene) -> Photos | None:
         return images[i]
 
     return Photos(everything[order], tuple(named[i][0] for i in order), load)
+
+
+def _around(model: SplatModel) -> tuple[Cameras, Tensor, Tensor]:
+    """Cameras on a circle around the core of a model, its centre, and what is up."""
+    home = orbit_views(model, 12)
+    return home, _meeting_point(home), _up(home)
+
+
+def _up(cameras: Cameras) -> Tensor:
+    """[3], the direction that is up in the mean of the pictures."""
+    return -torch.nn.functional.normalize(cameras.viewmats[:, 1, :3].mean(0), dim=0)
 
 
 def _meeting_point(cameras: Cameras) -> Tensor:
