@@ -89,8 +89,8 @@ def save(model: Any, path: str | Path, *, frame: str = "rub") -> int:
     """Write a model by extension, whole or not at all; the bytes written.
 
     .ply is INRIA's layout, .compressed.ply PlayCanvas's; .sog is a bundle, and a path that ends in
-    meta.json a SOG folder, made if its parent is there; .html is a page that shows it offline. `frame` is the axes an SPZ file is written
-    in. Raises ValueError naming the path.
+    meta.json a SOG folder, made if its parent is there; .html is a page that shows it offline.
+    `frame` is the axes an SPZ file is written in. Raises ValueError naming the path.
     """
     path = Path(path)
     try:

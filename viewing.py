@@ -91,9 +91,7 @@ class Splats:
             kept = max(1, math.ceil((1 - values["prune"]) * kept))
             model = self._ranked(cut)[:kept]
         degree = min(int(values.get("sh", 0)), model.sh_degree)
-        options = replace(
-            model.options(), sh_degree=degree, backgrounds=torch.tensor(background)
-        )
+        options = replace(model.options(), sh_degree=degree, backgrounds=torch.tensor(background))
         if values["points"]:
             model = _as_points(model)
             options = replace(
@@ -127,9 +125,7 @@ def rendered(name: str, render: Render, facts: Mapping[str, Any] | None = None) 
     return Exhibit(name, lambda values, background: Shown(render, facts or {}))
 
 
-def gather(
-    sources: Sequence[str], scene: str | None = None, downscale: float = 1.0
-) -> Exhibition:
+def gather(sources: Sequence[str], scene: str | None = None, downscale: float = 1.0) -> Exhibition:
     """All that the viewer shows of these files and photographs. Raises ValueError or OSError."""
     photos = None if scene is None else read_scene(scene, downscale=downscale)
     splats = [Splats(read_source(source), source) for source in sources]

@@ -44,7 +44,9 @@ def pack_web(model: SplatModel) -> tuple[dict[str, Any], bytes]:
         "means": _round(contracted, STEPS["means"]),
         "scales": _round(model.scales.double().numpy().clip(*SCALE_RANGE), STEPS["scales"]),
         "quats": _quaternions(model.quats.double().numpy()),
-        "opacities": _round(model.opacities.double().sigmoid().numpy(), STEPS["opacities"])[:, None],
+        "opacities": _round(model.opacities.double().sigmoid().numpy(), STEPS["opacities"])[
+            :, None
+        ],
         "sh0": _round(model.sh0[:, 0].double().numpy(), STEPS["sh0"]),
         "shN": _round(
             model.shN[:, :bases].double().numpy().reshape(len(means), 3 * bases), STEPS["shN"]

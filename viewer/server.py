@@ -78,7 +78,7 @@ class Server:
             try:
                 server = await serve(
                     self._client, self._host, self._port, process_request=self._answer,
-                    max_size=MAX_MESSAGE, compression=None, server_header=None,
+                    max_size=MAX_MESSAGE, compression=None, server_header=None, close_timeout=2,
                     logger=self._quiet_logger(),
                 )  # fmt: skip
             except OSError as error:
@@ -155,14 +155,21 @@ class Server:
         """What websockets itself has to say of broken clients, a line each instead of a stack."""
         logger = logging.Logger("fieldpress.viewer", logging.ERROR)
 
-        class Line(logging.Handler):
-            def emit(handler, record: logging.LogRecord) -> None:
-                reason = record.exc_info[1] if record.exc_info else None
-                text = f"{record.getMessage()}{f': {reason}' if reason else ''}"
-                self._log(ascii(" ".join(text.split()))[1:-1][:200])
-
-        logger.addHandler(Line())
+        logger.addHandler(_Line(self._log))
         return logger
+
+
+class _Line(logging.Handler):
+    """Hands every record on as one line."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        reason = record.exc_info[1] if record.exc_info else None
+        text = f"{record.getMessage()}{f': {reason}' if reason else ''}"
+        self._log(ascii(" ".join(text.split()))[1:-1][:200])
 
 
 def is_loopback(host: str) -> bool:

@@ -147,6 +147,9 @@ class Session:
     def _photo(self, index: int) -> bytes:
         return encode_jpeg(to_bytes(self._painter.photo(index)), moving=False)
 
+    async def _tell(self, text: str) -> None:
+        await self._send(text)
+
     async def _video(self, wish: WantVideo) -> None:
         """Render an mp4 and send it; other clients get their turns between frames."""
         self._cancelled = False
@@ -163,7 +166,7 @@ class Session:
                     return
                 if i % PROGRESS_EVERY == 0:
                     text = json.dumps({"type": "progress", "done": i / count})
-                    asyncio.run_coroutine_threadsafe(self._send(text), loop).result()
+                    asyncio.run_coroutine_threadsafe(self._tell(text), loop).result()
                 yield ask(view)
 
         def write() -> bytes:

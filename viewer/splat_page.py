@@ -26,7 +26,8 @@ def splat_page(
 
     Args:
         title: of the page.
-        header, payload: as `splats.js` reads them (the planes of gaussians/web.py).
+        header: what `splats.js` must know of the payload (gaussians/web.py).
+        payload: deflated planes.
         home: one camera to begin with.
         target: what it circles, world units.
         up: world direction.
