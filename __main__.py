@@ -153,7 +153,7 @@ def decompress(
     Args:
         source: The .fpz file, or - for stdin.
         output: The .ply, .compressed.ply, .spz or .sog file, or the meta.json of a SOG folder, to
-            write; or - for a PLY on stdout.
+            write; .html for a page that shows the scene offline; or - for a PLY on stdout.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -173,7 +173,7 @@ def convert(
     Args:
         source: The scene: .ply, .spz, .sog, .fpz, a folder of one, or - for stdin.
         output: The .ply, .compressed.ply, .spz or .sog file, or the meta.json of a SOG folder, to
-            write; or - for a PLY on stdout.
+            write; .html for a page that shows the scene offline; or - for a PLY on stdout.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -239,7 +239,7 @@ def evaluate(
     source: Input,
     scene: Scene = None,
     reference: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
-    output: Annotated[str | None, _output("REPORT.json")] = None,
+    output: Annotated[str | None, _output("REPORT.json|.html")] = None,
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -249,20 +249,22 @@ def evaluate(
         source: The scene: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
         scene: Posed photographs (COLMAP, transforms.json, LLFF); the test views are measured.
         reference: The uncompressed scene, to whose render this one's is compared.
-        output: Where to write the report as JSON.
+        output: Where to write the report: as JSON, or as a page if the name ends in .html.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
-    from . import press
+    from . import pictures, press
 
     if output is not None:
         check_output(output, overwrite=overwrite)
     with console.quiet_stdout() as out, Progress() as progress:
-        report = press.evaluate_file(source, scene, reference, progress=progress)
+        found = press.evaluate_file(source, scene, reference, progress=progress)
         if output is not None and output != "-":
+            is_page = output.lower().endswith((".html", ".htm"))
+            text = pictures.report_page(found) if is_page else console.to_json(found.report) + "\n"
             with console.sink(output) as write:
-                write((console.to_json(report) + "\n").encode())
-    _finish(report, json_ or output == "-", out)
+                write(text.encode())
+    _finish(found.report, json_ or output == "-", out)
 
 
 def bench(

@@ -22,7 +22,7 @@ STEPS = {  # Of means in contracted units; of log scales; quaternions; alpha; SH
 SCALE_RANGE = (-20.0, 10.0)  # Of log scales.
 MAX_VALUE = (1 << 23) - 1  # Three bytes, one of them the sign.
 MORTON_BITS = 10  # An axis; enough to bring neighbours together.
-LEVEL = 9  # Of zlib.
+LEVEL = 7  # Of zlib; 9 takes six times as long for half a percent.
 
 Whole = NDArray[np.int64]
 

@@ -21,12 +21,16 @@ ROW, LABEL, BAR = 26, 160, 400  # Pixels of the chart of bytes.
 
 @dataclass(frozen=True)
 class ViewPictures:
-    """One view to be shown: a name, and pictures [H, W, 3] float in [0, 1] of one size."""
+    """One view to be shown: a name, and pictures [H, W, 3] float in [0, 1] of one size.
+
+    `basis` says what the original is, where it is not the uncompressed scene.
+    """
 
     name: str
     original: Tensor
     compressed: Tensor
     photo: Tensor | None = None
+    basis: str = "uncompressed"
 
 
 def html_report(
@@ -132,7 +136,8 @@ def _comparison(pictures: Sequence[ViewPictures]) -> str:
     )
     return (
         "<section id='compare'><h2>Look for yourself</h2>"
-        "<p class='hint'>Drag across the picture. Left: uncompressed. Right: what you choose.</p>"
+        f"<p class='hint'>Drag across the picture. Left: {pictures[0].basis}. "
+        "Right: what you choose.</p>"
         f"<div class='choices' role='group' aria-label='View'>{''.join(choices)}</div>"
         f"<div class='choices' role='group' aria-label='Right side'>{buttons}</div>"
         f"{''.join(stages)}{_heat_legend()}</section>"
@@ -142,7 +147,7 @@ def _comparison(pictures: Sequence[ViewPictures]) -> str:
 def _stage(index: int, view: ViewPictures) -> str:
     height, width = view.original.shape[:2]
     named = {
-        "original": ("uncompressed", view.original),
+        "original": (view.basis, view.original),
         "compressed": ("compressed", view.compressed),
         "error": ("error heat map", heat_map(view.compressed, view.original)),
     }
@@ -157,7 +162,7 @@ def _stage(index: int, view: ViewPictures) -> str:
     hidden = "" if index == 0 else " hidden"
     return (
         f"<div class='stage' data-view='{index}' style='--w:{width}'{hidden}>{pictures}"
-        "<span class='tag left'>uncompressed</span><span class='tag right'>compressed</span>"
+        f"<span class='tag left'>{view.basis}</span><span class='tag right'>compressed</span>"
         "<i class='line'></i><input type='range' min='0' max='100' step='0.1' value='50' "
         f"aria-label='Swipe between the pictures of {escape(view.name)}'></div>"
     )

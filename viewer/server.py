@@ -108,7 +108,7 @@ class Server:
             painting.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
                 await painting
-            if connection.close_code not in (1000, 1001):
+            if connection.close_code not in (None, 1000, 1001):  # None: the server itself ends.
                 self._log(f"a client went away (code {connection.close_code})")
 
     # HTTP

@@ -1,0 +1,199 @@
+"""Splats as exhibits: what the knobs do, where files are cut, the verb; planes for the web."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fieldpress import models, viewing
+from fieldpress.gaussians import codec
+from fieldpress.gaussians.model import SplatModel
+from fieldpress.gaussians.web import STEPS, pack_web
+from fieldpress.press import Source, orbit_views
+from fieldpress.render.splat import RasterOptions
+from fieldpress.scenes.cameras import Scene
+from fieldpress.scenes.metrics import psnr
+from fieldpress.viewer.exhibit import Shown
+
+BLACK = (0.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def coded(shell: Callable[..., SplatModel]) -> viewing.Splats:
+    model = shell()
+    data = codec.encode(model, np.zeros(len(model), np.int32), codec.Steps())
+    return viewing.Splats(Source(codec.decode(data), len(data), data), "shell.fpz")
+
+
+def shown(splats: viewing.Splats, **values: float) -> Shown:
+    defaults = {knob.name: knob.value for knob in splats.exhibit().knobs}
+    return splats.show(defaults | values, BLACK)
+
+
+def test_the_knobs_begin_where_nothing_is_changed(coded):
+    camera = orbit_views(coded.model, 3)[:1]
+    found = shown(coded)
+    assert torch.equal(found.render(camera), coded.model.render(camera))
+    assert found.facts["Gaussians"] == len(coded.model)
+    assert [knob.name for knob in coded.exhibit().knobs] == ["prefix", "prune", "sh", "points"]
+
+
+def test_every_cut_is_a_prefix_that_shows_more(coded):
+    data = coded._data
+    cuts = viewing.cuts(data, "shell")
+    assert cuts[-1].size == len(data)
+    assert [cut.size for cut in cuts] == sorted({cut.size for cut in cuts})
+    camera = orbit_views(coded.model, 3)[:1]
+    whole = coded.model.render(camera)
+    scores = [float(psnr(shown(coded, prefix=i).render(camera), whole)) for i in range(len(cuts))]
+    assert scores == sorted(scores)
+    assert scores[-1] == 100
+    assert shown(coded, prefix=0).facts["bytes"] == cuts[0].size
+
+
+def test_pruning_keeps_what_matters_most(coded):
+    camera = orbit_views(coded.model, 3)[:1]
+    whole = coded.model.render(camera)
+    found = shown(coded, prune=0.3)
+    assert found.facts["Gaussians"] == round(0.7 * len(coded.model))
+    random = coded.model[torch.randperm(len(coded.model))[: round(0.7 * len(coded.model))]]
+    assert float(psnr(found.render(camera), whole)) > float(psnr(random.render(camera), whole)) + 3
+
+
+def test_sh_degree_background_and_points(coded):
+    camera = orbit_views(coded.model, 3)[:1]
+    flat = coded.model.render(camera, RasterOptions(sh_degree=0))
+    assert torch.equal(shown(coded, sh=0).render(camera), flat)
+    defaults = {knob.name: knob.value for knob in coded.exhibit().knobs}
+    white = coded.show(defaults, (1.0, 1.0, 1.0)).render(camera)
+    assert float(white[0, 0, 0].min()) == 1
+    lit = [
+        float((shown(coded, points=p).render(camera).sum(-1) > 0.02).float().mean()) for p in (1, 3)
+    ]
+    assert 0 < lit[0] < lit[1] < 1
+
+
+def test_a_model_without_a_file_of_ours_has_no_prefix(tiny_model):
+    splats = viewing.Splats(Source(tiny_model(sh_degree=0), None), "a.ply")
+    assert [knob.name for knob in splats.exhibit().knobs] == ["prune", "points"]
+    assert shown(splats).facts == {"Gaussians": 200, "SH degree": 0}
+
+
+def test_an_empty_model_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="none of its 0 Gaussians"):
+        viewing.Splats(Source(tiny_model(n=0), None), "a.ply")
+
+
+def test_photographs_come_in_the_order_of_their_names(shell):
+    model = shell()
+    views = orbit_views(model, 4).resized(40, 30)
+    images = torch.arange(4.0)[:, None, None, None].expand(4, 30, 40, 3) / 4
+    scene = Scene(
+        "s", views[[1, 3]], views[[0, 2]], images[[1, 3]], images[[0, 2]],
+        train_names=("b", "d"), test_names=("a", "c"),
+    )  # fmt: skip
+    show = viewing.exhibition([viewing.Splats(Source(model, 1), "m.ply")], "m", scene)
+    assert show.photos is not None
+    assert show.photos.names == ("a (test)", "b", "c (test)", "d")
+    assert [float(show.photos.load(i).mean()) for i in range(4)] == [0, 0.25, 0.5, 0.75]
+    assert torch.equal(show.photos.cameras.viewmats, views.viewmats)
+    no_photos = replace(scene, train_images=None, test_images=None)
+    splats = viewing.Splats(Source(model, 1), "m.ply")
+    assert viewing.exhibition([splats], "m", no_photos).photos is None
+
+
+# The verb
+
+
+def test_view_says_where_it_is_and_ends_on_a_signal(splat_ply, shell):
+    pytest.importorskip("websockets", reason="the viewer's extra is not installed")
+    path = splat_ply(shell())
+    command = [sys.executable, "-m", "fieldpress", "view", str(path), "--port", "0", "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        url = json.loads(run.stdout.readline())["url"]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert b"scene.ply" in answer.read()
+        run.send_signal(signal.SIGINT)
+        errors = run.communicate(timeout=20)[1]
+    assert run.returncode == 0
+    assert "Traceback" not in errors
+
+
+# Planes for the web
+
+
+def unpacked(header: dict[str, Any], data: bytes) -> dict[str, np.ndarray]:
+    """The reader of the page, in numpy: integers by name."""
+    planes = np.frombuffer(zlib.decompress(data), np.uint8).astype(np.int64)
+    count, at, columns = header["count"], 0, {}
+    for name, differences, size in header["planes"]:
+        part = planes[at : at + size * count].reshape(size, count)
+        whole = (part << (8 * np.arange(size)[:, None])).sum(0)
+        values = np.where(whole % 2, -(whole + 1) // 2, whole // 2)
+        columns.setdefault(name, []).append(values.cumsum() if differences else values)
+        at += size * count
+    assert at == len(planes)
+    return {name: np.stack(values, 1) for name, values in columns.items()}
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 7, 200])
+def test_planes_give_back_the_model_to_half_a_step(tiny_model, degree, count):
+    model = tiny_model(n=count, sh_degree=degree)
+    header, data = pack_web(model)
+    found = unpacked(header, data)
+    assert header["sh_degree"] == min(degree, 3)
+    t = found["means"] * STEPS["means"]
+    means = np.sign(t) * np.expm1(np.abs(t)) * header["radius"] + header["center"]
+    order = np.abs(means[:, None] - model.means.numpy()[None]).sum(2).argmin(1)
+    assert sorted(order) == list(range(count))
+    assert np.abs(means - model.means.numpy()[order]).max() < 1e-4
+    assert np.abs(found["sh0"] * STEPS["sh0"] - model.sh0[order, 0].numpy()).max() <= 0.0051
+    scales = found["scales"] * STEPS["scales"]
+    assert np.abs(scales - model.scales[order].numpy()).max() <= 0.0101
+    alphas = found["opacities"][:, 0] * STEPS["opacities"]
+    assert np.abs(alphas - model.opacities[order].sigmoid().numpy()).max() <= 0.002
+    bases = min(degree + 1, 4) ** 2 - 1
+    if bases:
+        rest = found["shN"].reshape(count, bases, 3) * STEPS["shN"]
+        assert np.abs(rest - model.shN[order, :bases].numpy()).max() <= 0.0126
+
+
+def test_planes_of_quaternions_are_the_same_rotations(tiny_model):
+    model = tiny_model(n=50)
+    header, data = pack_web(model)
+    found = unpacked(header, data)["quats"]
+    rest = found[:, 1:] * STEPS["quats"]
+    largest = np.sqrt(1 - (rest**2).sum(1))
+    quats = np.stack(
+        [np.insert(r, k, q) for r, k, q in zip(rest, found[:, 0], largest, strict=True)]
+    )
+    true = torch.nn.functional.normalize(model.quats, dim=1).numpy()
+    assert np.abs(quats @ true.T).max(1).min() > 0.99999
+
+
+def test_a_page_is_whole_and_loads_nothing(shell, tmp_path):
+    path = tmp_path / "a <b>.html"
+    assert models.save(shell(), path) == path.stat().st_size
+    text = path.read_text()
+    assert "a &lt;b&gt;" in text
+    assert "http://" not in text
+    assert "https://" not in text
+    with pytest.raises(ValueError, match="none of its 0 Gaussians"):
+        models.save(shell()[:0], tmp_path / "empty.html")
+    assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["a <b>.html"]
