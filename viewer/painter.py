@@ -65,14 +65,10 @@ class Painter:
 
         While the camera moves only what is seen is rendered: in a swipe each side to the line.
         """
-        start = time.perf_counter()
         camera = self.camera(view, scale)
-        width = camera.width
-        sides = ("left",) if view.mode == "one" and not view.error else ("left", "right")
-        spans = {side: (0, width) for side in sides}
-        if view.moving and view.mode == "swipe":
-            line = min(max(round(view.swipe * width), 8), width - 8)
-            spans = {"left": (0, width if view.error else line), "right": (line, width)}
+        spans = _spans(view, camera.width)
+        facts = {side: self._facts(getattr(view, side), view) for side in spans}
+        start = time.perf_counter()  # Now that all is ready to be rendered.
         pictures = {
             side: self._picture(getattr(view, side), view, camera, span)
             for side, span in spans.items()
@@ -85,13 +81,19 @@ class Painter:
             truth = pictures["left"][:, low : high or None]
             pictures["right"] = heat_map(pictures["right"], truth, view.gain)
         return Frame(
-            width=width,
+            width=camera.width,
             height=camera.height,
-            parts=tuple(Part(s, *spans[s], to_bytes(pictures[s])) for s in sides),
+            parts=tuple(Part(s, *spans[s], to_bytes(pictures[s])) for s in spans),
             psnr=score,
-            facts={side: dict(self._facts(getattr(view, side), view)) for side in sides},
+            facts=facts,
             seconds=time.perf_counter() - start,
         )
+
+    def work(self, view: View) -> tuple[int, float]:
+        """How many renders a view is at full size, and of how many megapixels in all."""
+        camera = self.camera(view)
+        columns = [high - low for low, high in _spans(view, camera.width).values()]
+        return len(columns), sum(columns) * camera.height / 1e6
 
     def composed(self, view: View) -> Tensor:
         """The one picture [H, W, 3] uint8 that the page shows of a resting view."""
@@ -173,6 +175,16 @@ def encode_jpeg(pixels: Tensor, moving: bool) -> bytes:
     image = Image.fromarray(pixels.numpy())
     image.save(out, "jpeg", quality=quality, subsampling=2 if moving else 0)
     return out.getvalue()
+
+
+def _spans(view: View, width: int) -> dict[str, tuple[int, int]]:
+    """The columns of each side that a view needs."""
+    if view.mode == "one" and not view.error:
+        return {"left": (0, width)}
+    if view.moving and view.mode == "swipe":
+        line = min(max(round(view.swipe * width), 8), width - 8)
+        return {"left": (0, width if view.error else line), "right": (line, width)}
+    return {"left": (0, width), "right": (0, width)}
 
 
 def _side(length: float) -> int:

@@ -20,7 +20,8 @@ from .mp4 import write_mp4
 from .painter import Frame, Painter, encode_jpeg, to_bytes
 from .png import encode_png
 
-MOVING_SECONDS = 0.045  # What a frame may take while the camera moves.
+MOVING_SECONDS = 0.06  # What a frame may take while the camera moves.
+WORTHWHILE = 0.25  # Of the time that no smaller picture saves: pixels may always take this much.
 LEAST_SCALE = 0.25
 PROGRESS_EVERY = 5  # Frames of a video.
 
@@ -29,16 +30,30 @@ Send = Callable[[str | bytes], Awaitable[None]]
 
 
 class Scale:
-    """How large pictures may be while the camera moves, learnt from what they took."""
+    """How large pictures may be while the camera moves, learnt from what frames took.
+
+    A frame takes a times its renders and b times its pixels: the first part is work for each
+    Gaussian, which no smaller picture saves. Both are learnt by normalised least mean squares;
+    full frames at rest and small ones in motion tell them apart.
+    """
 
     def __init__(self) -> None:
-        self.value = 0.6
+        self._render, self._pixels = 0.005, 0.05  # Seconds, and seconds a megapixel.
 
-    def learn(self, seconds: float) -> None:
-        """Half the way to the size that would take MOVING_SECONDS, if time goes with pixels."""
-        wanted = self.value * (MOVING_SECONDS / max(seconds, 1e-4)) ** 0.5
-        wanted = min(max(wanted, 0.6 * self.value), 1.25 * self.value)
-        self.value = min(max(0.5 * (self.value + wanted), LEAST_SCALE), 1.0)
+    def learn(self, work: tuple[int, float], seconds: float) -> None:
+        """Take in what a frame of so many renders and megapixels took."""
+        renders, pixels = work
+        error = seconds - self._render * renders - self._pixels * pixels
+        step = 0.6 * error / (renders**2 + pixels**2)
+        self._render = max(self._render + step * renders, 0.0)
+        self._pixels = max(self._pixels + step * pixels, 1e-4)
+
+    def choose(self, work: tuple[int, float]) -> float:
+        """The scale for a frame that at full size is this work."""
+        renders, pixels = work
+        fixed = self._render * renders
+        spare = max(MOVING_SECONDS - fixed, WORTHWHILE * fixed)
+        return min(max((spare / (self._pixels * pixels)) ** 0.5, LEAST_SCALE), 1.0)
 
 
 class Session:
@@ -117,10 +132,10 @@ class Session:
             return await asyncio.get_running_loop().run_in_executor(self._worker, job)
 
     async def _frame(self, view: View) -> None:
-        scale = self._scale.value if view.moving else 1.0
+        work = self._painter.work(view)
+        scale = self._scale.choose(work) if view.moving else 1.0
         frame, images = await self._work(lambda: self._painted(view, scale))
-        if view.moving:
-            self._scale.learn(frame.seconds)
+        self._scale.learn((work[0], work[1] * scale**2), frame.seconds)
         header = {
             "type": "frame",
             "seq": view.seq,
