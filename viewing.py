@@ -39,15 +39,14 @@ class Cut:
 
 def cuts(data: bytes, name: str) -> tuple[Cut, ...]:
     """Where to cut a .fpz file so that each prefix decodes to more than the one before."""
-    found, total, kinds = [], 0, {"dc": "base colours", "ac": "all colours"}
+    found, total, kinds = [], 0, {"dc": "blocks", "ac": "SH of blocks"}
     sizes = container.sizes(data, name=name)
     blocks = 1 + max((int(key.partition("/")[2] or 0) for key in sizes if "/" in key), default=0)
     for key, size in sizes.items():
         total += size
         kind, _, block = key.partition("/")
         if kind in kinds and block.isdecimal():
-            share = f", block {int(block) + 1} of {blocks}" if blocks > 1 else ""
-            found.append(Cut(total, f"{kinds[kind]}{share}"))
+            found.append(Cut(total, f"{kinds[kind]} {int(block) + 1}/{blocks}"))
     if not found or found[-1].size < total:
         found.append(Cut(total, "whole"))
     return (*found[:-1], replace(found[-1], label="whole file"))
@@ -97,15 +96,11 @@ class Splats:
             options = replace(
                 options, eps2d=(0.5 * values["points"]) ** 2, rasterize_mode="classic"
             )
-        facts = {"Gaussians": kept, "SH degree": degree, **self._bytes(cut, kept, model)}
+        size = self._cuts[cut].size if self._cuts else self._size
+        facts = {"Gaussians": kept, "SH degree": degree}
+        if size is not None:
+            facts["bytes"] = size  # Of the file: pruning here does not write one.
         return Shown(model.renderer(options), facts)
-
-    def _bytes(self, cut: int, kept: int, model: SplatModel) -> dict[str, int | float | str]:
-        """Of the file, where it was not cut or pruned; else of what is left of it."""
-        if self._cuts:
-            size = self._cuts[cut].size
-            return {"bytes": size, "ratio": round(self.model.float_bytes / size, 1)}
-        return {} if self._size is None else {"bytes": self._size}
 
     def _cut_model(self, cut: int) -> SplatModel:
         if cut < 0 or cut == len(self._cuts) - 1 or self._data is None:
