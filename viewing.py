@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .gaussians.codec import decode
+from .gaussians.codec import Steps, decode, encode
 from .gaussians.importance import importance
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
@@ -146,14 +147,19 @@ def exhibition(splats: Sequence[Splats], title: str, scene: Scene | None) -> Exh
     )
 
 
-def offline_page(model: SplatModel, title: str) -> str:
-    """One HTML file that shows a model in any browser. Raises ValueError for an empty one."""
-    from .gaussians.web import pack_web
+def offline_page(model: SplatModel, title: str, data: bytes | None = None) -> str:
+    """One HTML file that shows a model in any browser. Raises ValueError for an empty one.
+
+    `data` is the .fpz file that the model is of; without one, or where the page cannot read it, the
+    model is coded in fine steps.
+    """
     from .viewer.splat_page import splat_page
 
     clean = _clean(model, title)
+    if data is None or "codec" in container.read(data, name=title).header:  # LightGaussian's.
+        data = encode(clean, np.zeros(len(clean), np.int32), Steps())
     home, center, up = _around(clean)
-    return splat_page(title, *pack_web(clean), home[:1], _triple(center), _triple(up))
+    return splat_page(title, data, home[:1], _triple(center), _triple(up))
 
 
 def view(

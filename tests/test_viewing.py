@@ -1,26 +1,25 @@
-"""Splats as exhibits: what the knobs do, where files are cut, the verb; planes for the web."""
+"""Splats as exhibits: what the knobs do, where files are cut, the verb; pages."""
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
 import sys
 import urllib.request
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from fieldpress import models, viewing
+from fieldpress.__main__ import main
 from fieldpress.gaussians import codec
 from fieldpress.gaussians.model import SplatModel
-from fieldpress.gaussians.web import STEPS, pack_web
 from fieldpress.press import Source, orbit_views
 from fieldpress.render.splat import RasterOptions
 from fieldpress.scenes.cameras import Scene
@@ -134,57 +133,7 @@ def test_view_says_where_it_is_and_ends_on_a_signal(splat_ply, shell):
     assert "Traceback" not in errors
 
 
-# Planes for the web
-
-
-def unpacked(header: dict[str, Any], data: bytes) -> dict[str, np.ndarray]:
-    """The reader of the page, in numpy: integers by name."""
-    planes = np.frombuffer(zlib.decompress(data), np.uint8).astype(np.int64)
-    count, at, columns = header["count"], 0, {}
-    for name, differences, size in header["planes"]:
-        part = planes[at : at + size * count].reshape(size, count)
-        whole = (part << (8 * np.arange(size)[:, None])).sum(0)
-        values = np.where(whole % 2, -(whole + 1) // 2, whole // 2)
-        columns.setdefault(name, []).append(values.cumsum() if differences else values)
-        at += size * count
-    assert at == len(planes)
-    return {name: np.stack(values, 1) for name, values in columns.items()}
-
-
-@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])
-@pytest.mark.parametrize("count", [1, 7, 200])
-def test_planes_give_back_the_model_to_half_a_step(tiny_model, degree, count):
-    model = tiny_model(n=count, sh_degree=degree)
-    header, data = pack_web(model)
-    found = unpacked(header, data)
-    assert header["sh_degree"] == min(degree, 3)
-    t = found["means"] * STEPS["means"]
-    means = np.sign(t) * np.expm1(np.abs(t)) * header["radius"] + header["center"]
-    order = np.abs(means[:, None] - model.means.numpy()[None]).sum(2).argmin(1)
-    assert sorted(order) == list(range(count))
-    assert np.abs(means - model.means.numpy()[order]).max() < 1e-4
-    assert np.abs(found["sh0"] * STEPS["sh0"] - model.sh0[order, 0].numpy()).max() <= 0.0051
-    scales = found["scales"] * STEPS["scales"]
-    assert np.abs(scales - model.scales[order].numpy()).max() <= 0.0101
-    alphas = found["opacities"][:, 0] * STEPS["opacities"]
-    assert np.abs(alphas - model.opacities[order].sigmoid().numpy()).max() <= 0.002
-    bases = min(degree + 1, 4) ** 2 - 1
-    if bases:
-        rest = found["shN"].reshape(count, bases, 3) * STEPS["shN"]
-        assert np.abs(rest - model.shN[order, :bases].numpy()).max() <= 0.0126
-
-
-def test_planes_of_quaternions_are_the_same_rotations(tiny_model):
-    model = tiny_model(n=50)
-    header, data = pack_web(model)
-    found = unpacked(header, data)["quats"]
-    rest = found[:, 1:] * STEPS["quats"]
-    largest = np.sqrt(1 - (rest**2).sum(1))
-    quats = np.stack(
-        [np.insert(r, k, q) for r, k, q in zip(rest, found[:, 0], largest, strict=True)]
-    )
-    true = torch.nn.functional.normalize(model.quats, dim=1).numpy()
-    assert np.abs(quats @ true.T).max(1).min() > 0.99999
+# The page
 
 
 def test_a_page_is_whole_and_loads_nothing(shell, tmp_path):
@@ -196,4 +145,27 @@ def test_a_page_is_whole_and_loads_nothing(shell, tmp_path):
     assert "https://" not in text
     with pytest.raises(ValueError, match="none of its 0 Gaussians"):
         models.save(shell()[:0], tmp_path / "empty.html")
-    assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["a <b>.html"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a <b>.html"]
+
+
+def carried(page: Path) -> bytes:
+    """The file that a page carries."""
+    text = page.read_text()
+    start = text.index('id="data">') + len('id="data">')
+    return base64.b64decode(text[start : text.index("</script>", start)])
+
+
+def test_the_page_carries_the_file_itself(coded, tmp_path, capsys):
+    source, page = tmp_path / "shell.fpz", tmp_path / "shell.html"
+    source.write_bytes(coded._data)
+    assert main(["decompress", str(source), "-o", str(page), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output_bytes"] == page.stat().st_size
+    assert carried(page) == coded._data
+
+
+def test_a_page_of_another_format_carries_a_fine_encode(shell, splat_ply, tmp_path):
+    page, model = tmp_path / "shell.html", shell()
+    assert main(["convert", str(splat_ply(model)), str(page)]) == 0
+    camera = orbit_views(model, 3)[:1]
+    found = codec.decode(carried(page))
+    assert float(psnr(found.render(camera), model.render(camera))) > 45

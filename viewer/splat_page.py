@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
 from html import escape
 from importlib import resources
-from typing import Any
 
 from ..scenes.cameras import Cameras
 
-SCRIPTS = ("camera.js", "splats.js", "splat_page.js")
+SCRIPTS = ("camera.js", "fpz.js", "splats.js", "splat_page.js")
 
 
 def splat_page(
     title: str,
-    header: Mapping[str, Any],
-    payload: bytes,
+    data: bytes,
     home: Cameras,
     target: tuple[float, float, float],
     up: tuple[float, float, float],
@@ -26,15 +23,13 @@ def splat_page(
 
     Args:
         title: of the page.
-        header: what `splats.js` must know of the payload (gaussians/web.py).
-        payload: deflated planes.
+        data: the .fpz file that it decodes and draws.
         home: one camera to begin with.
         target: what it circles, world units.
         up: world direction.
     """
     radius = float((home.positions[0] - home.positions.new_tensor(target)).norm())
     scene = {
-        **header,
         "home": {
             "pose": home.viewmats[0, :3].flatten().tolist(),
             "fov": 2 * float((0.5 * home.height / home.Ks[0, 1, 1]).atan()),
@@ -51,7 +46,7 @@ def splat_page(
         "/*STYLE*/": (folder / "splat_page.css").read_text("utf-8"),
         "/*SCRIPT*/": scripts,
         "/*SCENE*/": json.dumps(scene).replace("<", "\\u003c"),
-        "/*DATA*/": base64.b64encode(payload).decode("ascii"),
+        "/*DATA*/": base64.b64encode(data).decode("ascii"),
     }
     for mark, part in parts.items():
         text = text.replace(mark, part)

@@ -5,7 +5,7 @@ const REST = 180;  // Milliseconds without a change after which the picture is d
 class Page {
   constructor(scene, splats) {
     const hello = { home: scene.home, target: scene.target, up: scene.up, radius: scene.size };
-    Object.assign(this, { splats, state: { control: "orbit" }, touched: 0, scale: 1, frames: 0, cost: 16 });
+    Object.assign(this, { splats, bytes: scene.bytes, state: { control: "orbit" }, touched: 0, scale: 1, frames: 0, cost: 16 });
     this.camera = new Camera(hello);
     this.walk = controls($("canvas"), this.camera, this.state, () => this.moved());
     this.fromHash();
@@ -19,8 +19,8 @@ class Page {
       $("turn").setAttribute("aria-pressed", String(this.state.control === "turntable"));
     });
     click("link", () => { history.replaceState(null, "", this.hash()); navigator.clipboard?.writeText(location.href).catch(() => {}); });
-    for (let d = scene.sh_degree; d >= 0; d--) $("degree").append(new Option(`SH degree ${d}`, d));
-    $("degree").hidden = !scene.sh_degree;
+    for (let d = splats.degree; d >= 0; d--) $("degree").append(new Option(`SH degree ${d}`, d));
+    $("degree").hidden = !splats.degree;
     $("degree").addEventListener("change", () => { splats.degree = Number($("degree").value); this.moved(); });
     $("color").addEventListener("input", () => { this.background($("color").value); });
     requestAnimationFrame((now) => this.tick(now));
@@ -46,15 +46,21 @@ class Page {
     const ready = splats.look(camera);
     if (splats.stale) { splats.draw(camera); this.frames += 1; }
     this.settled = ready && !splats.stale && !moving;
-    if (this.frames % 8 === 0 || this.settled) $("facts").textContent = `${splats.count.toLocaleString("en")} Gaussians, ${moving ? `${(1000 / this.cost).toFixed(0)} frames/s, ` : ""}${splats.width}\u00d7${splats.height}`;
+    if (this.frames % 8 === 0 || this.settled) $("facts").textContent = `${splats.count.toLocaleString("en")} Gaussians in ${(this.bytes / 1e6).toFixed(2)} MB, ${moving ? `${(1000 / this.cost).toFixed(0)} frames/s, ` : ""}${splats.width}\u00d7${splats.height}`;
     requestAnimationFrame((next) => this.tick(next));
   }
 }
 (async () => {
   try {
-    const scene = JSON.parse($("scene").textContent), bytes = await inflate($("data").textContent);
+    const scene = JSON.parse($("scene").textContent), text = atob($("data").textContent);
+    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
     $("data").remove();
-    window.fieldpress = new Page(scene, new Splats($("canvas"), scene, unpack(scene, bytes)));
+    const splats = await decodeFpz(bytes, async (share) => {  // A pause lets the page be painted.
+      $("notice").textContent = `decoding, ${Math.round(100 * share)} %`;
+      await new Promise((next) => setTimeout(next, 20));
+    });
+    scene.bytes = bytes.length;
+    window.fieldpress = new Page(scene, new Splats($("canvas"), splats));
     $("notice").remove();
   } catch (error) { $("notice").textContent = `cannot show the scene: ${error.message}`; window.fieldpressError = String(error); }
 })();

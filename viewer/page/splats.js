@@ -2,59 +2,14 @@
 const WIDTH = 2048;  // Texels a row of the data textures.
 const NEAR = 0.01, BLUR = 0.3, FAINTEST = 1 / 255, MARGIN = 0.3, ALPHA_CLAMP = 0.99;
 
-async function inflate(text) {
-  const raw = atob(text), packed = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i++) packed[i] = raw.charCodeAt(i);
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-function unpack(scene, bytes) {  // Planes of bytes to means [N,3], covariances [N,6], alphas [N], sh [N,3K].
-  const n = scene.count, columns = {}, steps = scene.steps;
-  let at = 0;
-  for (const [name, differences, count] of scene.planes) {
-    const values = new Float64Array(n);
-    let last = 0;
-    for (let i = 0; i < n; i++) {
-      let whole = 0;
-      for (let b = 0; b < count; b++) whole += bytes[at + b * n + i] * 2 ** (8 * b);
-      const value = whole % 2 ? -(whole + 1) / 2 : whole / 2;
-      values[i] = last = differences ? last + value : value;
-    }
-    at += count * n;
-    (columns[name] ||= []).push(values);
-  }
-  const bases = (scene.sh_degree + 1) ** 2, means = new Float32Array(3 * n), covars = new Float32Array(6 * n);
-  const alphas = new Float32Array(n), sh = new Float32Array(3 * bases * n), q = new Float64Array(4);
-  for (let i = 0; i < n; i++) {
-    for (let a = 0; a < 3; a++) {
-      const t = columns.means[a][i] * steps.means;
-      means[3 * i + a] = scene.center[a] + Math.sign(t) * scene.radius * Math.expm1(Math.abs(t));
-      sh[3 * bases * i + a] = columns.sh0[a][i] * steps.sh0;
-    }
-    for (let k = 0; k < 3 * (bases - 1); k++) sh[3 * bases * i + 3 + k] = columns.shN[k][i] * steps.shN;
-    const largest = columns.quats[0][i];
-    let rest = 0, place = 1;
-    for (let c = 0; c < 4; c++) if (c !== largest) { q[c] = columns.quats[place++][i] * steps.quats; rest += q[c] * q[c]; }
-    q[largest] = Math.sqrt(Math.max(0, 1 - rest));
-    covariance(q, columns.scales.map((s) => Math.exp(s[i] * steps.scales)), covars, 6 * i);
-    alphas[i] = columns.opacities[0][i] * steps.opacities;
-  }
-  return { means, covars, alphas, sh, bases };
-}
-function covariance([w, x, y, z], scales, out, at) {
-  const r = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y), 2 * (x * y + w * z), 1 - 2 * (x * x + z * z),
-    2 * (y * z - w * x), 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)];
-  const m = r.map((v, i) => v * scales[i % 3]);
-  const product = (a, b) => m[3 * a] * m[3 * b] + m[3 * a + 1] * m[3 * b + 1] + m[3 * a + 2] * m[3 * b + 2];
-  [[0, 0], [0, 1], [0, 2], [1, 1], [1, 2], [2, 2]].forEach(([a, b], i) => { out[at + i] = product(a, b); });
-}
-
 // The worker: order from far to near, and the colours that the splats have from there.
 function sorter() {
   let means, sh, bases, count, degree;
   const BITS = 18, starts = new Uint32Array((1 << BITS) + 1);
   const C1 = 0.4886025119029199, C2 = [1.0925484305920792, -1.0925484305920792, 0.31539156525252005, -1.0925484305920792, 0.5462742152960396];
   const C3 = [-0.5900435899266435, 2.890611442640554, -0.4570457994644658, 0.3731763325901154, -0.4570457994644658, 1.445305721320277, -0.5900435899266435];
+  const C4 = [2.5033429417967046, -1.7701307697799304, 0.9461746957575601, -0.6690465435572892, 0.10578554691520431, -0.6690465435572892,
+    0.47308734787878004, -1.7701307697799304, 0.6258357354491761];
   function basis(x, y, z, d) {
     const b = [0.28209479177387814];
     if (d > 0) b.push(-C1 * y, C1 * z, -C1 * x);
@@ -62,6 +17,9 @@ function sorter() {
     if (d > 1) b.push(C2[0] * x * y, C2[1] * y * z, C2[2] * (2 * zz - xx - yy), C2[3] * x * z, C2[4] * (xx - yy));
     if (d > 2) b.push(C3[0] * y * (3 * xx - yy), C3[1] * x * y * z, C3[2] * y * (4 * zz - xx - yy), C3[3] * z * (2 * zz - 3 * xx - 3 * yy),
       C3[4] * x * (4 * zz - xx - yy), C3[5] * z * (xx - yy), C3[6] * x * (xx - 3 * yy));
+    if (d > 3) b.push(C4[0] * x * y * (xx - yy), C4[1] * y * z * (3 * xx - yy), C4[2] * x * y * (7 * zz - 1), C4[3] * y * z * (7 * zz - 3),
+      C4[4] * (zz * (35 * zz - 30) + 3), C4[5] * x * z * (7 * zz - 3), C4[6] * (xx - yy) * (7 * zz - 1), C4[7] * x * z * (xx - 3 * yy),
+      C4[8] * (xx * (xx - 3 * yy) - yy * (3 * xx - yy)));
     return b;
   }
   function colors(eye) {
@@ -156,18 +114,18 @@ void main() {
 }`;
 
 class Splats {
-  constructor(canvas, scene, unpacked) {
+  constructor(canvas, splats) {
     const gl = canvas.getContext("webgl2", { antialias: false, alpha: false, preserveDrawingBuffer: true });
     if (!gl) throw new Error("this browser has no WebGL2");
-    Object.assign(this, { gl, canvas, scene, count: scene.count, degree: scene.sh_degree, asked: 0, done: 0, behind: [0, 0, 0] });
+    Object.assign(this, { gl, canvas, antialiased: splats.antialiased, count: splats.count, degree: splats.degree, asked: 0, done: 0, behind: [0, 0, 0] });
     this.half = Boolean(gl.getExtension("EXT_color_buffer_float") || gl.getExtension("EXT_color_buffer_half_float"));
     this.draws = this.program(VERTEX, FRAGMENT); this.finish = this.program(SCREEN, FINISH);
     const rows = Math.max(1, Math.ceil(this.count / WIDTH)), wide = Math.max(1, Math.ceil(2 * this.count / WIDTH));
     if (wide > gl.getParameter(gl.MAX_TEXTURE_SIZE)) throw new Error(`${this.count} splats are more than this GPU's textures hold`);
     const points = new Float32Array(4 * WIDTH * rows), shapes = new Float32Array(4 * WIDTH * wide);
     for (let i = 0; i < this.count; i++) {
-      points.set(unpacked.means.subarray(3 * i, 3 * i + 3), 4 * i); points[4 * i + 3] = unpacked.alphas[i];
-      shapes.set(unpacked.covars.subarray(6 * i, 6 * i + 6), 8 * i);
+      points.set(splats.means.subarray(3 * i, 3 * i + 3), 4 * i); points[4 * i + 3] = splats.alphas[i];
+      shapes.set(splats.covars.subarray(6 * i, 6 * i + 6), 8 * i);
     }
     this.texture(0, rows, points); this.texture(1, wide, shapes);
     this.rows = rows; this.paints = this.texture(2, rows, new Float32Array(4 * WIDTH * rows));
@@ -177,7 +135,7 @@ class Splats {
     gl.enableVertexAttribArray(0); gl.vertexAttribIPointer(0, 1, gl.UNSIGNED_INT, 0, 0); gl.vertexAttribDivisor(0, 1);
     this.target = gl.createTexture(); this.frame = gl.createFramebuffer();
     this.worker = new Worker(URL.createObjectURL(new Blob([`(${sorter})()`], { type: "text/javascript" })));
-    this.worker.postMessage({ means: unpacked.means, sh: unpacked.sh, bases: unpacked.bases, texels: WIDTH * rows });
+    this.worker.postMessage({ means: splats.means, sh: splats.sh, bases: splats.bases, texels: WIDTH * rows });
     this.worker.onmessage = ({ data }) => this.sorted(data);
   }
   program(vertex, fragment) {
@@ -240,7 +198,7 @@ class Splats {
     gl.uniformMatrix3fv(put(draws, "turn"), false, [r[0], d[0], f[0], r[1], d[1], f[1], r[2], d[2], f[2]]);
     gl.uniform3f(put(draws, "move"), p[3], p[7], p[11]);
     gl.uniform2f(put(draws, "focal"), focal, focal); gl.uniform2f(put(draws, "size"), width, height);
-    gl.uniform2f(put(draws, "middle"), width / 2, height / 2); gl.uniform1i(put(draws, "sharp"), this.scene.antialiased ? 1 : 0);
+    gl.uniform2f(put(draws, "middle"), width / 2, height / 2); gl.uniform1i(put(draws, "sharp"), this.antialiased ? 1 : 0);
     gl.enable(gl.BLEND); gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     if (this.done) gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, this.count);
     gl.bindFramebuffer(gl.FRAMEBUFFER, null); gl.disable(gl.BLEND);
