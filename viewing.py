@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +91,7 @@ class Splats:
         kept = len(model)
         if values["prune"] > 0:
             kept = max(1, math.ceil((1 - values["prune"]) * kept))
-            model = self._ranked(cut)[:kept]
+            model = _first(self._ranked(cut), kept)
         degree = min(int(values.get("sh", 0)), model.sh_degree)
         options = replace(model.options(), sh_degree=degree, backgrounds=torch.tensor(background))
         if values["points"]:
@@ -175,9 +177,19 @@ def view(
     from .viewer.server import Server
 
     server = Server(exhibition, host=host, port=port, token=token, log=log)
+
+    async def serve() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # An exception out of a handler may come up in any callback; this way it is the task's.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await server.run(ready)
+
     try:
-        asyncio.run(server.run(ready))
-    except KeyboardInterrupt:
+        asyncio.run(serve())
+    except (asyncio.CancelledError, KeyboardInterrupt):
         log("the viewer has ended")
 
 
@@ -186,6 +198,11 @@ def _clean(model: SplatModel, name: str) -> SplatModel:
     if len(clean) == 0:
         raise ValueError(f"{name}: none of its {len(model)} Gaussians is finite and visible")
     return clean
+
+
+def _first(model: SplatModel, count: int) -> SplatModel:
+    """The first Gaussians of a model, in its own memory."""
+    return replace(model, **{name: tensor[:count] for name, tensor in model.tensors().items()})
 
 
 def _as_points(model: SplatModel) -> SplatModel:

@@ -223,6 +223,17 @@ def test_the_scale_settles_where_a_frame_takes_its_time(render, pixels):
     assert scale.choose((1, full)) == pytest.approx(expected, rel=0.25)
 
 
+def test_a_moving_scene_gets_the_time(show):
+    def blink(cameras) -> torch.Tensor:
+        return torch.full((1, cameras.height, cameras.width, 3), float(cameras.times[0]))
+
+    film = replace(show, exhibits=(rendered("film", blink),) * 2, duration=1.0, photos=None)
+    frame = Painter(film).frame(ask(film, right={"exhibit": 0}, time=0.5))
+    assert int(frame.parts[0].pixels.min()) == int(frame.parts[0].pixels.max()) == 128
+    with pytest.raises(ValueError, match="time: expected 0 to 1"):
+        ask(film, right={"exhibit": 0}, time=1.5)
+
+
 # The server
 
 

@@ -19,7 +19,7 @@ from .heat import heat_map
 from .messages import PHOTO, Slot, View
 
 QUALITY_MOVING, QUALITY_RESTING = 78, 93  # Of JPEG.
-KEPT = 6  # Settings of exhibits that are ready to be shown again.
+KEPT = 4  # Settings of exhibits that are ready to be shown again.
 LINE = 2  # Pixels between the sides of a composed picture.
 
 

@@ -73,9 +73,9 @@ function buildPanel(app) {
   parts.fov = slider("field of view", { low: 15, high: 110, step: 1, value: app.camera.fov * 180 / Math.PI },
     (v) => { app.camera.fov = v * Math.PI / 180; app.moved(); }, (v) => `${Math.round(v)}\u00b0`);
   const camera = group("Camera", true, parts.control,
-    element("div", { className: "row" }, button("Home", app.goHome), button("Level", app.level), button("Flip up", app.flip), button("Aim here", app.aim)),
+    element("div", { className: "row" }, button("Home", app.goHome), button("Level", app.level), button("Flip up", app.flip), button("Aim", app.aim, { title: "Turn to the middle of the scene and circle it" })),
     parts.fov,
-    element("div", { className: "hint" }, ...hint("drag turns, right drag shifts, wheel zooms, double click aims; ", "WASD", " ", "QE", " fly, ", "1", "\u2013", "4", " modes, ", "H", " error, ", "K", " key frame, ", "P", " picture")));
+    element("div", { className: "hint" }, ...hint("drag turns, right drag shifts, wheel zooms; ", "WASD", " ", "QE", " fly, ", "1", "\u2013", "4", " modes, ", "H", " error, ", "K", " key frame, ", "P", " picture")));
   const groups = [compare, figures, ...sides, camera];
   if (hello.duration > 0) {
     parts.time = slider("time, s", { low: 0, high: hello.duration, step: hello.duration / 500, value: 0 }, (v) => { state.time = v; act({}, true); });

@@ -72,7 +72,7 @@ class App {
   moved(keepPhoto = false) {
     this.dirty = true; this.touched = performance.now();
     if (!keepPhoto && this.state.photo !== null) { this.state.photo = null; this.parts.photo(); this.showPhoto(); }
-    if (!keepPhoto) this.playing = null;
+    if (!keepPhoto && this.playing) { this.playing = null; this.parts.playing(false); }
   }
   setSwipe(value) {
     this.state.swipe = Math.min(Math.max(value, 0), 1);
