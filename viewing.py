@@ -22,6 +22,7 @@ from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .press import Source, bytes_by_attribute, orbit_views, read_source
 from .quant import container
+from .render.splat import RasterOptions, rasterize
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import Render
@@ -103,7 +104,7 @@ class Splats:
         facts = {"Gaussians": kept, "SH degree": degree}
         if size is not None:
             facts["bytes"] = size  # Of the file: pruning here does not write one.
-        return Shown(model.renderer(options), facts)
+        return Shown(model.renderer(options), facts, _depth(model, options))
 
     def _cut_model(self, cut: int) -> SplatModel:
         if cut < 0 or cut == len(self._cuts) - 1 or self._data is None:
@@ -198,6 +199,21 @@ def _clean(model: SplatModel, name: str) -> SplatModel:
     if len(clean) == 0:
         raise ValueError(f"{name}: none of its {len(model)} Gaussians is finite and visible")
     return clean
+
+
+def _depth(model: SplatModel, options: RasterOptions) -> Render:
+    """[C, H, W, 2]: mean camera z of what is seen, and opacity."""
+    options = replace(options, render_mode="ED", sh_degree=None, backgrounds=None)
+
+    def render(cameras: Cameras) -> Tensor:
+        means, quats, scales, opacities, _ = model.activated()
+        z, alpha, _ = rasterize(
+            means, quats, scales, opacities, None,
+            cameras.viewmats, cameras.Ks, cameras.width, cameras.height, options,
+        )  # fmt: skip
+        return torch.cat([z, alpha], -1)
+
+    return render
 
 
 def _first(model: SplatModel, count: int) -> SplatModel:

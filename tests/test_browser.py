@@ -241,6 +241,26 @@ def test_drag_wheel_and_keys_move_the_camera(viewer: Any) -> None:
     assert np.allclose(rows @ rows.T, np.eye(3), atol=1e-9)
 
 
+def test_a_double_click_turns_to_what_is_there(viewer: Any) -> None:
+    viewer.evaluate("fieldpress.act({mode: 'one', control: 'orbit'}); fieldpress.jump(3)")
+    settle(viewer)
+    box = viewer.evaluate("fieldpress.stage.box('left')")
+    x, y = box["x"] + 0.6 * box["w"], box["y"] + 0.6 * box["h"]
+    eye = viewer.evaluate("fieldpress.camera.eye")
+    forward = np.array(viewer.evaluate("fieldpress.camera.axes[2]"))
+    viewer.mouse.dblclick(x, y)
+    until(viewer, "Boolean(fieldpress.turning)")
+    until(viewer, "!fieldpress.turning")
+    assert np.allclose(viewer.evaluate("fieldpress.camera.eye"), eye, atol=1e-6)
+    turned = np.array(viewer.evaluate("fieldpress.camera.axes[2]"))
+    angle = np.degrees(np.arccos(turned @ forward))
+    K = np.array(viewer.evaluate("fieldpress.hello.photos[3].K")).reshape(3, 3)
+    size = np.array(viewer.evaluate("fieldpress.hello.photo_size"))
+    ray = np.linalg.inv(K) @ [0.6 * size[0], 0.6 * size[1], 1]
+    expected = np.degrees(np.arccos(ray[2] / np.linalg.norm(ray)))
+    assert angle == pytest.approx(expected, abs=0.7)
+
+
 def test_key_frames_play_and_a_picture_is_saved(viewer: Any) -> None:
     viewer.evaluate("fieldpress.goHome(); fieldpress.addKey()")
     viewer.evaluate("fieldpress.camera.orbit(0.8, 0); fieldpress.moved(); fieldpress.addKey()")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from fieldpress.render.splat import RasterOptions
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.metrics import psnr
 from fieldpress.viewer.exhibit import Shown
+from fieldpress.viewer.messages import parse
+from fieldpress.viewer.painter import Painter
 
 BLACK = (0.0, 0.0, 0.0)
 
@@ -82,6 +85,31 @@ def test_sh_degree_background_and_points(coded):
         float((shown(coded, points=p).render(camera).sum(-1) > 0.02).float().mean()) for p in (1, 3)
     ]
     assert 0 < lit[0] < lit[1] < 1
+
+
+def test_a_place_is_found_where_it_is_seen(coded):
+    show = viewing.exhibition([coded], "shell", None)
+    painter = Painter(show)
+    pose = show.home.viewmats[0, :3].flatten().tolist()
+    asked = {
+        "type": "place", "seq": 0, "pose": pose, "fov": 0.9, "size": [160, 120], "mode": "one",
+        "left": {"exhibit": 0}, "right": {"exhibit": 0}, "swipe": 0, "gain": 1, "time": 0,
+        "background": [0, 0, 0], "side": "left", "at": [0.5, 0.5],
+    }  # fmt: skip
+
+    def place(at):
+        wish = parse(json.dumps(asked | {"at": at}), show)
+        return painter.place(wish.view, wish.side, wish.x, wish.y)
+
+    for at in ([0.5, 0.5], [0.4, 0.55]):
+        found = torch.tensor(place(at))
+        assert float(found.norm()) < 1.1  # Of the shell, which one sees through in places,
+        seen = show.home.viewmats[0, :3, :3] @ found + show.home.viewmats[0, :3, 3]
+        focal = 60 / math.tan(0.45)
+        pixel = seen[:2] / seen[2] * focal + torch.tensor([80.0, 60.0])
+        assert pixel.tolist() == pytest.approx([160 * at[0], 120 * at[1]], abs=0.01)
+        assert float(seen[2]) < float(show.home.positions.norm())  # on the near side.
+    assert place([0.0, 0.0]) is None
 
 
 def test_a_model_without_a_file_of_ours_has_no_prefix(tiny_model):

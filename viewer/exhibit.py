@@ -32,10 +32,18 @@ class Knob:
 
 @dataclass(frozen=True)
 class Shown:
-    """An exhibit at one setting of its knobs, and what the panel says of it there."""
+    """An exhibit at one setting of its knobs.
+
+    Attributes:
+        render: its pictures.
+        facts: what the panel says of it.
+        depth: C cameras to [C, H, W, 2], camera z and opacity, so that a click can find its place;
+            None where there is no such thing.
+    """
 
     render: Render
     facts: Mapping[str, int | float | str]
+    depth: Render | None = None
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,21 @@ class WantVideo:
 
 
 @dataclass(frozen=True)
+class WantPlace:
+    """What is seen at x, y (shares of a side's picture) is to be found in the scene."""
+
+    view: View
+    side: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Whatever long work goes on for this client is not wanted any more."""
 
 
-Message = View | WantPhoto | WantPicture | WantVideo | Cancel
+Message = View | WantPhoto | WantPicture | WantVideo | WantPlace | Cancel
 
 
 def parse(text: str | bytes, show: Exhibition) -> Message:
@@ -107,6 +117,7 @@ def parse(text: str | bytes, show: Exhibition) -> Message:
         "photo": lambda: WantPhoto(_photo_index(found, "index", show)),
         "picture": lambda: WantPicture(_view(found, show)),
         "video": lambda: _video(found, show),
+        "place": lambda: _place(found, show),
         "cancel": Cancel,
     }
     if not isinstance(kind, str) or kind not in readers:
@@ -204,6 +215,14 @@ def _view(found: Mapping[str, Any], show: Exhibition) -> View:
         photo=photo,
         time=_number(found, "time", 0, show.duration),
     )
+
+
+def _place(found: Mapping[str, Any], show: Exhibition) -> WantPlace:
+    side = found.get("side")
+    if side not in ("left", "right"):
+        _refuse("side", "left or right", repr(side)[:40])
+    at = _numbers(found.get("at"), "at", 2, 0, 1)
+    return WantPlace(_view(found, show), side, *at)
 
 
 def _video(found: Mapping[str, Any], show: Exhibition) -> WantVideo:

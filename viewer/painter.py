@@ -20,6 +20,7 @@ from .messages import PHOTO, Slot, View
 
 QUALITY_MOVING, QUALITY_RESTING = 78, 93  # Of JPEG.
 KEPT = 4  # Settings of exhibits that are ready to be shown again.
+SOLID = 0.3  # Opacity from which a click hits something.
 LINE = 2  # Pixels between the sides of a composed picture.
 
 
@@ -94,6 +95,26 @@ class Painter:
         camera = self.camera(view)
         columns = [high - low for low, high in _spans(view, camera.width).values()]
         return len(columns), sum(columns) * camera.height / 1e6
+
+    def place(self, view: View, side: str, x: float, y: float) -> tuple[float, float, float] | None:
+        """The point in the world that is seen at x, y (shares of the picture), if any is."""
+        slot = getattr(view, side)
+        depth = None if slot.exhibit == PHOTO else self._shown(slot, view.background).depth
+        if depth is None:
+            return None
+        camera = self.camera(view)
+        column, row = x * camera.width, y * camera.height
+        K = camera.Ks.clone()
+        K[0, :2, 2] += 0.5 - torch.tensor([column, row])  # One pixel, that one.
+        pixel = Cameras(camera.viewmats, K, 1, 1, camera.times)
+        with torch.no_grad():
+            z, opacity = depth(pixel)[0, 0, 0].tolist()
+        if opacity < SOLID or not math.isfinite(z):
+            return None
+        ray = torch.linalg.inv(pixel.Ks[0]) @ torch.tensor([0.5, 0.5, 1.0])
+        turn, move = camera.viewmats[0, :3, :3], camera.viewmats[0, :3, 3]
+        a, b, c = (turn.T @ (z * ray - move)).tolist()
+        return a, b, c
 
     def composed(self, view: View) -> Tensor:
         """The one picture [H, W, 3] uint8 that the page shows of a resting view."""

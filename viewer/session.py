@@ -15,12 +15,21 @@ from torch import Tensor
 
 from .exhibit import Exhibition
 from .heat import HEAT
-from .messages import Cancel, Message, View, WantPhoto, WantPicture, WantVideo, parse
+from .messages import (
+    Cancel,
+    Message,
+    View,
+    WantPhoto,
+    WantPicture,
+    WantPlace,
+    WantVideo,
+    parse,
+)
 from .mp4 import write_mp4
 from .painter import Frame, Painter, encode_jpeg, to_bytes
 from .png import encode_png
 
-MOVING_SECONDS = 0.06  # What a frame may take while the camera moves.
+MOVING_SECONDS = 0.045  # What a frame may take while the camera moves.
 WORTHWHILE = 0.25  # Of the time that no smaller picture saves: pixels may always take this much.
 LEAST_SCALE = 0.25
 PROGRESS_EVERY = 5  # Frames of a video.
@@ -124,6 +133,10 @@ class Session:
             view = replace(wish.view, moving=False)
             data = await self._work(lambda: encode_png(self._painter.composed(view)))
             await self._send(pack({"type": "file", "name": "view.png", "mime": "image/png"}, data))
+        elif isinstance(wish, WantPlace):
+            at = wish.side, wish.x, wish.y
+            place = await self._work(lambda: self._painter.place(wish.view, *at))
+            await self._send(json.dumps({"type": "place", "place": place}))
         elif isinstance(wish, WantVideo):
             await self._video(wish)
 

@@ -75,7 +75,7 @@ function buildPanel(app) {
   const camera = group("Camera", true, parts.control,
     element("div", { className: "row" }, button("Home", app.goHome), button("Level", app.level), button("Flip up", app.flip), button("Aim", app.aim, { title: "Turn to the middle of the scene and circle it" })),
     parts.fov,
-    element("div", { className: "hint" }, ...hint("drag turns, right drag shifts, wheel zooms; ", "WASD", " ", "QE", " fly, ", "1", "\u2013", "4", " modes, ", "H", " error, ", "K", " key frame, ", "P", " picture")));
+    element("div", { className: "hint" }, ...hint("drag turns, right drag shifts, wheel zooms, double click turns to a place; ", "WASD", " ", "QE", " fly, ", "1", "\u2013", "4", " modes, ", "H", " error, ", "K", " key frame, ", "P", " picture")));
   const groups = [compare, figures, ...sides, camera];
   if (hello.duration > 0) {
     parts.time = slider("time, s", { low: 0, high: hello.duration, step: hello.duration / 500, value: 0 }, (v) => { state.time = v; act({}, true); });

@@ -45,6 +45,7 @@ class App {
       const box = $("canvas").getBoundingClientRect(), index = this.stage.frustumAt(event.clientX - box.left, event.clientY - box.top);
       if (index !== null) this.jump(index);
     });
+    $("stage").addEventListener("dblclick", (event) => this.pick(event));
     $("fold").addEventListener("click", () => {
       const open = !document.body.classList.toggle("folded");
       $("fold").setAttribute("aria-expanded", String(open));
@@ -91,6 +92,7 @@ class App {
     this.last = now;
     this.walk(seconds);
     if (this.playing) this.advance(now);
+    if (this.turning) this.turn(now);
     const moving = now - this.touched < REST, waiting = this.sent - this.seen;
     if (this.dirty ? waiting < ON_THE_WAY : !this.resting && !moving && waiting === 0) {
       this.sent += 1;
@@ -167,6 +169,27 @@ class App {
   goHome() { this.camera.fov = this.camera.home.fov; this.camera.setPose(this.camera.home.pose); this.parts.fov.update(this.camera.fov * 180 / Math.PI); this.moved(); this.touched = 0; }
   level() { this.camera.level(); this.moved(); this.touched = 0; }
   flip() { this.camera.up = times(this.camera.up, -1); this.camera.level(); this.moved(); this.touched = 0; }
+  pick(event) {  // What is seen there is to be the middle of the orbit: ask where that is.
+    const canvas = $("canvas").getBoundingClientRect(), { stage, state } = this;
+    if (!stage.frame || event.target.id === "line") return;
+    const x = (event.clientX - canvas.left) * stage.density, y = (event.clientY - canvas.top) * stage.density;
+    const right = { one: stage.frame.error, side: x > stage.canvas.width / 2, swipe: x > stage.box("left").x + state.swipe * stage.box("left").w, flicker: stage.phase }[stage.frame.mode];
+    const side = right ? "right" : "left", box = stage.box(side), at = [(x - box.x) / box.w, (y - box.y) / box.h];
+    if (at.every((v) => v >= 0 && v <= 1)) this.send({ type: "place", seq: 0, moving: false, ...this.view(), side, at });
+  }
+  turnTo(place) {
+    const { camera } = this, way = add(place, camera.eye, -1), to = Object.assign(Object.create(Camera.prototype), { ...camera });
+    to.axes = [camera.axes[0], camera.axes[1], unit(way)];
+    if (Math.abs(dot(to.axes[2], camera.up)) < STEEP) to.level(); else to.settle();
+    this.turning = { start: performance.now(), from: quaternion(camera.axes), to: quaternion(to.axes), near: camera.distance, far: Math.hypot(...way) };
+  }
+  turn(now) {
+    const { start, from, to, near, far } = this.turning, t = Math.min((now - start) / 350, 1), s = t * t * (3 - 2 * t);
+    const sign = from.reduce((sum, v, i) => sum + v * to[i], 0) < 0 ? -1 : 1, mixed = from.map((v, i) => v * (1 - s) + sign * to[i] * s), size = Math.hypot(...mixed);
+    this.camera.axes = axesOf(mixed.map((v) => v / size)); this.camera.distance = near + (far - near) * s;
+    this.moved();
+    if (t === 1) this.turning = null;
+  }
   aim() {  // Turn to the middle of the scene and circle that.
     const { camera } = this, way = add(camera.center, camera.eye, -1);
     camera.distance = Math.max(Math.hypot(...way), 0.05 * camera.radius);
@@ -243,6 +266,7 @@ function connect() {
         if (app) app.socket = socket; else window.fieldpress = new App(socket, message);
         if (app) { app.seen = app.sent; app.act({}); app.parts.link.textContent = ""; }
       } else if (message.type === "problem") app.problem(message.text);
+      else if (message.type === "place" && message.place) app.turnTo(message.place);
       else if (message.type === "progress") app.parts.progress(message.done < 1 ? message.done : null);
       return;
     }
