@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import io
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +23,6 @@ from fieldpress.quant import container
 from fieldpress.render.splat import RasterOptions
 from fieldpress.scenes.cameras import Cameras
 from fieldpress.scenes.metrics import psnr
-from fieldpress.viewer.server import Server
 
 GOLDEN = Path(__file__).parent / "golden"
 PATIENCE = 60.0  # Seconds; software rendering on a busy machine.
@@ -79,30 +75,18 @@ def files(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
 
 
 @pytest.fixture(scope="module")
-def viewer(browser: Any, files: list[str], data_dir: Path) -> Iterator[Any]:
+def viewer(browser: Any, files: list[str], data_dir: Path, serving: Any) -> Iterator[Any]:
     """The viewer's page, open."""
-    pytest.importorskip("websockets", reason="the viewer's extra is not installed")
     show = viewing.gather(files, str(data_dir / "multiview" / "fox-tiny"))
-    server, ready, loop = Server(show), threading.Event(), asyncio.new_event_loop()
-    task = loop.create_task(server.run(lambda url: ready.set()))
-
-    def serve() -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            loop.run_until_complete(task)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert ready.wait(30)
-    page = browser.new_page(viewport={"width": 820, "height": 360})
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server.url)
-    until(page, "Boolean(window.fieldpress && fieldpress.frames)")
-    page.evaluate("fieldpress.state.frusta = false")
-    yield page
-    page.close()
-    loop.call_soon_threadsafe(task.cancel)
-    thread.join(10)
+    with serving(show) as (server, _):
+        page = browser.new_page(viewport={"width": 820, "height": 360})
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(server.url)
+        until(page, "Boolean(window.fieldpress && fieldpress.frames)")
+        page.evaluate("fieldpress.state.frusta = false")
+        yield page
+        page.close()
     assert errors == []
 
 

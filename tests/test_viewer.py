@@ -7,9 +7,6 @@ import json
 import math
 import socket
 import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -237,36 +234,6 @@ def test_a_moving_scene_gets_the_time(show):
 # The server
 
 
-@contextmanager
-def running(show: Exhibition, **options: Any) -> Iterator[tuple[Server, list[str]]]:
-    """A server in a thread of its own, and what it logs."""
-    pytest.importorskip("websockets", reason="the viewer's extra is not installed")
-    pytest.importorskip("PIL", reason="the viewer's extra is not installed")
-    lines: list[str] = []
-    server = Server(show, log=lines.append, **options)
-    ready = threading.Event()
-    loop = asyncio.new_event_loop()
-
-    def serve() -> None:
-        task = loop.create_task(server.run(lambda url: ready.set()))
-        try:
-            loop.run_until_complete(task)
-        except asyncio.CancelledError:
-            pass
-        finally:
-            loop.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield server, lines
-    finally:
-        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
-        thread.join(10)
-        assert not thread.is_alive()
-
-
 def address(server: Server) -> tuple[str, int]:
     return "127.0.0.1", int(server.url.split(":")[2].split("/")[0])
 
@@ -315,8 +282,8 @@ def look(client: Any, **changes: Any) -> tuple[dict[str, Any], list[np.ndarray]]
     return next_frame(client)
 
 
-def test_a_client_gets_the_pictures(show):
-    with running(show) as (server, lines), connect(server) as client:
+def test_a_client_gets_the_pictures(serving, show):
+    with serving(show) as (server, lines), connect(server) as client:
         hello = json.loads(client.recv(timeout=10))
         assert [one["name"] for one in hello["exhibits"]] == ["plain", "dim"]
         assert len(hello["photos"]) == 4
@@ -330,8 +297,8 @@ def test_a_client_gets_the_pictures(show):
         assert lines == []
 
 
-def test_two_clients_and_one_that_drops_in_mid_frame(show):
-    with running(show) as (server, lines), connect(server) as one, connect(server) as two:
+def test_two_clients_and_one_that_drops_in_mid_frame(serving, show):
+    with serving(show) as (server, lines), connect(server) as one, connect(server) as two:
         third = connect(server)
         third.send(json.dumps(wish(size=[1600, 1600])))
         third.socket.shutdown(socket.SHUT_RDWR)  # No farewell, while its picture is being painted.
@@ -343,8 +310,8 @@ def test_two_clients_and_one_that_drops_in_mid_frame(show):
     assert len(lines) == 1
 
 
-def test_malformed_messages_cost_a_line_each(show):
-    with running(show) as (server, lines), connect(server) as client:
+def test_malformed_messages_cost_a_line_each(serving, show):
+    with serving(show) as (server, lines), connect(server) as client:
         for text in ("{", '{"type": "open", "path": "../../etc/passwd\\n"}', b"\xff"):
             client.send(text)
         assert look(client, seq=3)[0]["seq"] == 3
@@ -364,8 +331,8 @@ def test_malformed_messages_cost_a_line_each(show):
     ["/etc/passwd", "/../../etc/passwd", "/%2e%2e/etc/passwd", "/view.js", "//etc/passwd", "/ws/..",
      "http://localhost/etc/passwd", "/\x7f\x1b[31m"],
 )  # fmt: skip
-def test_hostile_paths_get_nothing(show, path):
-    with running(show) as (server, lines):
+def test_hostile_paths_get_nothing(serving, show, path):
+    with serving(show) as (server, lines):
         answer = get(server, path)
         assert b"200" not in answer.split(b"\r\n")[0]
         assert b"root:" not in answer
@@ -375,17 +342,17 @@ def test_hostile_paths_get_nothing(show, path):
 
 
 @pytest.mark.parametrize("request_bytes", [b"\x00\xff\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n", b""])
-def test_what_is_no_http_costs_at_most_a_line(show, request_bytes):
-    with running(show) as (server, lines):
+def test_what_is_no_http_costs_at_most_a_line(serving, show, request_bytes):
+    with serving(show) as (server, lines):
         raw(server, request_bytes)
         assert b"200 OK" in get(server, "/")
     assert len(lines) <= 1
 
 
-def test_other_origins_and_hosts_are_refused(show):
+def test_other_origins_and_hosts_are_refused(serving, show):
     from websockets.exceptions import InvalidStatus
 
-    with running(show) as (server, lines):
+    with serving(show) as (server, lines):
         assert b"403" in get(server, "/", Host="evil.example:80").split(b"\r\n")[0]
         with pytest.raises(InvalidStatus, match="403"):
             connect(server, origin="http://evil.example")
@@ -395,10 +362,10 @@ def test_other_origins_and_hosts_are_refused(show):
     assert len(lines) == 2
 
 
-def test_a_token_is_asked_for_beyond_this_machine(show):
+def test_a_token_is_asked_for_beyond_this_machine(serving, show):
     from websockets.exceptions import InvalidStatus
 
-    with running(show, host="0.0.0.0") as (server, lines):
+    with serving(show, host="0.0.0.0") as (server, lines):
         assert "token=" in server.url
         assert b"403" in get(server, "/").split(b"\r\n")[0]
         assert b"403" in get(server, "/?token=wrong").split(b"\r\n")[0]
@@ -412,10 +379,10 @@ def test_a_token_is_asked_for_beyond_this_machine(show):
     assert len(lines) == 3
 
 
-def test_clients_are_counted(show):
+def test_clients_are_counted(serving, show):
     from websockets.exceptions import InvalidStatus
 
-    with running(show) as (server, _):
+    with serving(show) as (server, _):
         clients = [connect(server) for _ in range(MAX_CLIENTS)]
         with pytest.raises(InvalidStatus, match="503"):
             connect(server)
@@ -424,25 +391,44 @@ def test_clients_are_counted(show):
             client.close()
 
 
-def test_a_renderer_that_fails_does_not_end_the_session(show):
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("cannot\nrender"), "cannot render"), (KeyError("a bug"), "KeyError: 'a bug'")],
+)
+def test_a_renderer_that_fails_does_not_end_the_session(serving, show, error, line):
     def broken(cameras) -> torch.Tensor:
-        raise ValueError("cannot render\nthat")
+        raise error
 
     bad = replace(show, exhibits=(show.exhibits[0], rendered("broken", broken)))
-    with running(bad) as (server, lines), connect(server) as client:
+    with serving(bad) as (server, lines), connect(server) as client:
         client.send(json.dumps(wish()))
         messages = [json.loads(client.recv(timeout=10)) for _ in range(2)]
-        assert messages[1] == {"type": "problem", "text": "cannot render that"}
+        assert messages[1] == {"type": "problem", "text": line}
         assert look(client, mode="one", seq=2)[0]["seq"] == 2
-    assert lines == ["cannot paint: cannot render that"]
+    assert lines == [f"cannot paint: {line}"]
 
 
-def test_a_video_along_a_path(show):
+def test_one_can_look_around_while_a_video_is_made(serving, show):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    path = [{"pose": IDENTITY, "fov": 0.5, "time": 0}] * 3600
+    with serving(show) as (server, lines), connect(server) as client:
+        client.send(json.dumps(wish(type="video", path=path, fps=30)))
+        assert look(client, seq=7)[0]["seq"] == 7
+        client.send(json.dumps(wish(type="video", path=path, fps=30)))
+        client.send('{"type": "cancel"}')
+        texts = []
+        while '"cancelled": true' not in "".join(texts):
+            data = client.recv(timeout=20)
+            texts += [data] if isinstance(data, str) else []
+    assert lines == ["cannot paint: a video is being made; cancel it first"]
+
+
+def test_a_video_along_a_path(serving, show):
     av = pytest.importorskip("av", reason="PyAV is not installed")
     import io
 
     steps = [{"pose": IDENTITY, "fov": 0.5 + 0.02 * i, "time": 0} for i in range(12)]
-    with running(show) as (server, _), connect(server) as client:
+    with serving(show) as (server, _), connect(server) as client:
         client.send(json.dumps(wish(type="video", path=steps, fps=24)))
         header = {}
         while header.get("type") != "file":

@@ -86,6 +86,7 @@ class Session:
         self._wishes: list[Message] = []
         self._wake = asyncio.Event()
         self._cancelled = False
+        self._export: asyncio.Task[None] | None = None
         self._scale = Scale()
 
     async def hello(self) -> None:
@@ -110,15 +111,23 @@ class Session:
 
     async def paint(self) -> None:
         """Fulfil wishes, the newest view first, for as long as the connection lasts."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._view is not None or self._wishes:
-                try:
-                    await self._one()
-                except ValueError as error:  # A renderer that cannot; the next view may do.
-                    self._log(f"cannot paint: {_line(error)}")
-                    await self._send(json.dumps({"type": "problem", "text": _line(error)}))
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._view is not None or self._wishes:
+                    await self._surviving(self._one)
+        finally:
+            if self._export is not None:
+                self._export.cancel()
+
+    async def _surviving(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Do a job; a renderer that cannot costs a line, and the next view may do."""
+        try:
+            await job()
+        except ValueError as error:
+            self._log(f"cannot paint: {_line(error)}")
+            await self._send(json.dumps({"type": "problem", "text": _line(error)}))
 
     async def _one(self) -> None:
         view, self._view = self._view, None
@@ -138,11 +147,19 @@ class Session:
             place = await self._work(lambda: self._painter.place(wish.view, *at))
             await self._send(json.dumps({"type": "place", "place": place}))
         elif isinstance(wish, WantVideo):
-            await self._video(wish)
+            if self._export is not None and not self._export.done():
+                raise ValueError("a video is being made; cancel it first")
+            # Beside the pictures: one can look around meanwhile.
+            self._export = asyncio.ensure_future(self._surviving(lambda: self._video(wish)))
 
     async def _work(self, job: Callable[[], T]) -> T:
+        """The result of a job in the worker. Raises ValueError whatever goes wrong there."""
         async with self._turn:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, job)
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._worker, job)
+            except Exception as error:
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                raise ValueError(f"{kind}{error}") from error
 
     async def _frame(self, view: View) -> None:
         work = self._painter.work(view)
