@@ -91,7 +91,8 @@ def viewer(browser: Any, files: list[str], data_dir: Path, serving: Any) -> Iter
 
 
 def settle(page: Any) -> None:
-    until(page, "fieldpress.seen === fieldpress.sent && fieldpress.resting && !fieldpress.dirty")
+    calm = "fieldpress.resting && !fieldpress.dirty && !fieldpress.stale"
+    until(page, f"fieldpress.seen === fieldpress.sent && {calm}")
 
 
 def camera_of(page: Any) -> Cameras:

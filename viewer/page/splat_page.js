@@ -27,7 +27,7 @@ class Page {
   }
   background(hex) { this.splats.behind = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255); this.splats.stale = true; }
   moved() { this.touched = performance.now(); this.splats.stale = true; }
-  look(pose, fov) { this.camera.setPose(pose); this.camera.fov = fov; this.splats.stale = true; this.touched = 0; }
+  look(pose, fov) { this.camera.setPose(pose); this.camera.fov = fov; this.splats.stale = true; this.touched = 0; this.settled = false; }
   hash() { return `#pose=${this.camera.pose().map((v) => Number(v.toPrecision(9))).join(",")}&fov=${this.camera.fov.toFixed(6)}`; }
   fromHash() {
     const found = new URLSearchParams(location.hash.slice(1)), pose = (found.get("pose") || "").split(",").map(Number), fov = Number(found.get("fov"));
@@ -46,7 +46,9 @@ class Page {
     const ready = splats.look(camera);
     if (splats.stale) { splats.draw(camera); this.frames += 1; }
     this.settled = ready && !splats.stale && !moving;
-    if (this.frames % 8 === 0 || this.settled) $("facts").textContent = `${splats.count.toLocaleString("en")} Gaussians in ${(this.bytes / 1e6).toFixed(2)} MB, ${moving ? `${(1000 / this.cost).toFixed(0)} frames/s, ` : ""}${splats.width}\u00d7${splats.height}`;
+    if (this.frames % 8 && !(this.settled && this.frames !== this.told)) return void requestAnimationFrame((next) => this.tick(next));
+    this.told = this.frames;
+    $("facts").textContent = `${splats.count.toLocaleString("en")} Gaussians in ${(this.bytes / 1e6).toFixed(2)} MB, ${moving ? `${(1000 / this.cost).toFixed(0)} frames/s, ` : ""}${splats.width}\u00d7${splats.height}`;
     requestAnimationFrame((next) => this.tick(next));
   }
 }
