@@ -33,6 +33,11 @@ class Page {
     const found = new URLSearchParams(location.hash.slice(1)), pose = (found.get("pose") || "").split(",").map(Number), fov = Number(found.get("fov"));
     if (pose.length === 12 && pose.every(Number.isFinite) && fov > 0.03 && fov < 2.7) this.look(pose, fov);
   }
+  tell(moving) {
+    const { splats, frames } = this;
+    this.told = frames;
+    $("facts").textContent = `${splats.count.toLocaleString("en")} Gaussians in ${(this.bytes / 1e6).toFixed(2)} MB, ${moving ? `${(1000 / this.cost).toFixed(0)} frames/s, ` : ""}${splats.width}\u00d7${splats.height}`;
+  }
   tick(now) {
     const seconds = Math.min((now - (this.last ?? now)) / 1000, 0.1), { splats, camera } = this, canvas = $("canvas");
     this.cost += 0.1 * (Math.min(now - (this.last ?? now), 1000) - this.cost);
@@ -46,9 +51,7 @@ class Page {
     const ready = splats.look(camera);
     if (splats.stale) { splats.draw(camera); this.frames += 1; }
     this.settled = ready && !splats.stale && !moving;
-    if (this.frames % 8 && !(this.settled && this.frames !== this.told)) return void requestAnimationFrame((next) => this.tick(next));
-    this.told = this.frames;
-    $("facts").textContent = `${splats.count.toLocaleString("en")} Gaussians in ${(this.bytes / 1e6).toFixed(2)} MB, ${moving ? `${(1000 / this.cost).toFixed(0)} frames/s, ` : ""}${splats.width}\u00d7${splats.height}`;
+    if ((this.settled || this.frames % 8 === 0) && this.frames !== this.told) this.tell(moving);
     requestAnimationFrame((next) => this.tick(next));
   }
 }
