@@ -233,8 +233,8 @@ def viewer(result: dict) -> list[str]:
         + provenance(result)
         + f" Load average {result['load_average']:.1f}.",
         "",
-        "| scene | Gaussians | mode | frames/s | columns while moving | ms from a move to its picture "
-        "| ms to the full one |",
+        "| scene | Gaussians | mode | frames/s | columns while moving "
+        "| ms from a move to its picture | ms to the full one |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     lines += [

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from http import HTTPStatus
-from importlib import resources
+from importlib import import_module, resources
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -68,9 +68,10 @@ class Server:
     async def run(self, ready: Callable[[str], None] = lambda url: None) -> None:
         """Serve until cancelled; `ready` is called with the address. Raises ValueError."""
         try:
+            import_module("PIL.Image")  # For the pictures.
             from websockets.asyncio.server import serve
-        except ImportError:
-            raise ValueError("view needs websockets: pip install 'fieldpress[view]'") from None
+        except ImportError as error:
+            raise ValueError(f"view needs {error.name}: pip install 'fieldpress[view]'") from None
         self._turn = asyncio.Lock()
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(threads)) as worker:
