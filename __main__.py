@@ -197,7 +197,12 @@ def _convert(
         for file in files:
             check_output(str(file), overwrite=overwrite)
     with console.quiet_stdout() as out:
-        report = press.convert_file(read, source, output)
+        if output.lower().endswith(".html"):
+            from . import viewing
+
+            report = viewing.export_page(read, source, output)
+        else:
+            report = press.convert_file(read, source, output)
     _finish(report, json_, out if output != "-" else sys.stderr)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from .quant.container import MAGIC
 
 READABLE = ".ply, .compressed.ply, .spz, .sog, meta.json, lod-meta.json, .fpz"
-WRITABLE = ".ply, .compressed.ply, .spz, .sog, meta.json, .html"
+WRITABLE = ".ply, .compressed.ply, .spz, .sog, meta.json"
 SOG_META = "meta.json"  # Names a folder of textures.
 
 
@@ -89,8 +89,8 @@ def save(model: Any, path: str | Path, *, frame: str = "rub") -> int:
     """Write a model by extension, whole or not at all; the bytes written.
 
     .ply is INRIA's layout, .compressed.ply PlayCanvas's; .sog is a bundle, and a path that ends in
-    meta.json a SOG folder, made if its parent is there; .html is a page that shows it offline.
-    `frame` is the axes an SPZ file is written in. Raises ValueError naming the path.
+    meta.json a SOG folder, made if its parent is there. `frame` is the axes an SPZ file is written
+    in. Raises ValueError naming the path.
     """
     path = Path(path)
     try:
@@ -99,7 +99,7 @@ def save(model: Any, path: str | Path, *, frame: str = "rub") -> int:
 
             files, blocks = write_sog(model), []
         else:
-            files, blocks = {}, _encoded(model, path.name, frame)
+            files, blocks = {}, _encoded(model, path.name.lower(), frame)
     except ValueError as error:  # The writers know no paths.
         raise ValueError(f"{path}: {error}") from None
     if files:
@@ -120,8 +120,7 @@ def outputs(path: str | Path) -> list[Path]:
 
 
 def _encoded(model: Any, name: str, frame: str) -> Iterable[bytes] | None:
-    """The bytes of a file in pieces, by its name; None for an unknown kind."""
-    given, name = name, name.lower()
+    """The bytes of a file in pieces, by its name in lower case; None for an unknown kind."""
     if name.endswith(".compressed.ply"):
         from .gaussians.compressed_ply_write import write_compressed
 
@@ -138,10 +137,6 @@ def _encoded(model: Any, name: str, frame: str) -> Iterable[bytes] | None:
         from .gaussians.sog_write import bundle, write_sog
 
         return [bundle(write_sog(model))]
-    if name.endswith(".html"):
-        from .viewing import offline_page
-
-        return [offline_page(model, Path(given).stem).encode()]
     return None
 
 

@@ -302,11 +302,6 @@ def convert_file(read: Callable[[str], Source], source: str, output: str) -> dic
 
         with sink(output) as write:
             output_bytes = len(write(b"".join(ply_blocks(given.model))))
-    elif output.lower().endswith(".html"):
-        from .viewing import offline_page
-
-        page = offline_page(given.model, Path(output).stem, given.data)
-        output_bytes = models.write_atomic(output, [page.encode()])
     else:
         output_bytes = models.save(given.model, output)
     return {

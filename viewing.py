@@ -7,6 +7,7 @@ import contextlib
 import functools
 import math
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import __version__, models
 from .gaussians.codec import Steps, decode, encode
 from .gaussians.importance import importance
 from .gaussians.model import SplatModel
@@ -150,19 +152,37 @@ def exhibition(splats: Sequence[Splats], title: str, scene: Scene | None) -> Exh
     )
 
 
-def offline_page(model: SplatModel, title: str, data: bytes | None = None) -> str:
-    """One HTML file that shows a model in any browser. Raises ValueError for an empty one.
+def export_page(read: Callable[[str], Source], source: str, output: str) -> dict[str, Any]:
+    """Read with `read` and write a page that shows the scene offline; a report as `convert` has."""
+    start = time.perf_counter()
+    given = read(source)
+    return {
+        "input": source,
+        "output": output,
+        "input_bytes": given.input_bytes,
+        "output_bytes": save_page(given.model, output, given.data),
+        "count_in": len(given.model),
+        "count_out": len(given.model),
+        "sh_degree": given.model.sh_degree,
+        "seconds": time.perf_counter() - start,
+        "version": __version__,
+    }
+
+
+def save_page(model: SplatModel, path: str | Path, data: bytes | None = None) -> int:
+    """Write one HTML file that shows a model in any browser; the bytes written.
 
     `data` is the .fpz file that the model is of; without one, or where the page cannot read it, the
-    model is coded in fine steps.
+    model is coded in fine steps. Raises ValueError for an empty model, naming the path.
     """
     from .viewer.splat_page import splat_page
 
-    clean = _clean(model, title)
-    if data is None or "codec" in container.read(data, name=title).header:  # LightGaussian's.
+    clean = _clean(model, str(path))
+    if data is None or "codec" in container.read(data, name=str(path)).header:  # LightGaussian's.
         data = encode(clean, np.zeros(len(clean), np.int32), Steps())
     home, center, up = _around(clean)
-    return splat_page(title, data, home[:1], _triple(center), _triple(up))
+    page = splat_page(Path(path).stem, data, home[:1], _triple(center), _triple(up))
+    return models.write_atomic(path, [page.encode()])
 
 
 def view(

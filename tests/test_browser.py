@@ -299,7 +299,7 @@ def test_the_exported_page_shows_what_we_render(
     }
     model = models.load(paths[name])
     size = (320, 240)
-    models.save(model, tmp_path / "page.html")
+    viewing.save_page(model, tmp_path / "page.html")
     page = offline(browser, tmp_path / "page.html", size)
     views = orbit_views(model, 5).resized(*size)
     for camera in (views[0:1],) if name == "guitar" else (views[0:1], views[2:3]):
@@ -320,7 +320,7 @@ def page_decoder(
 ) -> Iterator[Callable[[bytes], list[np.ndarray]]]:
     """The decoder of the exported page: a file's bytes to means, covariances, alphas, SH."""
     path = tmp_path_factory.mktemp("page") / "page.html"
-    models.save(shell(), path)
+    viewing.save_page(shell(), path)
     page = offline(browser, path, (160, 120))
 
     def decode(data: bytes) -> list[np.ndarray]:
@@ -353,7 +353,7 @@ def test_the_page_of_degree_four(
     browser: Any, tiny_model: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = tiny_model(n=60, sh_degree=4)
-    models.save(model, tmp_path / "page.html")
+    viewing.save_page(model, tmp_path / "page.html")
     page = offline(browser, tmp_path / "page.html", (160, 120))
     camera = orbit_views(model, 3)[:1].resized(160, 120)
     assert float(psnr(picture_at(page, camera), model.render(camera)[0])) >= 30
@@ -363,7 +363,7 @@ def test_the_page_of_degree_four(
 def test_the_address_of_the_page_sets_the_camera(
     browser: Any, shell: Callable[..., Any], tmp_path: Path
 ) -> None:
-    models.save(shell(), tmp_path / "page.html")
+    viewing.save_page(shell(), tmp_path / "page.html")
     page = offline(browser, tmp_path / "page.html", (160, 120))
     page.evaluate("fieldpress.camera.orbit(0.7, 0.2)")
     pose, mark = page.evaluate("[fieldpress.camera.pose(), fieldpress.hash()]")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress import models, viewing
+from fieldpress import viewing
 from fieldpress.__main__ import main
 from fieldpress.gaussians import codec
 from fieldpress.gaussians.model import SplatModel
@@ -166,13 +166,13 @@ def test_view_says_where_it_is_and_ends_on_a_signal(splat_ply, shell):
 
 def test_a_page_is_whole_and_loads_nothing(shell, tmp_path):
     path = tmp_path / "a <b>.html"
-    assert models.save(shell(), path) == path.stat().st_size
+    assert viewing.save_page(shell(), path) == path.stat().st_size
     text = path.read_text()
     assert "a &lt;b&gt;" in text
     assert "http://" not in text
     assert "https://" not in text
     with pytest.raises(ValueError, match="none of its 0 Gaussians"):
-        models.save(shell()[:0], tmp_path / "empty.html")
+        viewing.save_page(shell()[:0], tmp_path / "empty.html")
     assert [p.name for p in tmp_path.iterdir()] == ["a <b>.html"]
 
 
