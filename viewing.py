@@ -61,8 +61,9 @@ def cuts(data: bytes, name: str) -> tuple[Cut, ...]:
 class Splats:
     """A splat model that can be cut, pruned, shown with fewer colours or as points."""
 
-    def __init__(self, source: Source, name: str) -> None:
+    def __init__(self, source: Source, name: str, label: str | None = None) -> None:
         self._data, self._size, self._name = source.data, source.input_bytes, name
+        self._label = label or Path(name).name
         self.model = _clean(source.model, name)
         self._cuts = cuts(source.data, name) if source.data is not None else ()
         self._cut = functools.lru_cache(READY)(self._cut_model)
@@ -73,7 +74,7 @@ class Splats:
         sizes = {name: 4 * x.numel() for name, x in self.model.tensors().items()}
         if self._data is not None:
             sizes = bytes_by_attribute(container.sizes(self._data, name=self._name))
-        return Exhibit(Path(self._name).name, self.show, tuple(self._knobs()), sizes)
+        return Exhibit(self._label, self.show, tuple(self._knobs()), sizes)
 
     def _knobs(self) -> Sequence[Knob]:
         knobs, last = [], len(self._cuts) - 1
@@ -129,9 +130,20 @@ def rendered(name: str, render: Render, facts: Mapping[str, Any] | None = None) 
 def gather(sources: Sequence[str], scene: str | None = None, downscale: float = 1.0) -> Exhibition:
     """All that the viewer shows of these files and photographs. Raises ValueError or OSError."""
     photos = None if scene is None else read_scene(scene, downscale=downscale)
-    splats = [Splats(read_source(source), source) for source in sources]
-    names = " | ".join(Path(source).name for source in sources)
-    return exhibition(splats, names, photos)
+    labels = _labels(sources)
+    splats = [
+        Splats(read_source(source), source, label)
+        for source, label in zip(sources, labels, strict=True)
+    ]
+    return exhibition(splats, " | ".join(labels), photos)
+
+
+def _labels(sources: Sequence[str]) -> list[str]:
+    """What to call files: by name, and by folder as well where names are alike."""
+    names = [Path(source).name for source in sources]
+    if len(set(names)) == len(names):
+        return names
+    return ["/".join(Path(source).parts[-2:]) for source in sources]
 
 
 def exhibition(splats: Sequence[Splats], title: str, scene: Scene | None) -> Exhibition:

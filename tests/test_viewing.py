@@ -118,6 +118,15 @@ def test_a_model_without_a_file_of_ours_has_no_prefix(tiny_model):
     assert shown(splats).facts == {"Gaussians": 200, "SH degree": 0}
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(splat_ply, shell):
+    paths = [str(splat_ply(shell(n=100))) for _ in range(2)]
+    show = viewing.gather(paths)
+    assert [one.name for one in show.exhibits] == [
+        f"{Path(p).parent.name}/scene.ply" for p in paths
+    ]
+    assert viewing.gather(paths[:1]).exhibits[0].name == "scene.ply"
+
+
 def test_an_empty_model_is_refused(tiny_model):
     with pytest.raises(ValueError, match="none of its 0 Gaussians"):
         viewing.Splats(Source(tiny_model(n=0), None), "a.ply")

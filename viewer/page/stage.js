@@ -69,6 +69,8 @@ class Stage {
     const c = this.context, [w, h] = this.hello.photo_size;
     this.apexes = [];
     if (this.state.photo !== null) return;  // One stands inside of it.
+    c.save();
+    c.beginPath(); c.rect(box.x, box.y, box.w, box.h); c.clip();  // Not into the other side.
     c.lineWidth = 1.3 * this.density;
     this.hello.photos.forEach((photo, index) => {
       const p = photo.pose, [fx, , cx, , fy, cy] = photo.K, size = 0.08 * this.camera.radius;
@@ -83,6 +85,7 @@ class Stage {
       around.forEach((point, i) => { c.moveTo(...apex); c.lineTo(...point); c.lineTo(...around[(i + 1) % 4]); });
       c.stroke();
     });
+    c.restore();
   }
   frustumAt(x, y) {
     let best = null, least = 16 * this.density;
