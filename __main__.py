@@ -158,7 +158,8 @@ def decompress(
 
     Args:
         source: The .fpz file, or - for stdin; or a pattern as of convert.
-        output: The file to write, in any format of convert; or - for a PLY on stdout.
+        output: The file to write, in any format of convert; .html for a page that shows the scene
+            offline; or - for a PLY on stdout.
         to: The format, where the output's name does not say it.
         frame: The axes to write, where not the format's usual ones.
         overwrite: Replace an output that exists.
@@ -197,7 +198,8 @@ def convert(
     Args:
         source: The scene: a file, a folder of one, a URL, or - for stdin. A pattern in quotes
             ('*.ply') stands for all that match it; OUT then has {stem} in it, or {parent}.
-        output: The file or URL to write, or - for stdout: a PLY unless --to says otherwise.
+        output: The file or URL to write; .html for a page that shows the scene offline; or - for
+            stdout: a PLY unless --to says otherwise.
         from_: The input's format, where neither its content nor its name says it.
         to: The output's format, where its name does not say it.
         input_frame: The axes that the input is in, such as rub: right, up, back.
@@ -235,7 +237,15 @@ def _convert(source: str, output: str, wanted: Any, overwrite: bool, json_: bool
 
     _need_room(output, json_)
     with console.quiet_stdout() as out, Progress() as progress:
-        report = converting.convert(source, output, wanted, overwrite=overwrite, progress=progress)
+        if output.lower().endswith(".html"):
+            from . import viewing
+
+            check_output(output, overwrite=overwrite)
+            report = viewing.export_page(wanted.read, source, output)
+        else:
+            report = converting.convert(
+                source, output, wanted, overwrite=overwrite, progress=progress
+            )
     _finish(report, json_, out if output != "-" else sys.stderr)
     return console.FAILURE if report.get("failed") else 0
 
@@ -278,7 +288,7 @@ def evaluate(
     source: Input,
     scene: Scene = None,
     reference: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
-    output: Annotated[str | None, _output("REPORT.json")] = None,
+    output: Annotated[str | None, _output("REPORT.json|.html")] = None,
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -288,20 +298,22 @@ def evaluate(
         source: The scene: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
         scene: Posed photographs (COLMAP, transforms.json, LLFF); the test views are measured.
         reference: The uncompressed scene, to whose render this one's is compared.
-        output: Where to write the report as JSON.
+        output: Where to write the report: as JSON, or as a page if the name ends in .html.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
-    from . import press
+    from . import pictures, press
 
     if output is not None:
         check_output(output, overwrite=overwrite)
     with console.quiet_stdout() as out, Progress() as progress:
-        report = press.evaluate_file(source, scene, reference, progress=progress)
+        found = press.evaluate_file(source, scene, reference, progress=progress)
         if output is not None and output != "-":
+            is_page = output.lower().endswith((".html", ".htm"))
+            text = pictures.report_page(found) if is_page else console.to_json(found.report) + "\n"
             with console.sink(output) as write:
-                write((console.to_json(report) + "\n").encode())
-    _finish(report, json_ or output == "-", out)
+                write(text.encode())
+    _finish(found.report, json_ or output == "-", out)
 
 
 def bench(
@@ -342,6 +354,43 @@ def bench(
         )  # fmt: skip
     say(f"the report is {Path(output) / 'index.html'}")
     _finish(report, json_, out)
+
+
+def view(
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    scene: Scene = None,
+    downscale: float = 1.0,
+    host: str = "127.0.0.1",
+    port: int = 8650,
+    token: str | None = None,
+    json_: Json = False,
+) -> None:
+    """Look at scenes in the browser, two side by side: swipe, error map, live quality. Ctrl-C ends.
+
+    Args:
+        sources: Scene files; the first is what the others are compared with.
+        scene: Posed photographs to jump to and compare with.
+        downscale: Make those photographs this many times smaller, each way.
+        host: Address to listen at; any but this machine's own asks browsers for a token.
+        port: Where to listen; 0 takes a free one.
+        token: The token to ask for; made where one is needed.
+        json_: Print one JSON object with the address on stdout, once the viewer is ready.
+    """
+    from . import viewing
+
+    if not sources:
+        raise Misuse("view: expected scene files, got nothing")
+    if not 0 <= port <= 65535:
+        raise Misuse(f"--port: expected 0 to 65535, got {port}")
+    with console.quiet_stdout() as out:
+        show = viewing.gather(sources, scene, downscale)
+
+        def ready(url: str) -> None:
+            say(f"open {url} in a browser; Ctrl-C ends")
+            if json_:
+                console.print_json({"url": url, "version": __version__}, out)
+
+        viewing.view(show, host=host, port=port, token=token, log=say, ready=ready)
 
 
 def info(source: Input, json_: Json = False) -> None:
@@ -388,6 +437,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "render": render,
     "eval": evaluate,
     "bench": bench,
+    "view": view,
     "info": info,
     "demo": demo,
 }

@@ -296,9 +296,29 @@ def _without_views(report: Report) -> dict[str, Any]:
     return {key: value for key, value in report.to_json().items() if key != "per_view"}
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured, and of what.
+
+    Attributes:
+        report: for JSON, with DESIGN's keys.
+        measured: the figures of every view.
+        cameras: the views.
+        model: the scene of the file; reference: what it was compared with, or None.
+        photos: [C, H, W, 3] or None.
+    """
+
+    report: dict[str, Any]
+    measured: Report
+    cameras: Cameras
+    model: SplatModel
+    reference: SplatModel | None
+    photos: Tensor | None
+
+
 def evaluate_file(
     source: str, scene: str | None, reference: str | None, *, progress: Progress
-) -> dict[str, Any]:
+) -> Evaluated:
     """Quality against photographs and against a reference file, speed, and sizes."""
     photos = None if scene is None else read_scene(scene)
     start = time.perf_counter()
@@ -311,7 +331,7 @@ def evaluate_file(
     reference_model = None if original is None else basis
     measured = _measure(model, cameras, reference_model, photos, progress)
     compared = original or given
-    return {
+    report = {
         "input_bytes": compared.input_bytes,
         "output_bytes": given.input_bytes,
         "ratio": compared.model.float_bytes / given.input_bytes if given.input_bytes else None,
@@ -324,6 +344,11 @@ def evaluate_file(
         "reference": reference,
         "scene": scene,
     }
+    if given.data is not None:
+        sizes = container.sizes(given.data, name=_name(source))
+        report["bytes_by_section"] = bytes_by_attribute(sizes)
+    images = None if photos is None else photos.test_images
+    return Evaluated(report, measured, cameras, model, reference_model, images)
 
 
 # Description

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ import torch
 
 from fieldpress.gaussians import codec
 from fieldpress.gaussians.model import SplatModel
+from fieldpress.viewer.exhibit import Exhibition
+from fieldpress.viewer.server import Server
 
 torch.set_num_threads(1)
 
@@ -151,3 +157,37 @@ def splat_ply(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@contextlib.contextmanager
+def _serving(show: Exhibition, **options: Any) -> Iterator[tuple[Server, list[str]]]:
+    pytest.importorskip("websockets", reason="the viewer's extra is not installed")
+    pytest.importorskip("PIL", reason="the viewer's extra is not installed")
+    lines: list[str] = []
+    server = Server(show, log=lines.append, **options)
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+    task = loop.create_task(server.run(lambda url: ready.set()))
+
+    def run() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield server, lines
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., contextlib.AbstractContextManager[tuple[Server, list[str]]]]:
+    """A context: with serving(exhibition, **options) as (server, lines that it logs).
+
+    The viewer's server runs in a thread of its own meanwhile.
+    """
+    return _serving

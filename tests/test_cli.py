@@ -257,6 +257,7 @@ def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
         "bench": "-o --resume --json",
         "render": "--cameras --scene --orbit -o --overwrite --json",
         "eval": "--scene --reference -o --overwrite --json",
+        "view": "--scene --host --port --token --json",
         "info": "--json",
         "demo": "-o --overwrite --json",
     }
@@ -346,6 +347,10 @@ def test_eval_against_a_reference(
     assert 30 < report["psnr_self"] < 100
     assert report["psnr"] is None
     assert len(report["per_view"]) == report["views"]
+    assert report["bytes_by_section"]["pos"] > 0
+    assert main([*args[:-1], str(out / "r.html")]) == 0
+    capsys.readouterr()
+    assert (out / "r.html").read_text().count("class='stage'") == min(3, report["views"])
     assert report["output_bytes"] == pressed.stat().st_size
     assert report["input_bytes"] == scene.stat().st_size
     same = run_json(["eval", str(scene), "--reference", str(scene)], capsys)
