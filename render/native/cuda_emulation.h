@@ -8,14 +8,24 @@
 #pragma once
 
 #include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <ucontext.h>
 
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
+// Declared one by one: the whole of <math.h> takes longer to compile than a kernel.
+extern "C" {
+float sqrtf(float) noexcept;
+float floorf(float) noexcept;
+float exp2f(float) noexcept;
+float log2f(float) noexcept;
+float expf(float) noexcept;
+double sqrt(double) noexcept;
+double ceil(double) noexcept;
+double exp2(double) noexcept;
+double fmin(double, double) noexcept;
+}
 
 #define __global__
 #define __device__
@@ -45,7 +55,7 @@ struct Meeting {
 struct Fibre {
   ucontext_t context;
   jmp_buf resume;
-  std::unique_ptr<char[]> stack;
+  char* stack = nullptr;  // Kept for the next kernel, to the end.
   bool started = false, done = true;
   Dim thread;
   unsigned collectives = 0;
@@ -97,8 +107,8 @@ inline Warp& warp() { return machine().warps[machine().current->thread.x / WARP]
 
 inline void demand_all(unsigned mask) {
   if (mask == 0xffffffffu) return;
-  std::fprintf(stderr, "emulation: expected a mask of all lanes, got %x\n", mask);
-  std::abort();
+  fprintf(stderr, "emulation: expected a mask of all lanes, got %x\n", mask);
+  abort();
 }
 
 // Every lane's value, until the collective after the next one.
@@ -107,7 +117,7 @@ const uint64_t* exchange(unsigned mask, T value) {
   static_assert(sizeof(T) <= 8, "a register or two");
   demand_all(mask);
   uint64_t* slots = warp().slots[machine().current->collectives++ & 1];
-  std::memcpy(&slots[lane()], &value, sizeof value);
+  memcpy(&slots[lane()], &value, sizeof value);
   meet(warp().meeting);
   return slots;
 }
@@ -115,7 +125,7 @@ const uint64_t* exchange(unsigned mask, T value) {
 template <typename T>
 T take(const uint64_t* slots, unsigned from) {
   T value;
-  std::memcpy(&value, &slots[from % WARP], sizeof value);
+  memcpy(&value, &slots[from % WARP], sizeof value);
   return value;
 }
 
@@ -140,9 +150,9 @@ inline void resume(Fibre& fibre) {
   if (_setjmp(m.scheduler)) return;
   if (fibre.started) _longjmp(fibre.resume, 1);
   fibre.started = true;
-  fibre.stack.reset(new char[STACK_BYTES]);
+  fibre.stack = static_cast<char*>(malloc(STACK_BYTES));
   getcontext(&fibre.context);
-  fibre.context.uc_stack.ss_sp = fibre.stack.get();
+  fibre.context.uc_stack.ss_sp = fibre.stack;
   fibre.context.uc_stack.ss_size = STACK_BYTES;
   fibre.context.uc_link = nullptr;
   makecontext(&fibre.context, serve, 0);
@@ -184,7 +194,7 @@ extern "C" __attribute__((used)) inline int emulate(void (*kernel)(uint64_t, uin
                               unsigned order) {
   emulation::Machine& m = emulation::machine();
   m.kernel = kernel;
-  std::memcpy(m.arguments, arguments, sizeof m.arguments);
+  memcpy(m.arguments, arguments, sizeof m.arguments);
   m.grid_size.x = blocks;
   m.block_size.x = threads;
   for (unsigned b = 0; b < blocks; ++b) {
@@ -268,7 +278,7 @@ inline int __ffs(int bits) { return __builtin_ffs(bits); }
 template <typename To, typename From>
 To emulated_bits(From from) {
   To to;
-  std::memcpy(&to, &from, sizeof to);
+  memcpy(&to, &from, sizeof to);
   return to;
 }
 

@@ -1,0 +1,285 @@
+"""The CUDA kernels, run on the CPU from their own source, against the twin in double precision."""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fieldpress.render import _reference, cuda, splat, statistics
+from fieldpress.render.splat import RasterOptions, rasterize
+from fieldpress.render.splat_cuda import Backend
+
+WIDTH, HEIGHT = 37, 29
+NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "backgrounds")
+FIELDS = ("hits", "opacity_hits", "weight", "weight_sq", "max_weight")
+PLAIN = RasterOptions(sh_degree=1)
+
+
+def make_scene(n=150, seed=0, bases=4, size=-2.0):
+    g = torch.Generator().manual_seed(seed)
+    means = torch.randn(n, 3, generator=g)
+    quats = torch.randn(n, 4, generator=g) * (1 + torch.rand(n, 1, generator=g))
+    scales = (0.8 * torch.randn(n, 3, generator=g) + size).exp()
+    opacities = 0.05 + 0.9 * torch.rand(n, generator=g)
+    return means, quats, scales, opacities, 0.3 * torch.randn(n, bases, 3, generator=g)
+
+
+def make_cameras(count=1, width=WIDTH, height=HEIGHT):
+    views = torch.zeros(count, 4, 4)
+    for i in range(count):
+        c, s = math.cos(0.7 * i), math.sin(0.7 * i)
+        rows = [[c, 0, s, 0.1], [0, 1, 0, -0.2], [-s, 0, c, 3.5], [0, 0, 0, 1]]
+        views[i] = torch.tensor(rows)
+    K = [[0.9 * width, 0, 0.47 * width], [0, 1.1 * width, 0.55 * height], [0, 0, 1]]
+    return views, torch.tensor(K).expand(count, 3, 3).contiguous()
+
+
+def results(draw, scene, cameras, options, size=(WIDTH, HEIGHT), dtype=torch.float32):
+    """Image, alpha and the gradients of a fixed random linear form of both, by name."""
+    views, Ks = cameras
+    leaves = [part.to(dtype, copy=True).requires_grad_() for part in (*scene, views)]
+    back = options.backgrounds
+    if back is not None:
+        back = back.to(dtype, copy=True).requires_grad_()
+        options = replace(options, backgrounds=back)
+    image, alpha, _ = draw(*leaves, Ks.to(dtype), *size, options)
+    g = torch.Generator().manual_seed(7)
+    forms = [torch.randn(t.shape, generator=g).to(dtype) for t in (image, alpha)]
+    torch.autograd.backward([image, alpha], forms)
+    grads = [leaf.grad for leaf in leaves] + [None if back is None else back.grad]
+    return {"image": image.detach(), "alpha": alpha.detach()} | {
+        name: grad for name, grad in zip(NAMES, grads, strict=True) if grad is not None
+    }
+
+
+def differences(got, want):
+    """The largest error of a picture, and the relative one of each gradient, by name."""
+    assert got.keys() == want.keys()
+    errors = {}
+    for name, truth in want.items():
+        assert torch.isfinite(got[name]).all(), name
+        error = got[name].double() - truth
+        picture = name in ("image", "alpha")
+        errors[name] = float(error.abs().mean() if picture else error.norm() / truth.norm())
+    return errors
+
+
+def assert_parity(scene, cameras, options, size=(WIDTH, HEIGHT)):
+    got = results(rasterize, scene, cameras, options, size)
+    want = results(_reference.rasterize, scene, cameras, options, size, torch.float64)
+    for name, error in differences(got, want).items():
+        assert error <= (2e-6 if name in ("image", "alpha") else 1e-4), (name, error)
+
+
+def use(monkeypatch, kernels):
+    backend = Backend(kernels)
+    for module in (splat, statistics):
+        monkeypatch.setattr(module, "backend_of", lambda device: backend)
+    return backend
+
+
+@pytest.fixture
+def emulated(emulate, monkeypatch):
+    """`rasterize` and `statistics` run the CUDA kernels in emulation."""
+    return use(monkeypatch, emulate())
+
+
+@pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
+@pytest.mark.parametrize("render_mode", ["RGB", "RGB+ED", "D"])
+def test_values_and_gradients(emulated, render_mode, rasterize_mode):
+    options = RasterOptions(sh_degree=1, render_mode=render_mode, rasterize_mode=rasterize_mode)
+    options = replace(options, backgrounds=torch.tensor([0.3, 0.6, 0.1]))
+    assert_parity(make_scene(100), make_cameras(2), options)
+
+
+@pytest.mark.parametrize("degree", [0, 2, 3, 4])
+def test_every_sh_degree(emulated, degree):
+    assert_parity(make_scene(60, bases=25), make_cameras(), RasterOptions(sh_degree=degree))
+
+
+@pytest.mark.parametrize("per_camera", [False, True])
+def test_many_channels(emulated, per_camera):
+    g = torch.Generator().manual_seed(3)
+    colors = torch.rand(*((2, 80, 6) if per_camera else (80, 6)), generator=g)
+    scene = (*make_scene(80)[:4], colors)
+    options = RasterOptions(render_mode="RGB+D", backgrounds=torch.rand(6, generator=g))
+    assert_parity(scene, make_cameras(2), options)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 3), (16, 16)])
+def test_odd_image_sizes(emulated, size):
+    assert_parity(make_scene(60), make_cameras(1, *size), PLAIN, size)
+
+
+def test_clamped_opacities_and_rays_that_end(emulated):
+    scene = list(make_scene(120, size=-0.7))
+    scene[3] = torch.linspace(0.9, 1.0, 120)
+    assert_parity(scene, make_cameras(), PLAIN)
+
+
+def test_splats_larger_than_the_picture_and_beside_it(emulated):
+    scene = list(make_scene(60, size=0.3))
+    scene[0] = scene[0] * torch.tensor([3.5, 2.5, 1.2])
+    options = RasterOptions(sh_degree=1, near_plane=0.3)
+    assert_parity(scene, make_cameras(1, 90, 130), options, (90, 130))
+
+
+def test_thousands_of_splats_with_equal_depths(emulated):
+    """Several chunks and parts of the sort; equal depths keep the order of the Gaussians."""
+    n = 9000
+    means, quats, scales, opacities, colors = make_scene(n, size=-4.5)
+    means = means * torch.tensor([1.0, 1.0, 0.0])
+    means[: n // 2, 2] = torch.linspace(1, -1, n // 2)
+    scene = (means, quats, scales, opacities, colors)
+    image, alpha, _ = rasterize(*scene, *make_cameras(), WIDTH, HEIGHT, PLAIN)
+    doubles = [part.double() for part in (*scene, *make_cameras())]
+    truth, truth_alpha, _ = _reference.rasterize(*doubles, WIDTH, HEIGHT, PLAIN)  # pyright: ignore
+    assert (image - truth).abs().mean() <= 2e-6
+    assert (alpha - truth_alpha).abs().max() <= 1e-4
+
+
+def test_nothing_one_and_nobody(emulated):
+    scene, back = make_scene(5), torch.tensor([0.25, 0.5, 1.0])
+    options = replace(PLAIN, backgrounds=back, details=True)
+    empty = tuple(part[:0] for part in scene)
+    image, alpha, meta = rasterize(*empty, *make_cameras(2), WIDTH, HEIGHT, options)
+    assert torch.equal(image, back.expand(2, HEIGHT, WIDTH, 3))
+    assert not alpha.any()
+    assert meta["radii"].shape == (2, 0, 2)
+    image, _, _ = rasterize(*scene, *make_cameras(0), WIDTH, HEIGHT, options)
+    assert image.shape == (0, HEIGHT, WIDTH, 3)
+    assert_parity(make_scene(1, size=-1.0), make_cameras(), PLAIN)
+    leaves = [part.requires_grad_() for part in empty]
+    rasterize(*leaves, *make_cameras(), WIDTH, HEIGHT, PLAIN)[0].sum().backward()
+
+
+def test_details_are_those_of_the_cpu(emulate, monkeypatch):
+    scene, options = make_scene(), replace(PLAIN, details=True)
+    _, _, want = rasterize(*scene, *make_cameras(2), WIDTH, HEIGHT, options)
+    use(monkeypatch, emulate())
+    _, _, got = rasterize(*scene, *make_cameras(2), WIDTH, HEIGHT, options)
+    assert got["seconds"] == {}
+    for name in ("means2d", "depths", "conics", "opacities"):
+        torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-5)
+    assert torch.equal(got["radii"], want["radii"])
+    # The CPU takes a root that is a little too large: a tile more now and then.
+    assert (got["tiles_per_gauss"] - want["tiles_per_gauss"]).abs().max() <= 1
+    assert got["tiles_per_gauss"].sum() > 200
+
+
+@pytest.mark.parametrize("mode", ["classic", "antialiased"])
+def test_statistics(emulated, mode):
+    scene, cameras = make_scene(100)[:4], make_cameras(2)
+    options = RasterOptions(rasterize_mode=mode)
+    got = statistics.statistics(*scene, *cameras, WIDTH, HEIGHT, options)
+    doubles = [part.double() for part in (*scene, *cameras)]
+    want = _reference.statistics(*doubles, WIDTH, HEIGHT, options)  # pyright: ignore
+    assert (got.hits - want.hits).abs().max() <= 1
+    assert got.hits.sum() > 1000
+    for name in FIELDS[1:]:
+        torch.testing.assert_close(
+            getattr(got, name), getattr(want, name), rtol=1e-4, atol=5e-3, msg=name
+        )
+
+
+def test_too_little_room_is_found_out_and_made(emulated):
+    scene, cameras = make_scene(), make_cameras(2)
+    want = results(rasterize, scene, cameras, PLAIN)
+    sums = statistics.statistics(*scene[:4], *cameras, WIDTH, HEIGHT)
+    for splats, pairs in ((20, 1 << 14), (1 << 12, 30), (7, 11)):
+        emulated.splats, emulated.pairs = splats, pairs
+        got = results(rasterize, scene, cameras, PLAIN)
+        assert max(differences(got, want).values()) < 1e-6
+        emulated.splats, emulated.pairs = splats, pairs
+        again = statistics.statistics(*scene[:4], *cameras, WIDTH, HEIGHT)
+        assert torch.equal(again.hits, sums.hits)
+        assert emulated.splats > 100
+        assert emulated.pairs > 300
+
+
+def test_a_second_backward_pass_makes_the_frames_again(emulated):
+    leaves = [part.requires_grad_() for part in make_scene(60)]
+    image, _, _ = rasterize(*leaves, *make_cameras(2), WIDTH, HEIGHT, PLAIN)
+    once = torch.autograd.grad(image.square().sum(), leaves, retain_graph=True)
+    twice = torch.autograd.grad(image.square().sum(), leaves)
+    for a, b in zip(once, twice, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_order_of_threads_changes_nothing(emulate, monkeypatch, order):
+    scene, cameras = make_scene(), make_cameras()
+    use(monkeypatch, emulate())
+    want = results(rasterize, scene, cameras, PLAIN)
+    use(monkeypatch, emulate(order=order))
+    got = results(rasterize, scene, cameras, PLAIN)
+    assert torch.equal(got["image"], want["image"])
+    assert max(differences(got, want).values()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda views, Ks: views.fill_(math.nan), "viewmats, Ks: expected finite"),
+        (lambda views, Ks: Ks.mul_(-1), "Ks: expected positive focal"),
+        (lambda views, Ks: views[0].zero_(), "viewmats: expected invertible"),
+    ],
+)
+def test_bad_cameras_end_in_one_line(emulated, monkeypatch, spoil, message):
+    monkeypatch.setattr(splat, "_check_cameras", lambda viewmats, Ks: None)  # The CPU's check.
+    views, Ks = (part.clone() for part in make_cameras(2))
+    spoil(views, Ks)
+    with pytest.raises(ValueError, match=message):
+        rasterize(*make_scene(5), views, Ks, WIDTH, HEIGHT, PLAIN)
+
+
+MUTATIONS = [
+    ("project.cu", "place < f.splat_room", "place + 1 < end"),
+    ("project.cu", "k = 0; k < bases; ++k)", "k = 0; k < bases - 1; ++k)"),
+    ("warp.h", "if (lane() >= step) value", "if (lane() > step) value"),
+    ("sort.cu", "key >> (RADIX_BITS * pass)", "key >> (RADIX_BITS * pass + 1)"),
+    ("tiles.cu", "static_cast<int>(end + 1.0f)", "static_cast<int>(end)"),
+    ("tiles.cu", "least(bottom, MANY), -1.0f) + 1.0f)", "least(bottom, MANY), -1.0f))"),
+    ("tiles.cu", "static_cast<uint32_t>(i + 1)", "static_cast<uint32_t>(i)"),
+    ("blend.cu", "k < CHANNELS; ++k) sums[k]", "k < CHANNELS - 1; ++k) sums[k]"),
+    ("rays.h", "static_cast<float>(DOWN - 1)", "static_cast<float>(DOWN - 2)"),
+    ("fold.h", "i + half < n ?", "i + half + 1 < n ?"),
+    ("unblend.cu", "w < WARPS; ++w)\n    if (desk", "w < WARPS - 1; ++w)\n    if (desk"),
+    ("unproject.cu", "k < bases; ++k)", "k < bases - 1; ++k)"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new"), MUTATIONS, ids=lambda text: text[:24])
+def test_an_off_by_one_is_seen(emulate, monkeypatch, tmp_path, file, old, new):
+    """Every family of kernels: one number wrong, and values or gradients are."""
+    native = tmp_path / "native"
+    shutil.copytree(cuda.NATIVE, native)
+    source = (native / file).read_text()
+    assert source.count(old) == 1
+    (native / file).write_text(source.replace(old, new))
+    use(monkeypatch, emulate(native))
+    assert outcome(lambda: assert_parity(make_scene(100), make_cameras(), PLAIN)) != 0
+
+
+def test_without_a_mutation_nothing_is_seen(emulated):
+    assert outcome(lambda: assert_parity(make_scene(100), make_cameras(), PLAIN)) == 0
+
+
+def outcome(check):
+    """0 where the check holds; in a process of its own, which a stray address may end."""
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        status = 1
+        try:
+            check()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
