@@ -167,7 +167,7 @@ class _Call:
         settings.color_channels = 0 if painted is None else painted.shape[-1]
         channels = settings.color_channels + options.has_depth
         device = gaussians[0].device
-        backgrounds = _full_backgrounds(options, count, channels, painted)
+        backgrounds = full_backgrounds(options, count, channels, settings.color_channels, device)
         image = torch.empty(count, self.height, self.width, channels, device=device)
         alpha = torch.empty(count, self.height, self.width, 1, device=device)
         details = _details(count, n, device) if options.details else {}
@@ -335,16 +335,16 @@ def _checked_colors(
     return checked("colors", colors, tuple(got), device)
 
 
-def _full_backgrounds(
-    options: RasterOptions, cameras: int, channels: int, colors: Tensor | None
+def full_backgrounds(
+    options: RasterOptions, cameras: int, channels: int, colors: int, device: torch.device
 ) -> Tensor | None:
-    if options.backgrounds is None or colors is None:
+    """[C, channels] of which the first `colors` have a background; None where there is none."""
+    if options.backgrounds is None or not options.has_color:
         return None
-    own = colors.shape[-1]
-    shape = (cameras, own) if options.backgrounds.ndim == 2 else (own,)
-    given = checked("backgrounds", options.backgrounds, shape, colors.device)
-    full = torch.zeros(cameras, channels, device=colors.device)
-    full[:, :own] = given
+    shape = (cameras, colors) if options.backgrounds.ndim == 2 else (colors,)
+    given = checked("backgrounds", options.backgrounds, shape, device)
+    full = torch.zeros(cameras, channels, device=device)
+    full[:, :colors] = given
     return full
 
 
