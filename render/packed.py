@@ -202,7 +202,7 @@ def _draw(
 
 
 def _least_and_step(values: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """[B, D] of blocks of rows [N, D]: the least values, and the step that makes `most` to the top."""
+    """[B, D] of blocks of rows [N, D]: the least values; the step that makes `most` to the top."""
     n, width = values.shape
     blocks = -(-n // BLOCK)
     filled = values.new_full((blocks * BLOCK, width), torch.inf)
