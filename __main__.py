@@ -20,6 +20,7 @@ one file is meant. Exit codes: 0 success, 1 failure, 2 misuse, 130 interrupted."
 
 Input = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
 Scene = Annotated[str | None, tyro.conf.arg(metavar="DIR")]
+Device = Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
@@ -207,6 +208,7 @@ def render(
     cameras: Annotated[str | None, _path, tyro.conf.arg(metavar="FILE")] = None,
     scene: Annotated[str | None, _path, tyro.conf.arg(metavar="DIR")] = None,
     orbit: Annotated[int | None, _path, tyro.conf.arg(metavar="N")] = None,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -219,6 +221,7 @@ def render(
             photographs are not needed.
         scene: A folder of posed photographs, all of whose views to render.
         orbit: This many views around the dense core of the scene.
+        device: Where to render.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -230,7 +233,7 @@ def render(
         raise Misuse("-o: expected a folder or a name that ends in .mp4, got stdout")
     check_output(output, overwrite=overwrite, folder=not pictures.is_video(output))
     with console.quiet_stdout() as out, Progress() as progress:
-        model, views = press.model_and_views(source, cameras, scene, orbit)
+        model, views = press.model_and_views(source, cameras, scene, orbit, device)
         report = pictures.render_file(model, views, Path(output), progress)
     _finish({"input": source, "output": output, **report}, json_, out)
 
@@ -240,6 +243,7 @@ def evaluate(
     scene: Scene = None,
     reference: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
     output: Annotated[str | None, _output("REPORT.json")] = None,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -250,6 +254,7 @@ def evaluate(
         scene: Posed photographs (COLMAP, transforms.json, LLFF); the test views are measured.
         reference: The uncompressed scene, to whose render this one's is compared.
         output: Where to write the report as JSON.
+        device: Where to render; pictures are compared on the CPU.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -258,7 +263,7 @@ def evaluate(
     if output is not None:
         check_output(output, overwrite=overwrite)
     with console.quiet_stdout() as out, Progress() as progress:
-        report = press.evaluate_file(source, scene, reference, progress=progress)
+        report = press.evaluate_file(source, scene, reference, device=device, progress=progress)
         if output is not None and output != "-":
             with console.sink(output) as write:
                 write((console.to_json(report) + "\n").encode())
