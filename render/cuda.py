@@ -170,6 +170,7 @@ class DeviceKernels:
         self._core = _cuda_core()
         self._kernels: dict[tuple[str, Macros], Any] = {}
         self._streams: dict[int, Any] = {}
+        self._shapes: dict[tuple[int, int], Any] = {}
         torch.cuda.init()
         self._core.Device(device.index).set_current()
 
@@ -183,8 +184,11 @@ class DeviceKernels:
         if stream is None:
             device = self._core.Device(self.device.index)
             stream = self._streams[handle] = device.create_stream(_Stream(handle))
-        config = self._core.LaunchConfig(grid=blocks, block=threads)
-        self._core.launch(stream, config, found, *arguments)
+        shape = self._shapes.get((blocks, threads))
+        if shape is None:
+            shape = self._core.LaunchConfig(grid=blocks, block=threads)
+            self._shapes[blocks, threads] = shape
+        self._core.launch(stream, shape, found, *arguments)
 
     def _load(self, kernel: str, macros: Macros) -> Any:
         unit = UNIT_OF[kernel]

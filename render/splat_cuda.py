@@ -91,8 +91,7 @@ class Buffers:
         """The kernels' argument, on the device."""
         fields = fields | {"splat_room": self.splats, "pair_room": self.pairs}
         parts = (part.data_ptr() for part in (self.cleared, self.kept, self.scratch))
-        data = bytearray(_native.cuda_frame(settings, fields, *parts))
-        return torch.frombuffer(data, dtype=torch.uint8).to(self.kept.device, copy=True)
+        return uploaded(_native.cuda_frame(settings, fields, *parts), self.kept.device)
 
 
 @dataclass
@@ -225,7 +224,7 @@ class Backend:
         while pending:
             shape = (len(pending), 4)
             heads = torch.zeros(shape, dtype=torch.int32, device=self.kernels.device)
-            buffers, read = None, _reader(heads)
+            buffers, read = None, lambda: heads
             for k, c in enumerate(pending):
                 if buffers is None or frames is not None:
                     buffers = self._buffers(shot)
@@ -304,6 +303,16 @@ def backend_on(device: torch.device) -> Backend:
 def _scene(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor) -> Fields:
     named = {"means": means, "quats": quats, "scales": scales, "opacities": opacities}
     return {"count": len(means)} | {name: t.data_ptr() for name, t in named.items()}
+
+
+def uploaded(data: bytes, device: torch.device) -> Tensor:
+    """The bytes on the device; on CUDA by way of pinned memory, so that nobody waits."""
+    here = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    if device.type != "cuda":
+        return here
+    pinned = torch.empty(len(data), dtype=torch.uint8, pin_memory=True)
+    pinned.copy_(here)
+    return pinned.to(device, non_blocking=True)
 
 
 def _at(tensor: Tensor | None, row: int = 0) -> int:

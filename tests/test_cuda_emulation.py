@@ -241,7 +241,7 @@ def test_bad_cameras_end_in_one_line(emulated, monkeypatch, spoil, message):
 
 MUTATIONS = [
     ("project.cu", "place < f.splat_room", "place + 1 < end"),
-    ("project.cu", "k = 0; k < bases; ++k)", "k = 0; k < bases - 1; ++k)"),
+    ("project.cu", "k = 0; k < BASES; ++k)", "k = 0; k < BASES - 1; ++k)"),
     ("warp.h", "if (lane() >= step) value", "if (lane() > step) value"),
     ("sort.cu", "key >> (RADIX_BITS * pass)", "key >> (RADIX_BITS * pass + 1)"),
     ("tiles.cu", "static_cast<int>(end + 1.0f)", "static_cast<int>(end)"),
@@ -251,7 +251,7 @@ MUTATIONS = [
     ("rays.h", "static_cast<float>(DOWN - 1)", "static_cast<float>(DOWN - 2)"),
     ("fold.h", "i + half < n ?", "i + half + 1 < n ?"),
     ("unblend.cu", "w < WARPS; ++w)\n    if (desk", "w < WARPS - 1; ++w)\n    if (desk"),
-    ("unproject.cu", "k < bases; ++k)", "k < bases - 1; ++k)"),
+    ("unproject.cu", "k < BASES; ++k)", "k < BASES - 1; ++k)"),
 ]
 
 

@@ -39,14 +39,28 @@ FP_INLINE float coefficient(const CudaFrame& f, int64_t i, int k, int c) {
 }
 #endif
 
-FP_INLINE bool sh_color(const CudaFrame& f, int64_t i, const float offset[3], float* color) {
+// The degree is a constant, so that the bases stay in registers.
+template <int DEGREE>
+FP_INLINE void sh_sum(const CudaFrame& f, int64_t i, const float unit[3], float* sum) {
+  constexpr int BASES = (DEGREE + 1) * (DEGREE + 1);
   float basis[MAX_BASES];
-  const int degree = f.scene.sh_degree, bases = (degree + 1) * (degree + 1);
-  const float inverse = inverse_length(offset);
-  sh_bases(degree, offset[0] * inverse, offset[1] * inverse, offset[2] * inverse, basis);
-  float sum[3] = {0.0f, 0.0f, 0.0f};
-  for (int k = 0; k < bases; ++k)
+  sh_bases(DEGREE, unit[0], unit[1], unit[2], basis);
+#pragma unroll
+  for (int k = 0; k < BASES; ++k)
     for (int c = 0; c < 3; ++c) sum[c] += basis[k] * coefficient(f, i, k, c);
+}
+
+FP_INLINE bool sh_color(const CudaFrame& f, int64_t i, const float offset[3], float* color) {
+  const float inverse = inverse_length(offset);
+  const float unit[3] = {offset[0] * inverse, offset[1] * inverse, offset[2] * inverse};
+  float sum[3] = {0.0f, 0.0f, 0.0f};
+  switch (f.scene.sh_degree) {
+    case 0: sh_sum<0>(f, i, unit, sum); break;
+    case 1: sh_sum<1>(f, i, unit, sum); break;
+    case 2: sh_sum<2>(f, i, unit, sum); break;
+    case 3: sh_sum<3>(f, i, unit, sum); break;
+    default: sh_sum<4>(f, i, unit, sum);
+  }
   for (int c = 0; c < 3; ++c) color[c] = most(sum[c] + single(SH_OFFSET), 0.0f);
   return finite_all(sum, 3);
 }

@@ -117,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sort_pass(const CudaFrame* f
   for (;;) {
     const int64_t part = take_ticket(&sort.tickets[pass]);
     if (part >= parts) return;
-    uint32_t keys[SORT_ITEMS], values[SORT_ITEMS], ranks[SORT_ITEMS];
+    uint32_t keys[SORT_ITEMS], ranks[SORT_ITEMS];
     for (int w = 0; w < WARPS; ++w) desk.counts[w][threadIdx.x] = 0;
     __syncthreads();
     const int64_t base = part * SORT_PART + warp() * (WARP * SORT_ITEMS) + lane();
@@ -125,7 +125,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sort_pass(const CudaFrame* f
     for (int j = 0; j < SORT_ITEMS; ++j) {
       const int64_t i = base + j * WARP;
       keys[j] = i < count ? sort.keys[from][i] : ~0u;  // The last digit, behind all others.
-      values[j] = i < count ? sort.values[from][i] : 0u;
     }
     rank_keys(desk, keys, pass, ranks);
     __syncthreads();
@@ -134,8 +133,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sort_pass(const CudaFrame* f
 #pragma unroll
     for (int j = 0; j < SORT_ITEMS; ++j) {
       const uint32_t place = desk.counts[warp()][digit_of(keys[j], pass)] + ranks[j];
+      const int64_t i = base + j * WARP;
       desk.keys[place] = keys[j];
-      desk.values[place] = values[j];
+      if (i < count) desk.values[place] = sort.values[from][i];  // Not before: registers are few.
     }
     __syncthreads();
     const int64_t rest = count - part * SORT_PART;

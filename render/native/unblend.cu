@@ -99,6 +99,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) unblend(const CudaFrame* fra
       const float sum = warp_sum(background[k]);
       if (lane() == 0) atomicAdd(f.background_grad + k, static_cast<double>(sum));
     }
+  const float clamp = f.set.alpha_clamp;
   int index[HELD];
 #pragma unroll
   for (int h = 0; h < HELD; ++h) index[h] = folded_index<MOMENTS>(h);
@@ -119,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) unblend(const CudaFrame* fra
         }
         behind -= hit.weight * shine;
         // Nothing passes the clamp of alpha.
-        const float q = hit.alpha < f.set.alpha_clamp
+        const float q = hit.alpha < clamp
             ? hit.weight * (shine - behind / most(hit.after, LEAST_AFTER)) : 0.0f;
         const float qu = q * hit.along;
         moment[Q] = q;

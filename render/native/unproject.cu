@@ -20,24 +20,44 @@ FP_INLINE Pulled load_pulled(const CudaFrame& f, const Splat& s, const float* re
   return g;
 }
 
+// Gradients of one splat's coefficients, and of the direction of view; the degree is a constant, so
+// that bases and slopes stay in registers.
+template <int DEGREE>
+FP_INLINE void sh_row(const CudaFrame& f, int64_t at, const float unit[3], const float grad[3],
+                      float direction[3]) {
+  constexpr int BASES = (DEGREE + 1) * (DEGREE + 1);
+  float basis[MAX_BASES], slopes[3][MAX_BASES];
+  sh_bases(DEGREE, unit[0], unit[1], unit[2], basis);
+  sh_slopes(DEGREE, unit[0], unit[1], unit[2], slopes);
+  const float* colors = f.scene.colors + at;
+  float* grads = f.grads.colors ? f.grads.colors + at : nullptr;
+#pragma unroll
+  for (int k = 0; k < BASES; ++k) {
+    float product = 0.0f;
+    for (int c = 0; c < 3; ++c) {
+      if (grads) grads[3 * k + c] += basis[k] * grad[c];
+      product += colors[3 * k + c] * grad[c];
+    }
+    for (int axis = 0; axis < 3; ++axis) direction[axis] += slopes[axis][k] * product;
+  }
+}
+
 // Colours of SH: adds the part that comes through the direction of view.
 FP_INLINE void sh_grads(const CudaFrame& f, const Splat& s, const float* record, Gradients& out) {
-  const int degree = f.scene.sh_degree, bases = (degree + 1) * (degree + 1);
-  float basis[MAX_BASES], slopes[3][MAX_BASES], unit[3], grad[3], direction[3] = {};
+  float unit[3], grad[3], direction[3] = {};
   const float inverse = inverse_length(out.offset);
   for (int k = 0; k < 3; ++k) {
     unit[k] = out.offset[k] * inverse;
     grad[k] = s.color[k] > 0.0f ? record[GRAD_COLOR + k] : 0.0f;
   }
-  sh_bases(degree, unit[0], unit[1], unit[2], basis);
-  sh_slopes(degree, unit[0], unit[1], unit[2], slopes);
   const int64_t at = s.id * f.scene.color_stride;
-  for (int k = 0; k < bases; ++k)
-    for (int c = 0; c < 3; ++c) {
-      if (f.grads.colors) f.grads.colors[at + 3 * k + c] += basis[k] * grad[c];
-      const float product = f.scene.colors[at + 3 * k + c] * grad[c];
-      for (int axis = 0; axis < 3; ++axis) direction[axis] += slopes[axis][k] * product;
-    }
+  switch (f.scene.sh_degree) {
+    case 0: sh_row<0>(f, at, unit, grad, direction); break;
+    case 1: sh_row<1>(f, at, unit, grad, direction); break;
+    case 2: sh_row<2>(f, at, unit, grad, direction); break;
+    case 3: sh_row<3>(f, at, unit, grad, direction); break;
+    default: sh_row<4>(f, at, unit, grad, direction);
+  }
   const float along = direction[0] * unit[0] + direction[1] * unit[1] + direction[2] * unit[2];
   for (int k = 0; k < 3; ++k) {
     const float through = (direction[k] - unit[k] * along) * inverse;
