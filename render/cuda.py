@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 NATIVE = Path(__file__).with_name("native")
 UNITS = {
@@ -24,6 +25,7 @@ UNITS = {
     "unblend": ("unblend",),
     "measure": ("measure",),
     "unproject": ("unproject", "finish_pose"),
+    "loss": ("loss_moments", "loss_compare", "loss_gradient"),
 }
 UNIT_OF = {kernel: unit for unit, kernels in UNITS.items() for kernel in kernels}
 OLDEST = (7, 0)  # Compute capability: warps whose lanes are scheduled on their own.
@@ -147,6 +149,16 @@ def _cuda_core() -> Any:
     raise ValueError(
         "device: cuda needs cuda-core and NVRTC: pip install 'fieldpress[cuda13]' (or cuda12)"
     )
+
+
+def uploaded(data: bytes, device: torch.device) -> Tensor:
+    """The bytes on the device; on CUDA by way of pinned memory, so that nobody waits."""
+    here = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    if device.type != "cuda":
+        return here
+    pinned = torch.empty(len(data), dtype=torch.uint8, pin_memory=True)
+    pinned.copy_(here)
+    return pinned.to(device, non_blocking=True)
 
 
 class _Stream:

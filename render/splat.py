@@ -263,8 +263,8 @@ def _check_cameras(viewmats: Tensor, Ks: Tensor) -> None:
         raise ValueError("Ks: expected positive focal lengths, got one that is not")
 
 
-def checked(name: str, value: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """The tensor, contiguous and detached; ValueError unless float32, of this shape and there."""
+def check(name: str, value: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raises ValueError unless this is a float32 tensor of this shape on that device."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.device.type not in ("cpu", "cuda"):
@@ -275,6 +275,11 @@ def checked(name: str, value: Tensor, shape: tuple[int, ...], device: torch.devi
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
     if value.dtype != torch.float32:
         raise ValueError(f"{name}: expected float32, got {str(value.dtype).removeprefix('torch.')}")
+
+
+def checked(name: str, value: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """The tensor, contiguous and detached; raises as `check`."""
+    check(name, value, shape, device)
     return value.detach().contiguous()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, cuda
+from . import _native, cuda, loss_cuda
 
 LAYOUT = _native.CUDA
 BLOCK = LAYOUT["block"]
@@ -91,7 +91,7 @@ class Buffers:
         """The kernels' argument, on the device."""
         fields = fields | {"splat_room": self.splats, "pair_room": self.pairs}
         parts = (part.data_ptr() for part in (self.cleared, self.kept, self.scratch))
-        return uploaded(_native.cuda_frame(settings, fields, *parts), self.kept.device)
+        return cuda.uploaded(_native.cuda_frame(settings, fields, *parts), self.kept.device)
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Frames:
 
 
 class Backend:
-    """`render`, `render_backward` and `statistics` as `_native` has them, on one CUDA device."""
+    """Rendering, its gradients, statistics and loss as `_native` has them, on one CUDA device."""
 
     Frames = Frames
 
@@ -198,6 +198,20 @@ class Backend:
             of_backgrounds.copy_(sums)
         return ()
 
+    def photometric_moments(
+        self, target: Tensor, mean: Tensor, variance: Tensor, threads: int
+    ) -> None:
+        """`_native.photometric_moments`."""
+        loss_cuda.moments(self.kernels, target, mean, variance)
+
+    def photometric_loss(
+        self, image: Tensor, target: Tensor, mean: Tensor, variance: Tensor,
+        mask: Tensor | None, ssim_weight: float, gradient: Tensor | None, threads: int,
+    ) -> Tensor:  # fmt: skip
+        """`_native.photometric_loss`, but a scalar on the device."""
+        moments = (mean, variance)
+        return loss_cuda.loss(self.kernels, image, target, moments, mask, ssim_weight, gradient)
+
     def _unblend(self, shot: Shot, fields: Fields, buffers: Buffers, channels: int) -> None:
         """From the gradients of one image to those of the scene and the camera."""
         stride = -(-(LAYOUT["grad_color"] + channels) // 4) * 4
@@ -224,7 +238,8 @@ class Backend:
         while pending:
             shape = (len(pending), 4)
             heads = torch.zeros(shape, dtype=torch.int32, device=self.kernels.device)
-            buffers, read = None, lambda: heads
+            buffers: Buffers | None = None
+            read: Callable[[], Tensor] | None = None
             for k, c in enumerate(pending):
                 if buffers is None or frames is not None:
                     buffers = self._buffers(shot)
@@ -239,6 +254,7 @@ class Backend:
                     finish(frame.data_ptr())
                 if frames is not None:
                     frames.kept[c] = buffers
+            assert read is not None
             pending = self._short_of_room(pending, read())
 
     def _short_of_room(self, cameras: list[int], heads: Tensor) -> list[int]:
@@ -303,16 +319,6 @@ def backend_on(device: torch.device) -> Backend:
 def _scene(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor) -> Fields:
     named = {"means": means, "quats": quats, "scales": scales, "opacities": opacities}
     return {"count": len(means)} | {name: t.data_ptr() for name, t in named.items()}
-
-
-def uploaded(data: bytes, device: torch.device) -> Tensor:
-    """The bytes on the device; on CUDA by way of pinned memory, so that nobody waits."""
-    here = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    if device.type != "cuda":
-        return here
-    pinned = torch.empty(len(data), dtype=torch.uint8, pin_memory=True)
-    pinned.copy_(here)
-    return pinned.to(device, non_blocking=True)
 
 
 def _at(tensor: Tensor | None, row: int = 0) -> int:

@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fieldpress.render import _reference, cuda, splat, statistics
+from fieldpress.render import _reference, _reference_loss, cuda, photometric, splat, statistics
+from fieldpress.render.photometric import PhotometricTarget, photometric_loss
 from fieldpress.render.splat import RasterOptions, rasterize
 from fieldpress.render.splat_cuda import Backend
 
@@ -79,7 +80,7 @@ def assert_parity(scene, cameras, options, size=(WIDTH, HEIGHT)):
 
 def use(monkeypatch, kernels):
     backend = Backend(kernels)
-    for module in (splat, statistics):
+    for module in (splat, statistics, photometric):
         monkeypatch.setattr(module, "backend_of", lambda device: backend)
     return backend
 
@@ -239,7 +240,43 @@ def test_bad_cameras_end_in_one_line(emulated, monkeypatch, spoil, message):
         rasterize(*make_scene(5), views, Ks, WIDTH, HEIGHT, PLAIN)
 
 
+def loss_and_gradient(loss, image, target, mask, weight=0.2):
+    image = image.clone().requires_grad_()
+    value = loss(image, target, weight, mask)
+    value.backward()
+    return value.detach().double(), image.grad
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (33, 17)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_photometric_loss(emulated, size, masked):
+    g = torch.Generator().manual_seed(3)
+    image, target = torch.rand(2, 2, *size, 3, generator=g)
+    target[0, :, :3] = image[0, :, :3]  # Where they are equal |x - y| has slope 0.
+    mask = torch.rand(2, *size, generator=g) if masked else None
+    value, gradient = loss_and_gradient(photometric_loss, image, target, mask)
+    doubles = [None if t is None else t.double() for t in (image, target, mask)]
+    truth, wanted = loss_and_gradient(_reference_loss.photometric_loss, *doubles)
+    assert abs(value - truth) < 1e-6
+    assert (gradient - wanted).norm() < 2e-5 * wanted.norm()
+    prepared = PhotometricTarget.prepare(target)
+    again, _ = loss_and_gradient(photometric_loss, image, prepared, mask)
+    assert again == pytest.approx(float(value), abs=1e-7)
+    with torch.no_grad():
+        assert photometric_loss(image, prepared, mask=mask) == pytest.approx(float(value), abs=1e-7)
+
+
+def test_photometric_loss_of_nothing(emulated):
+    image, target = torch.rand(2, 1, 20, 20, 3)
+    value, gradient = loss_and_gradient(photometric_loss, image, target, torch.zeros(1, 20, 20))
+    assert value == 0
+    assert not gradient.any()
+    with pytest.raises(ValueError, match="mask: expected weights"):
+        photometric_loss(image, target, mask=torch.full((1, 20, 20), 2.0))
+
+
 MUTATIONS = [
+    ("loss.cu", "t < SSIM_WINDOW; ++t) sums", "t < SSIM_WINDOW - 1; ++t) sums"),
     ("project.cu", "place < f.splat_room", "place + 1 < end"),
     ("project.cu", "k = 0; k < BASES; ++k)", "k = 0; k < BASES - 1; ++k)"),
     ("warp.h", "if (lane() >= step) value", "if (lane() > step) value"),
@@ -264,7 +301,10 @@ def test_an_off_by_one_is_seen(emulate, monkeypatch, tmp_path, file, old, new):
     assert source.count(old) == 1
     (native / file).write_text(source.replace(old, new))
     use(monkeypatch, emulate(native))
-    assert outcome(lambda: assert_parity(make_scene(100), make_cameras(), PLAIN)) != 0
+    if file == "loss.cu":
+        assert outcome(lambda: test_photometric_loss(None, (33, 17), False)) != 0
+    else:
+        assert outcome(lambda: assert_parity(make_scene(100), make_cameras(), PLAIN)) != 0
 
 
 def test_without_a_mutation_nothing_is_seen(emulated):

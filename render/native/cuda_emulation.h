@@ -22,6 +22,8 @@ float exp2f(float) noexcept;
 float log2f(float) noexcept;
 float expf(float) noexcept;
 double sqrt(double) noexcept;
+float fabsf(float) noexcept;
+double exp(double) noexcept;
 double ceil(double) noexcept;
 double exp2(double) noexcept;
 double fmin(double, double) noexcept;

@@ -6,15 +6,18 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unordered_map.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <functional>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "constants.h"
 #include "cuda_frame.h"
+#include "loss_frame.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -190,6 +193,31 @@ nb::bytes cuda_frame(const Settings& set, const Fields& fields, uintptr_t cleare
   return nb::bytes(reinterpret_cast<const char*>(&f), sizeof f);
 }
 
+// The views' numbers come in the order of LossViews: count, height, width, then addresses.
+nb::bytes cuda_loss(const std::vector<int64_t>& views, const std::vector<int64_t>& work,
+                    float ssim_weight) {
+  if (views.size() != 8 || work.size() != 7) throw std::invalid_argument("cuda_loss: sizes");
+  const auto at = [](int64_t address) {
+    return reinterpret_cast<float*>(static_cast<uintptr_t>(address));
+  };
+  LossFrame f;
+  f.views.count = views[0];
+  f.views.height = static_cast<int>(views[1]);
+  f.views.width = static_cast<int>(views[2]);
+  f.views.image = at(views[3]);
+  f.views.target = at(views[4]);
+  f.views.mean = at(views[5]);
+  f.views.variance = at(views[6]);
+  f.views.mask = at(views[7]);
+  f.mean = at(work[0]);
+  f.variance = at(work[1]);
+  for (size_t k = 0; k < 3; ++k) f.maps[k] = at(work[2 + k]);
+  f.sums = reinterpret_cast<double*>(static_cast<uintptr_t>(work[5]));
+  f.gradient = at(work[6]);
+  f.ssim_weight = ssim_weight;
+  return nb::bytes(reinterpret_cast<const char*>(&f), sizeof f);
+}
+
 nb::dict layout() {
   nb::dict all;
   all["block"] = BLOCK;
@@ -212,6 +240,7 @@ void bind_cuda(nb::module_& m) {
   m.attr("CUDA") = layout();
   m.def("cuda_passes", &passes_of, "end"_a);
   m.def("cuda_room", &cuda_room, "settings"_a, "count"_a, "splats"_a, "pairs"_a);
+  m.def("cuda_loss", &cuda_loss, "views"_a, "work"_a, "ssim_weight"_a);
   m.def("cuda_frame", &cuda_frame, "settings"_a, "fields"_a, "cleared"_a, "kept"_a, "scratch"_a);
 }
 
