@@ -97,6 +97,7 @@ def fit_gaussians(
     exposure: bool = False,
     preset: Literal["small", "balanced", "high"] = "high",
     resume: bool = False,
+    device: Device = "cpu",
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -117,6 +118,7 @@ def fit_gaussians(
         exposure: Learn a colour change per photograph.
         preset: How much of the fit a .fpz keeps.
         resume: Go on from OUT.checkpoint.
+        device: Where to train.
         seed: Of every random choice; the same seed gives the same splats.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -132,7 +134,7 @@ def fit_gaussians(
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:
         report = fitting.fit_gaussians(
-            source, output, settings, init=init, downscale=downscale, resume=resume,
+            source, output, settings, init=init, downscale=downscale, resume=resume, device=device,
             pressing=fitting.CompressSettings(preset, seed=seed), progress=progress,
         )  # fmt: skip
     _finish(report, json_, out)

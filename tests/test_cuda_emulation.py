@@ -11,10 +11,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fieldpress.gaussians.train import Trainer, TrainSettings
 from fieldpress.render import _reference, _reference_loss, cuda, photometric, splat, statistics
 from fieldpress.render.photometric import PhotometricTarget, photometric_loss
 from fieldpress.render.splat import RasterOptions, rasterize
 from fieldpress.render.splat_cuda import Backend
+from fieldpress.scenes.cameras import Cameras
 
 WIDTH, HEIGHT = 37, 29
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "backgrounds")
@@ -273,6 +275,22 @@ def test_photometric_loss_of_nothing(emulated):
     assert not gradient.any()
     with pytest.raises(ValueError, match="mask: expected weights"):
         photometric_loss(image, target, mask=torch.full((1, 20, 20), 2.0))
+
+
+def test_training_takes_the_same_steps(emulate, monkeypatch, tiny_model):
+    views, Ks = make_cameras(2, 24, 20)
+    cameras = Cameras(views, Ks, 24, 20)
+    photos = torch.rand(2, 20, 24, 3, generator=torch.Generator().manual_seed(1))
+    losses, models = [], []
+    for kernels in (None, emulate()):
+        if kernels is not None:
+            use(monkeypatch, kernels)
+        trainer = Trainer(tiny_model(40, 1), cameras, photos, TrainSettings(steps=4, exposure=True))
+        losses.append([trainer.step() for _ in range(4)])
+        models.append(trainer.model())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, value in models[0].tensors().items():
+        torch.testing.assert_close(models[1].tensors()[name], value, rtol=1e-3, atol=1e-4)
 
 
 MUTATIONS = [
