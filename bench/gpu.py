@@ -5,15 +5,15 @@
 Sections, each of which may fail without the others: compile (every CUDA source by NVRTC, cold and
 from the cache; the only one without a GPU), parity (values, gradients, statistics and packed
 scenes against the CPU path and the twin), times (forward, backward, statistics, packed, stages),
-gsplat (the same where it can be imported), sanitizer (compute-sanitizer on a small case). Writes
-bench/results/gpu.json after each section, without a GPU bench/results/gpu_compile.json.
+fit (training steps a second), gsplat (the same where it can be imported), sanitizer
+(compute-sanitizer on a small case). Writes bench/results/gpu.json after each section, without a
+GPU bench/results/gpu_compile.json.
 --rehearse runs it all on the CPU path with tiny scenes, so that no GPU time goes to typos.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shutil
 import statistics
@@ -26,28 +26,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_cases import (
+    OPTIONS,
+    Report,
+    Scene,
+    TimedKernels,
+    errors,
+    gradients,
+    one,
+    orbit,
+    psnr,
+    relative,
+    render_call,
+    small_case,
+    training_call,
+)
+from gpu_table import table
 from raster_cpu import seeded_scene
 from record import write
 from torch import Tensor
 
+from fieldpress.gaussians.model import SplatModel
+from fieldpress.gaussians.train import Trainer, TrainSettings
 from fieldpress.render import _reference, cuda, splat_cuda
 from fieldpress.render.packed import pack, rasterize_packed
+from fieldpress.render.photometric import photometric_loss
 from fieldpress.render.splat import RasterOptions, rasterize
 from fieldpress.render.statistics import statistics as splat_statistics
+from fieldpress.scenes.cameras import Cameras
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
-OPTIONS = RasterOptions(sh_degree=3)
-NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats")
 WIDTH, HEIGHT = 1920, 1080
 SANITIZER_SECONDS = 100
-Scene = tuple[Tensor, ...]
-Report = dict[str, Any]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="100000,1000000,5000000")
-    parser.add_argument("--only", default="compile,parity,times,gsplat,sanitizer")
+    parser.add_argument("--only", default="compile,parity,times,fit,gsplat,sanitizer")
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--small-case", action="store_true", help="what the sanitizer runs")
@@ -128,11 +144,21 @@ class Bench:
         truth = splat_statistics(*scene[:4], *cameras, 400, 300)
         for name in ("hits", "weight", "weight_sq", "max_weight"):
             report[f"statistics_{name}"] = relative(getattr(sums, name), getattr(truth, name))
+        report["photometric"] = self._photometric()
         packed = pack(*scene)
         image, _ = rasterize_packed(packed.to(self.device), *here[5:], 400, 300, OPTIONS)
         whole, _ = rasterize_packed(packed, *cameras, 400, 300, OPTIONS)
         report["packed_psnr"] = psnr(image, whole)
         return report
+
+    def _photometric(self) -> Report:
+        image, target = torch.rand(2, 1, 200, 300, 3, generator=torch.Generator().manual_seed(2))
+        found = []
+        for device in (self.device, torch.device("cpu")):
+            x = image.to(device).requires_grad_()
+            value = photometric_loss(x, target.to(device))
+            found.append((float(value.detach()), torch.autograd.grad(value, x)[0]))
+        return {"value": abs(found[0][0] - found[1][0]), "grad": relative(found[0][1], found[1][1])}
 
     def _against_the_twin(self, options: RasterOptions) -> Report:
         scene, cameras = seeded_scene(800), orbit(1, 64, 48)
@@ -175,6 +201,31 @@ class Bench:
             report[f"packed_{kind}_psnr"] = psnr(image, draw(0)[0])
         report["fps"] = 1000 / report["forward_ms"]["median"]
         return report
+
+    def fit(self) -> Report:
+        """Training steps a second at the first size, on renders of the scene."""
+        size, steps = self.sizes[0], 10 * self.frames
+        scene, cameras = self._scene(size)
+        photos = torch.cat([
+            rasterize(*scene, *one(cameras, k), self.width, self.height, OPTIONS)[0]  # pyright: ignore
+            for k in range(len(cameras[0]))
+        ]).clamp(0, 1)  # fmt: skip
+        means, quats, scales, opacities, colors = scene
+        start = SplatModel(
+            means=means, quats=quats, scales=scales.log(), opacities=torch.logit(opacities, 1e-6),
+            sh0=colors[:, :1].clone(), shN=torch.zeros_like(colors[:, 1:]),
+        )  # fmt: skip
+        views = Cameras(cameras[0].cpu(), cameras[1].cpu(), self.width, self.height)
+        trainer = Trainer(start, views, photos, TrainSettings(steps=2 * steps))
+        first = [trainer.step() for _ in range(5)]
+        self._wait()
+        began = time.perf_counter()
+        last = [trainer.step() for _ in range(steps)][-5:]
+        self._wait()
+        seconds = time.perf_counter() - began
+        if statistics.mean(last) >= statistics.mean(first):
+            raise RuntimeError(f"the loss did not fall: {first} to {last}")
+        return {"gaussians": size, "steps_per_second": steps / seconds, "loss": [first, last]}
 
     def gsplat(self) -> Report:
         """gsplat's rasterization() on the same scenes, and how far its pictures are from ours."""
@@ -278,124 +329,11 @@ class Bench:
         return timed.medians(self.frames)
 
 
-class TimedKernels:
-    """Kernels with events around each launch."""
-
-    def __init__(self, kernels: cuda.Kernels) -> None:
-        self.kernels, self.device, self.processors = kernels, kernels.device, kernels.processors
-        self.events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {}
-
-    def launch(self, kernel: str, *arguments: int, macros: cuda.Macros = ()) -> None:
-        pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-        pair[0].record()
-        self.kernels.launch(kernel, *arguments, macros=macros)  # pyright: ignore
-        pair[1].record()
-        self.events.setdefault(kernel, []).append(pair)
-
-    def medians(self, frames: int) -> Report:
-        """Milliseconds a frame of each kernel, all its launches together."""
-        torch.cuda.synchronize(self.device)
-        return {
-            kernel: statistics.median(a.elapsed_time(b) for a, b in pairs) * len(pairs) / frames
-            for kernel, pairs in self.events.items()
-        }
-
-
-def one(cameras: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
-    c = k % len(cameras[0])
-    return cameras[0][c : c + 1], cameras[1][c : c + 1]
-
-
-def render_call(
-    draw: Callable[..., Any],
-    scene: Scene,
-    cameras: tuple[Tensor, Tensor],
-    width: int,
-    height: int,
-    options: RasterOptions = OPTIONS,
-) -> Callable[[int], Any]:
-    """call(k) draws the k-th view."""
-
-    def call(k: int) -> Any:
-        with torch.no_grad():
-            return draw(*scene, *one(cameras, k), width, height, options)
-
-    return call
-
-
-def training_call(
-    draw: Callable[..., Any],
-    scene: Scene,
-    cameras: tuple[Tensor, Tensor],
-    width: int,
-    height: int,
-) -> Callable[[int], Any]:
-    """call(k) draws the k-th view and finds the gradients of its mean square."""
-    leaves = [part.clone().requires_grad_() for part in scene]
-
-    def call(k: int) -> Any:
-        image = draw(*leaves, *one(cameras, k), width, height, OPTIONS)[0]
-        return torch.autograd.grad(image.square().mean(), leaves)
-
-    return call
-
-
-def gradients(
-    draw: Callable[..., Any], inputs: list[Tensor], width: int, height: int, options: RasterOptions
-) -> Report:
-    """Image, alpha and the gradients of a fixed random linear form of both."""
-    leaves = [part.clone().requires_grad_() for part in inputs[:6]]
-    image, alpha, _ = draw(*leaves, inputs[6], width, height, options)
-    g = torch.Generator().manual_seed(1)
-    forms = [torch.randn(t.shape, generator=g).to(t) for t in (image, alpha)]
-    grads = torch.autograd.grad([image, alpha], leaves, forms)
-    return {"image": image, "alpha": alpha} | dict(zip(NAMES, grads, strict=True))
-
-
-def errors(ours: Report, truth: Report) -> Report:
-    """PSNR of the pictures, relative L2 error of each gradient."""
-    found: Report = {f"{name}_psnr": psnr(ours[name], truth[name]) for name in ("image", "alpha")}
-    return found | {f"{name}_grad": relative(ours[name], truth[name]) for name in NAMES}
-
-
-def psnr(ours: Tensor, truth: Tensor) -> float:
-    error = (ours.detach().cpu().double() - truth.detach().cpu().double()).square().mean()
-    return -10 * math.log10(float(error) + 1e-30)
-
-
-def relative(ours: Tensor, truth: Tensor) -> float:
-    a, b = ours.detach().cpu().double(), truth.detach().cpu().double()
-    return float((a - b).norm() / b.norm())
-
-
-def orbit(count: int, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """Cameras on a circle around the seeded scene."""
-    views = torch.zeros(count, 4, 4)
-    for i in range(count):
-        c, s = math.cos(0.7 * i), math.sin(0.7 * i)
-        rows = [[c, 0, s, 0.1], [0, 1, 0, -0.2], [-s, 0, c, 5.0], [0, 0, 0, 1]]
-        views[i] = torch.tensor(rows)
-    focal = 0.8 * width
-    K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    return views, K.expand(count, 3, 3).contiguous()
-
-
-def small_case(device: torch.device) -> None:
-    """A frame, its gradients, statistics and a packed frame."""
-    scene, cameras = seeded_scene(2000), orbit(1, 80, 60)
-    here = [part.to(device) for part in (*scene, *cameras)]
-    gradients(rasterize, here, 80, 60, RasterOptions(sh_degree=3, render_mode="RGB+D"))
-    splat_statistics(*here[:4], *here[5:], 80, 60)  # pyright: ignore
-    rasterize_packed(pack(*here[:5]), *here[5:], 80, 60, OPTIONS)  # pyright: ignore
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def first_frame(environment: dict[str, str]) -> float:
     """Seconds from the first call to the finished picture, in a process of its own."""
     code = (
         "import time, torch; torch.zeros(1).cuda()\n"
-        "from gpu import seeded_scene, orbit, rasterize, OPTIONS\n"
+        "from gpu_cases import seeded_scene, orbit, rasterize, OPTIONS\n"
         "parts = [p.cuda() for p in (*seeded_scene(1000), *orbit(1, 320, 240))]\n"
         "torch.cuda.synchronize(); t = time.perf_counter()\n"
         "rasterize(*parts, 320, 240, OPTIONS)[0].cpu(); print(time.perf_counter() - t)"
@@ -411,58 +349,6 @@ def first_frame(environment: dict[str, str]) -> float:
 
 def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def table(report: Report) -> str:
-    """The figures that were asked for, one line each."""
-    lines = []
-    for unit, rows in report.get("compile", {}).get("units", {}).items():
-        parts = [f"{a} {r['seconds']:.2f} s {r['bytes']:,} B" for a, r in rows.items()]
-        lines.append(f"{unit + '.cu':14}" + "   ".join(parts))
-    for name in ("first_frame_cold_seconds", "first_frame_cached_seconds"):
-        if name in report.get("compile", {}):
-            lines.append(f"{name} {report['compile'][name]:.2f}")
-    for name, found in report.get("parity", {}).items():
-        if isinstance(found, dict):
-            found = "  ".join(f"{k} {v:.3g}" for k, v in found.items())
-        lines.append(f"parity {name}: {found}")
-    lines += _speeds(report)
-    for check, found in report.get("sanitizer", {}).items():
-        last = found["lines"][-1] if isinstance(found, dict) and found["lines"] else found
-        lines.append(f"sanitizer {check}: {last}")
-    return "\n".join(lines)
-
-
-def _speeds(report: Report) -> list[str]:
-    peers, lines = report.get("gsplat", {}), []
-    for size, rows in report.get("times", {}).items():
-        if not isinstance(rows, dict):
-            continue
-        forward = rows["forward_ms"]["median"]
-        both = rows["forward_and_backward_ms"]["median"]
-        lines.append(
-            f"{int(size):>9,} Gaussians: forward {forward:.2f} ms (queued"
-            f" {rows['forward_ms']['back_to_back']:.2f}), with backward {both:.2f},"
-            f" statistics {rows['statistics_ms']['median']:.2f},"
-            f" int8 {rows['packed_int8_ms']['median']:.2f} in"
-            f" {rows['packed_int8_bytes'] / rows['scene_bytes']:.2f} of the memory"
-            f" at {rows['packed_int8_psnr']:.1f} dB"
-        )
-        if rows.get("stages_ms"):
-            stages = "  ".join(f"{k} {v:.3f}" for k, v in rows["stages_ms"].items())
-            lines.append(f"          {stages}")
-        if size in peers:
-            for kind in ("dense", "packed"):
-                theirs = peers[size][f"{kind}_forward_ms"]["median"]
-                trained = peers[size][f"{kind}_forward_and_backward_ms"]["median"]
-                lines.append(
-                    f"          gsplat {kind}: forward {theirs:.2f} ms ({theirs / forward:.2f}x"
-                    f" ours), with backward {trained:.2f} ({trained / both:.2f}x),"
-                    f" {peers[size][f'{kind}_psnr']:.1f} dB apart"
-                )
-    if "skipped" in peers:
-        lines.append(f"gsplat: {peers['skipped']}")
-    return lines
 
 
 if __name__ == "__main__":
