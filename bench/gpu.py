@@ -49,7 +49,7 @@ from torch import Tensor
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.train import Trainer, TrainSettings
 from fieldpress.render import _reference, cuda, splat_cuda
-from fieldpress.render.packed import pack, rasterize_packed
+from fieldpress.render.packed import PackedGaussians, pack, rasterize_packed
 from fieldpress.render.photometric import photometric_loss
 from fieldpress.render.splat import RasterOptions, rasterize
 from fieldpress.render.statistics import statistics as splat_statistics
@@ -176,7 +176,7 @@ class Bench:
         draw = render_call(rasterize, scene, cameras, self.width, self.height)
         report: Report = {"scene_bytes": sum(t.numel() * 4 for t in scene)}
         report["forward_ms"] = self._median(draw)
-        report["peak_bytes"] = self._peak(draw)
+        report["workspace_bytes"] = self._workspace(draw)
         report["forward_and_backward_ms"] = self._median(
             training_call(rasterize, scene, cameras, self.width, self.height)
         )
@@ -191,14 +191,15 @@ class Bench:
         report["stages_ms"] = self._stages(draw)
         for kind in ("int8", "half"):
             packed = pack(*scene, half=kind == "half")  # pyright: ignore
+
+            def draw_packed(k: int, packed: PackedGaussians = packed) -> Any:
+                view = one(cameras, k)
+                return rasterize_packed(packed, *view, self.width, self.height, OPTIONS)
+
             report[f"packed_{kind}_bytes"] = packed.size
-            report[f"packed_{kind}_ms"] = self._median(
-                lambda k, packed=packed: rasterize_packed(
-                    packed, *one(cameras, k), self.width, self.height, OPTIONS
-                )
-            )
-            image, _ = rasterize_packed(packed, *one(cameras, 0), self.width, self.height, OPTIONS)
-            report[f"packed_{kind}_psnr"] = psnr(image, draw(0)[0])
+            report[f"packed_{kind}_ms"] = self._median(draw_packed)
+            report[f"packed_{kind}_workspace_bytes"] = self._workspace(draw_packed)
+            report[f"packed_{kind}_psnr"] = psnr(draw_packed(0)[0], draw(0)[0])
         report["fps"] = 1000 / report["forward_ms"]["median"]
         return report
 
@@ -306,13 +307,15 @@ class Bench:
         low, median, high = statistics.quantiles(times, n=4)
         return {"median": median, "quartiles": [low, high], "back_to_back": queued}
 
-    def _peak(self, call: Callable[[int], Any]) -> int | None:
+    def _workspace(self, call: Callable[[int], Any]) -> int | None:
         if self.device.type != "cuda":
             return None
+        self._wait()
+        before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         call(0)
         self._wait()
-        return torch.cuda.max_memory_allocated(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - before
 
     def _stages(self, call: Callable[[int], Any]) -> Report | None:
         """Medians of each kernel, by events around each launch."""

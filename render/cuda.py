@@ -190,6 +190,9 @@ class DeviceKernels:
         self, kernel: str, blocks: int, threads: int, *arguments: int, macros: Macros = ()
     ) -> None:
         """See `Kernels`; on the current stream of torch."""
+        if torch.cuda.current_device() != self.device.index:
+            with torch.cuda.device(self.device):
+                return self.launch(kernel, blocks, threads, *arguments, macros=macros)
         found = self._kernels.get((kernel, macros)) or self._load(kernel, macros)
         handle = torch.cuda.current_stream(self.device).cuda_stream
         stream = self._streams.get(handle)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -253,7 +253,7 @@ class Backend:
                 if finish is not None:
                     finish(frame.data_ptr())
                 if frames is not None:
-                    frames.kept[c] = buffers
+                    frames.kept[c] = replace(buffers, scratch=buffers.kept)  # Given back.
             assert read is not None
             pending = self._short_of_room(pending, read())
 
