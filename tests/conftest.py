@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -174,10 +175,16 @@ class EmulatedKernels:
         if library.emulate(getattr(library, kernel), blocks, threads, packed, self.order):
             raise RuntimeError(f"{kernel}: threads wait for each other for ever")
 
+    def source(self, name: str, seen: set[str]) -> str:
+        """A file and all that it includes, each once."""
+        seen.add(name)
+        text = (self.native / name).read_text()
+        headers = [h for h in re.findall(r'#include "(.*)"', text) if h != "simd.h"]
+        return text + "".join(self.source(h, seen) for h in headers if h not in seen)
+
     def load(self, unit: str, macros: cuda.Macros) -> ctypes.CDLL:
         if (unit, macros) not in self._loaded:
-            sources = [self.native / f"{unit}.cu", *sorted(self.native.glob("*.h"))]
-            digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+            digest = hashlib.sha256(self.source(f"{unit}.cu", set()).encode())
             path = self.folder / f"{unit}-{digest.hexdigest()[:16]}-{hash(macros)}.so"
             if not path.exists():
                 defines = ["FIELDPRESS_CUDA", *(f"{k}={v}" for k, v in macros)]

@@ -106,12 +106,13 @@ def test_every_sh_degree(emulated, degree):
     assert_parity(make_scene(60, bases=25), make_cameras(), RasterOptions(sh_degree=degree))
 
 
-@pytest.mark.parametrize("per_camera", [False, True])
-def test_many_channels(emulated, per_camera):
+@pytest.mark.parametrize(("channels", "per_camera"), [(6, False), (6, True), (32, False)])
+def test_many_channels(emulated, channels, per_camera):
+    """With 32 and depth a warp holds more sums than it has lanes."""
     g = torch.Generator().manual_seed(3)
-    colors = torch.rand(*((2, 80, 6) if per_camera else (80, 6)), generator=g)
-    scene = (*make_scene(80)[:4], colors)
-    options = RasterOptions(render_mode="RGB+D", backgrounds=torch.rand(6, generator=g))
+    colors = torch.rand(*((2, 60, channels) if per_camera else (60, channels)), generator=g)
+    scene = (*make_scene(60)[:4], colors)
+    options = RasterOptions(render_mode="RGB+D", backgrounds=torch.rand(channels, generator=g))
     assert_parity(scene, make_cameras(2), options)
 
 
