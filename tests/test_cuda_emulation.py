@@ -243,6 +243,57 @@ def test_bad_cameras_end_in_one_line(emulated, monkeypatch, spoil, message):
         rasterize(*make_scene(5), views, Ks, WIDTH, HEIGHT, PLAIN)
 
 
+LOOK_BACK = """
+#include "sort.cu"
+extern "C" __global__ void probe(uint64_t* states, int64_t chunk, uint64_t* found) {
+  const uint64_t before = look_back(states, chunk, 5);
+  if (lane() == 0) *found = before;
+}
+extern "C" __global__ void probe_digits(uint32_t* states, int64_t part, uint32_t* found) {
+  found[threadIdx.x] = digits_before(states, part, threadIdx.x);
+}
+"""
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 5, 31, 32, 33, 64, 100])
+@pytest.mark.parametrize("finished", [0, 3, 40, 99])
+def test_looking_back_over_chunks_that_are_under_way(probes, chunk, finished):
+    """On a GPU earlier chunks have often told their own sum and not yet that of all before them;
+    here blocks run one after another, so that state is made by hand."""
+    own = torch.arange(1, 102, dtype=torch.int64) * 3
+    states = torch.where(torch.arange(101) <= finished, (2 << 62) - (1 << 64), 1 << 62)
+    states += torch.where(torch.arange(101) <= finished, own.cumsum(0), own)
+    found = torch.zeros(1, dtype=torch.int64)
+    probes.launch("probe", 1, 32, states.data_ptr(), chunk, found.data_ptr())
+    before = int(own[:chunk].sum())
+    assert int(found) == before
+    assert int(states[chunk]) & ((1 << 62) - 1) == before + 5
+
+
+@pytest.mark.parametrize("part", [0, 1, 7, 30])
+@pytest.mark.parametrize("finished", [0, 3, 29])
+def test_looking_back_over_parts_of_a_sort(probes, part, finished):
+    own = torch.randint(0, 1000, (31, 256), generator=torch.Generator().manual_seed(1))
+    done = (torch.arange(31) <= finished)[:, None]
+    states = torch.where(done, (2 << 30) - (1 << 32) + own.cumsum(0), (1 << 30) + own)
+    states = states.to(torch.int32)
+    found = torch.zeros(256, dtype=torch.int32)
+    probes.launch("probe_digits", 1, 256, states.data_ptr(), part, found.data_ptr())
+    before = own[:part].sum(0)
+    assert torch.equal(found.long(), before)
+    assert torch.equal(states[part].long() & ((1 << 30) - 1), before + torch.arange(256))
+
+
+@pytest.fixture(scope="module")
+def probes(emulate, tmp_path_factory):
+    """Kernels that call one function each."""
+    native = tmp_path_factory.mktemp("probes") / "native"
+    shutil.copytree(cuda.NATIVE, native)
+    for name in ("probe", "probe_digits"):
+        (native / f"{name}.cu").write_text(LOOK_BACK)
+    return emulate(native)
+
+
 def loss_and_gradient(loss, image, target, mask, weight=0.2):
     image = image.clone().requires_grad_()
     value = loss(image, target, weight, mask)
