@@ -1,6 +1,6 @@
 """Gaussians in a quarter of the memory, rendered without being unpacked where there is a GPU.
 
-At degree 3 a Gaussian takes 65 bytes with int8 harmonics, 22 with a palette, 110 in half precision;
+At degree 3 a Gaussian takes 68 bytes with int8 harmonics, 22 with a palette, 116 in half precision;
 236 as floats.
 """
 
@@ -40,8 +40,10 @@ class PackedGaussians:
         scales: [N, 3] uint8 steps of the logarithm.
         opacities: [N] uint8 / 255.
         sh0: [N, 3] float16.
-        shN: [N, K - 1, 3] int8 or float16; with indices [P, K - 1, 3] float16.
+        shN: [N, R] int8 or float16, with indices [P, R] float16: 3 (K - 1) numbers and zeros up to
+            whole 16 bytes, which the kernel reads at once.
         blocks: [B, 8] float32: origin, steps, least log scale, its step.
+        bases: K, SH bases.
         sh_steps: [K - 1, 3] float32 of int8, else None.
         indices: [N] int16, the bits of unsigned rows of a palette shN, else None.
     """
@@ -53,6 +55,7 @@ class PackedGaussians:
     sh0: Tensor
     shN: Tensor
     blocks: Tensor
+    bases: int
     sh_steps: Tensor | None = None
     indices: Tensor | None = None
 
@@ -71,11 +74,11 @@ class PackedGaussians:
     def tensors(self) -> dict[str, Tensor]:
         """By name, without those that this format has not."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: t for name, t in named.items() if t is not None}
+        return {name: t for name, t in named.items() if isinstance(t, Tensor)}
 
     def to(self, device: torch.device | str) -> PackedGaussians:
         """The same on another device."""
-        return PackedGaussians(**{name: t.to(device) for name, t in self.tensors().items()})
+        return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
 
     def unpack(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Means, quats, scales, opacities and SH colors as `rasterize` takes them."""
@@ -83,7 +86,7 @@ class PackedGaussians:
         steps = (self.means.int() & 0xFFFF).float()
         means = block[:, :3] + block[:, 3:6] * steps
         scales = torch.exp(block[:, 6:7] + block[:, 7:] * self.scales.float())
-        rest = self.shN.float()
+        rest = self.shN[:, : 3 * (self.bases - 1)].float().unflatten(1, (self.bases - 1, 3))
         if self.sh_steps is not None:
             rest = rest * self.sh_steps
         elif self.indices is not None:
@@ -144,6 +147,7 @@ def pack(
         opacities=(values[3] * 255).round().clamp(0, 255).to(torch.uint8),
         sh0=values[4][:, 0].half(),
         blocks=blocks,
+        bases=colors.shape[1] if palette is None else palette[0].shape[1] + 1,
         **_packed_rest(values[4][:, 1:], half, palette, n),
     )
 
@@ -164,8 +168,7 @@ def rasterize_packed(
     Raises:
         ValueError: a shape, dtype, device or value that does not fit, by argument.
     """
-    bases = packed.shN.shape[1] + 1
-    degree = next(d for d in range(_native.MAX_SH_DEGREE + 1) if basis_count(d) == bases)
+    degree = next(d for d in range(_native.MAX_SH_DEGREE + 1) if basis_count(d) == packed.bases)
     options = replace(options, sh_degree=degree if options.sh_degree is None else options.sh_degree)
     on = packed.means.device
     if on.type == "cpu" and backend_of(on) is _native:
@@ -186,13 +189,12 @@ def _draw(
     on, count = packed.means.device, len(viewmats)
     views = checked("viewmats", viewmats, (count, 4, 4), on)
     Ks = checked("Ks", Ks, (count, 3, 3), on)
-    bases = packed.shN.shape[1] + 1
-    if options.has_color and basis_count(settings.sh_degree) > bases:
-        raise ValueError(f"sh_degree: expected at most what {bases} bases hold, got more")
+    if options.has_color and basis_count(settings.sh_degree) > packed.bases:
+        raise ValueError(f"sh_degree: expected at most what {packed.bases} bases hold, got more")
     settings.color_channels = 3 if options.has_color else 0
     channels = settings.color_channels + options.has_depth
     scene = {f"packed_{name}": t.data_ptr() for name, t in packed.tensors().items()}
-    scene |= {"count": len(packed.means), "color_stride": 3 * bases}
+    scene |= {"count": len(packed.means), "color_stride": packed.shN.shape[1]}
     shot = Shot(scene, None, views, Ks, settings, (("PACKED_SH", FORMATS[packed.format]),))
     image = torch.empty(count, settings.height, settings.width, channels, device=on)
     alpha = torch.empty(count, settings.height, settings.width, 1, device=on)
@@ -227,12 +229,19 @@ def _packed_rest(
         most = min(len(codewords), MOST_CODEWORDS)
         if indices.shape != (n,) or bool(((indices < 0) | (indices >= most)).any()):
             raise ValueError(f"palette: expected {n} indices below {most}, got others")
-        return {"shN": codewords.half(), "indices": indices.int().to(torch.int16)}
+        return {"shN": _padded(codewords.half()), "indices": indices.int().to(torch.int16)}
     if half:
-        return {"shN": rest.half()}
+        return {"shN": _padded(rest.half())}
     steps = rest.abs().amax(0) / 127 if n else rest.new_zeros(rest.shape[1:])
     codes = (rest / steps.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(-127, 127)
-    return {"shN": codes.to(torch.int8), "sh_steps": steps}
+    return {"shN": _padded(codes.to(torch.int8)), "sh_steps": steps}
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """[N, R] of rows [N, K - 1, 3], each a whole number of 16 bytes."""
+    flat = rows.flatten(1)
+    each = 16 // flat.element_size()
+    return torch.nn.functional.pad(flat, (0, -flat.shape[1] % each)).contiguous()
 
 
 def _packed_quats(quats: Tensor) -> Tensor:

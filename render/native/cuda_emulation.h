@@ -37,6 +37,9 @@ double fmin(double, double) noexcept;
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 
 namespace emulation {
 

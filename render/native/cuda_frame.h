@@ -53,7 +53,7 @@ struct Packed {
   const uint8_t* scales = nullptr;      // [N, 3] steps of the logarithm
   const uint8_t* opacities = nullptr;   // [N] / 255
   const uint16_t* sh0 = nullptr;        // [N, 3] half
-  const void* shN = nullptr;            // [N, K - 1, 3] int8 or half; palette: [P, K - 1, 3] half
+  const void* shN = nullptr;            // [N, color_stride] int8 or half; palette: [P, ...] half
   const float* sh_steps = nullptr;      // [K - 1, 3], of int8
   const uint16_t* indices = nullptr;    // [N] into the palette
   const float* blocks = nullptr;        // [B, 8] origin, steps, least log scale and its step

@@ -56,19 +56,43 @@ FP_INLINE Group packed_group(const Packed& packed, int64_t i) {
   return g;
 }
 
-// Coefficient k of channel c.
-FP_INLINE float packed_coefficient(const Packed& packed, int rest, int64_t i, int k, int c) {
-  if (k == 0) return half_value(packed.sh0[3 * i + c]);
-  const int at = 3 * (k - 1) + c;
+// The first COUNT numbers of a row of whole 16 bytes: the higher coefficients, channels innermost.
+template <int COUNT>
+FP_INLINE void packed_rest(const Packed& packed, int64_t stride, int64_t i, float* rest) {
 #if PACKED_SH == PACKED_INT8
-  return static_cast<float>(static_cast<const int8_t*>(packed.shN)[3 * rest * i + at]) *
-         packed.sh_steps[at];
+  constexpr int EACH = 16;
+  const int64_t row = i;
 #elif PACKED_SH == PACKED_HALF
-  return half_value(static_cast<const uint16_t*>(packed.shN)[3 * rest * i + at]);
+  constexpr int EACH = 8;
+  const int64_t row = i;
 #else
+  constexpr int EACH = 8;
   const int64_t row = packed.indices[i];
-  return half_value(static_cast<const uint16_t*>(packed.shN)[3 * rest * row + at]);
 #endif
+  const uint4* from = static_cast<const uint4*>(packed.shN) + row * (stride / EACH);
+#pragma unroll
+  for (int k = 0; k < (COUNT + EACH - 1) / EACH; ++k) {
+    const uint4 bits = from[k];
+    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int j = 0; j < EACH; ++j) {
+      const int at = k * EACH + j;
+      if (at >= COUNT) continue;
+#if PACKED_SH == PACKED_INT8
+      const int code = static_cast<int8_t>(words[j / 4] >> (8 * (j % 4)) & 0xffu);
+      rest[at] = static_cast<float>(code) * packed.sh_steps[at];
+#else
+      rest[at] = half_value(static_cast<uint16_t>(words[j / 2] >> (16 * (j % 2)) & 0xffffu));
+#endif
+    }
+  }
+}
+
+// All COUNT coefficients of one Gaussian, channels innermost.
+template <int COUNT>
+FP_INLINE void load_coefficients(const CudaFrame& f, int64_t i, float* all) {
+  for (int c = 0; c < 3; ++c) all[c] = half_value(f.packed.sh0[3 * i + c]);
+  packed_rest<COUNT - 3>(f.packed, f.scene.color_stride, i, all + 3);
 }
 
 }  // namespace fieldpress::render::gpu

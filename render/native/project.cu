@@ -19,11 +19,6 @@ FP_INLINE bool finite_all(const float* values, int count) {
 
 #ifdef PACKED_SH
 FP_INLINE Group load_group(const CudaFrame& f, int64_t i) { return packed_group(f.packed, i); }
-
-FP_INLINE float coefficient(const CudaFrame& f, int64_t i, int k, int c) {
-  const int rest = static_cast<int>(f.scene.color_stride) / 3 - 1;
-  return packed_coefficient(f.packed, rest, i, k, c);
-}
 #else
 FP_INLINE Group load_group(const CudaFrame& f, int64_t i) {
   Group g;
@@ -34,8 +29,21 @@ FP_INLINE Group load_group(const CudaFrame& f, int64_t i) {
   return g;
 }
 
-FP_INLINE float coefficient(const CudaFrame& f, int64_t i, int k, int c) {
-  return f.scene.colors[i * f.scene.color_stride + 3 * k + c];
+// All COUNT coefficients of one Gaussian, channels innermost; four at a time where rows allow it, or
+// else each load of a warp would touch as many lines as there are lanes, for four bytes of each.
+template <int COUNT>
+FP_INLINE void load_coefficients(const CudaFrame& f, int64_t i, float* all) {
+  const float* from = f.scene.colors + i * f.scene.color_stride;
+  if (COUNT % 4 == 0 && (reinterpret_cast<uintptr_t>(from) & 15u) == 0) {
+#pragma unroll
+    for (int k = 0; k < COUNT / 4; ++k) {
+      const float4 four = reinterpret_cast<const float4*>(from)[k];
+      all[4 * k] = four.x, all[4 * k + 1] = four.y, all[4 * k + 2] = four.z, all[4 * k + 3] = four.w;
+    }
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < COUNT; ++k) all[k] = from[k];
 }
 #endif
 
@@ -43,11 +51,12 @@ FP_INLINE float coefficient(const CudaFrame& f, int64_t i, int k, int c) {
 template <int DEGREE>
 FP_INLINE void sh_sum(const CudaFrame& f, int64_t i, const float unit[3], float* sum) {
   constexpr int BASES = (DEGREE + 1) * (DEGREE + 1);
-  float basis[MAX_BASES];
+  float basis[MAX_BASES], coefficients[3 * BASES];
+  load_coefficients<3 * BASES>(f, i, coefficients);
   sh_bases(DEGREE, unit[0], unit[1], unit[2], basis);
 #pragma unroll
   for (int k = 0; k < BASES; ++k)
-    for (int c = 0; c < 3; ++c) sum[c] += basis[k] * coefficient(f, i, k, c);
+    for (int c = 0; c < 3; ++c) sum[c] += basis[k] * coefficients[3 * k + c];
 }
 
 FP_INLINE bool sh_color(const CudaFrame& f, int64_t i, const float offset[3], float* color) {
@@ -108,7 +117,7 @@ extern "C" __global__ void prepare_camera(const CudaFrame* frame) {
   frame->progress->faults = faults;
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK) project(const CudaFrame* frame) {
+extern "C" __global__ void __launch_bounds__(BLOCK, 4) project(const CudaFrame* frame) {
   const CudaFrame& f = *frame;
   Progress& progress = *f.progress;
   if (progress.faults) return;
