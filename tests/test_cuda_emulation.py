@@ -358,7 +358,7 @@ MUTATIONS = [
     ("rays.h", "static_cast<float>(DOWN - 1)", "static_cast<float>(DOWN - 2)"),
     ("fold.h", "i + half < n ?", "i + half + 1 < n ?"),
     ("unblend.cu", "w < WARPS; ++w)\n    if (desk", "w < WARPS - 1; ++w)\n    if (desk"),
-    ("unproject.cu", "k < BASES; ++k)", "k < BASES - 1; ++k)"),
+    ("unproject.cu", "j < GROUP; ++j)", "j < GROUP - 1; ++j)"),
 ]
 
 

@@ -3,6 +3,7 @@
 #include "constants.h"
 #include "cuda_frame.h"
 #include "project_simd.h"
+#include "rows.h"
 #include "sh_simd.h"
 #include "warp.h"
 #ifdef PACKED_SH
@@ -23,27 +24,16 @@ FP_INLINE Group load_group(const CudaFrame& f, int64_t i) { return packed_group(
 FP_INLINE Group load_group(const CudaFrame& f, int64_t i) {
   Group g;
   for (int k = 0; k < 3; ++k) g.mean[k] = f.scene.means[3 * i + k];
-  for (int k = 0; k < 4; ++k) g.quat[k] = f.scene.quats[4 * i + k];
+  load_row<4>(f.scene.quats + 4 * i, g.quat);
   for (int k = 0; k < 3; ++k) g.scale[k] = f.scene.scales[3 * i + k];
   g.opacity = f.scene.opacities[i];
   return g;
 }
 
-// All COUNT coefficients of one Gaussian, channels innermost; four at a time where rows allow it, or
-// else each load of a warp would touch as many lines as there are lanes, for four bytes of each.
+// All COUNT coefficients of one Gaussian, channels innermost.
 template <int COUNT>
 FP_INLINE void load_coefficients(const CudaFrame& f, int64_t i, float* all) {
-  const float* from = f.scene.colors + i * f.scene.color_stride;
-  if (COUNT % 4 == 0 && (reinterpret_cast<uintptr_t>(from) & 15u) == 0) {
-#pragma unroll
-    for (int k = 0; k < COUNT / 4; ++k) {
-      const float4 four = reinterpret_cast<const float4*>(from)[k];
-      all[4 * k] = four.x, all[4 * k + 1] = four.y, all[4 * k + 2] = four.z, all[4 * k + 3] = four.w;
-    }
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < COUNT; ++k) all[k] = from[k];
+  load_row<COUNT>(f.scene.colors + i * f.scene.color_stride, all);
 }
 #endif
 

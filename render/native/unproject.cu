@@ -2,6 +2,7 @@
 #include "camera.h"
 #include "constants.h"
 #include "cuda_frame.h"
+#include "rows.h"
 #include "sh_simd.h"
 #include "unproject_simd.h"
 #include "warp.h"
@@ -25,20 +26,27 @@ FP_INLINE Pulled load_pulled(const CudaFrame& f, const Splat& s, const float* re
 template <int DEGREE>
 FP_INLINE void sh_row(const CudaFrame& f, int64_t at, const float unit[3], const float grad[3],
                       float direction[3]) {
-  constexpr int BASES = (DEGREE + 1) * (DEGREE + 1);
+  constexpr int BASES = (DEGREE + 1) * (DEGREE + 1), GROUP = BASES % 4 == 0 ? 4 : 1;
   float basis[MAX_BASES], slopes[3][MAX_BASES];
   sh_bases(DEGREE, unit[0], unit[1], unit[2], basis);
   sh_slopes(DEGREE, unit[0], unit[1], unit[2], slopes);
   const float* colors = f.scene.colors + at;
   float* grads = f.grads.colors ? f.grads.colors + at : nullptr;
 #pragma unroll
-  for (int k = 0; k < BASES; ++k) {
-    float product = 0.0f;
-    for (int c = 0; c < 3; ++c) {
-      if (grads) grads[3 * k + c] += basis[k] * grad[c];
-      product += colors[3 * k + c] * grad[c];
+  for (int first = 0; first < BASES; first += GROUP) {
+    float color[3 * GROUP], more[3 * GROUP];
+    load_row<3 * GROUP>(colors + 3 * first, color);
+#pragma unroll
+    for (int j = 0; j < GROUP; ++j) {
+      const int k = first + j;
+      float product = 0.0f;
+      for (int c = 0; c < 3; ++c) {
+        more[3 * j + c] = basis[k] * grad[c];
+        product += color[3 * j + c] * grad[c];
+      }
+      for (int axis = 0; axis < 3; ++axis) direction[axis] += slopes[axis][k] * product;
     }
-    for (int axis = 0; axis < 3; ++axis) direction[axis] += slopes[axis][k] * product;
+    if (grads) add_to_row<3 * GROUP>(grads + 3 * first, more);
   }
 }
 
