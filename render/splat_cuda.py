@@ -23,6 +23,7 @@ BLOCK = LAYOUT["block"]
 FEWEST_SPLATS, FEWEST_PAIRS = 1 << 12, 1 << 14  # Room that is always there.
 MOST_PAIRS = 1 << 29  # As on the CPU.
 SPARE = 1.25  # More room than the last call needed.
+MOST_ROUNDS = 4  # Too few splats, then too few pairs, then it fits.
 WAVES = 8  # Blocks a processor of kernels that go on until nothing is left.
 CAMERA_FAULTS = {
     LAYOUT["fault_not_finite"]: "viewmats, Ks: expected finite numbers, got NaN or infinity",
@@ -235,7 +236,9 @@ class Backend:
     ) -> None:
         """Projects, sorts and bins for each camera, then `finish` with the frame's address."""
         pending = list(cameras)
-        while pending:
+        for _ in range(MOST_ROUNDS):
+            if not pending:
+                return
             shape = (len(pending), 4)
             heads = torch.zeros(shape, dtype=torch.int32, device=self.kernels.device)
             buffers: Buffers | None = None
@@ -256,6 +259,8 @@ class Backend:
                     frames.kept[c] = replace(buffers, scratch=buffers.kept)  # Given back.
             assert read is not None
             pending = self._short_of_room(pending, read())
+        if pending:
+            raise RuntimeError(f"CUDA: frames of cameras {pending} never found room; a bug")
 
     def _short_of_room(self, cameras: list[int], heads: Tensor) -> list[int]:
         """The cameras that need more room, which there is from now on; ValueError for bad ones."""

@@ -221,10 +221,17 @@ def test_the_order_of_threads_changes_nothing(emulate, monkeypatch, order):
     scene, cameras = make_scene(), make_cameras()
     use(monkeypatch, emulate())
     want = results(rasterize, scene, cameras, PLAIN)
+    sums = statistics.statistics(*scene[:4], *cameras, WIDTH, HEIGHT)
+    pictures = (*torch.rand(2, 1, 20, 30, 3, generator=torch.Generator().manual_seed(1)), None)
+    slopes = loss_and_gradient(photometric_loss, *pictures)[1]
     use(monkeypatch, emulate(order=order))
     got = results(rasterize, scene, cameras, PLAIN)
     assert torch.equal(got["image"], want["image"])
     assert max(differences(got, want).values()) < 1e-6
+    again = statistics.statistics(*scene[:4], *cameras, WIDTH, HEIGHT)
+    assert torch.equal(again.hits, sums.hits)
+    torch.testing.assert_close(again.weight_sq, sums.weight_sq, rtol=1e-9, atol=1e-12)
+    assert torch.equal(loss_and_gradient(photometric_loss, *pictures)[1], slopes)
 
 
 @pytest.mark.parametrize(
