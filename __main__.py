@@ -20,6 +20,7 @@ one file is meant. Exit codes: 0 success, 1 failure, 2 misuse, 130 interrupted."
 
 Input = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
 Scene = Annotated[str | None, tyro.conf.arg(metavar="DIR")]
+Device = Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 Kind = Annotated[str | None, tyro.conf.arg(metavar="FORMAT")]
 Frame = Annotated[
@@ -100,6 +101,7 @@ def fit_gaussians(
     exposure: bool = False,
     preset: Literal["small", "balanced", "high"] = "high",
     resume: bool = False,
+    device: Device = "cpu",
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -120,6 +122,7 @@ def fit_gaussians(
         exposure: Learn a colour change per photograph.
         preset: How much of the fit a .fpz keeps.
         resume: Go on from OUT.checkpoint.
+        device: Where to train.
         seed: Of every random choice; the same seed gives the same splats.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -135,7 +138,7 @@ def fit_gaussians(
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:
         report = fitting.fit_gaussians(
-            source, output, settings, init=init, downscale=downscale, resume=resume,
+            source, output, settings, init=init, downscale=downscale, resume=resume, device=device,
             pressing=fitting.CompressSettings(preset, seed=seed), progress=progress,
         )  # fmt: skip
     _finish(report, json_, out)
@@ -256,6 +259,7 @@ def render(
     cameras: Annotated[str | None, _path, tyro.conf.arg(metavar="FILE")] = None,
     scene: Annotated[str | None, _path, tyro.conf.arg(metavar="DIR")] = None,
     orbit: Annotated[int | None, _path, tyro.conf.arg(metavar="N")] = None,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -268,6 +272,7 @@ def render(
             photographs are not needed.
         scene: A folder of posed photographs, all of whose views to render.
         orbit: This many views around the dense core of the scene.
+        device: Where to render.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -279,7 +284,7 @@ def render(
         raise Misuse("-o: expected a folder or a name that ends in .mp4, got stdout")
     check_output(output, overwrite=overwrite, folder=not pictures.is_video(output))
     with console.quiet_stdout() as out, Progress() as progress:
-        model, views = press.model_and_views(source, cameras, scene, orbit)
+        model, views = press.model_and_views(source, cameras, scene, orbit, device)
         report = pictures.render_file(model, views, Path(output), progress)
     _finish({"input": source, "output": output, **report}, json_, out)
 
@@ -289,6 +294,7 @@ def evaluate(
     scene: Scene = None,
     reference: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
     output: Annotated[str | None, _output("REPORT.json|.html")] = None,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -299,6 +305,7 @@ def evaluate(
         scene: Posed photographs (COLMAP, transforms.json, LLFF); the test views are measured.
         reference: The uncompressed scene, to whose render this one's is compared.
         output: Where to write the report: as JSON, or as a page if the name ends in .html.
+        device: Where to render; pictures are compared on the CPU.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -307,7 +314,7 @@ def evaluate(
     if output is not None:
         check_output(output, overwrite=overwrite)
     with console.quiet_stdout() as out, Progress() as progress:
-        found = press.evaluate_file(source, scene, reference, progress=progress)
+        found = press.evaluate_file(source, scene, reference, device=device, progress=progress)
         if output is not None and output != "-":
             is_page = output.lower().endswith((".html", ".htm"))
             text = pictures.report_page(found) if is_page else console.to_json(found.report) + "\n"

@@ -26,6 +26,7 @@ from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .quant import container
 from .recipes import Recipe
+from .render.cuda import require
 from .scenes.camera_file import read_cameras
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -118,15 +119,16 @@ def orbit_views(model: SplatModel, count: int) -> Cameras:
 
 
 def model_and_views(
-    source: str, cameras: str | None, scene: str | None, orbit: int | None
+    source: str, cameras: str | None, scene: str | None, orbit: int | None, device: str
 ) -> tuple[SplatModel, Cameras]:
     """What `render` shows: a model, and the views of a file, of a scene, or around its core."""
+    there = require(device)
     views = None if cameras is None else read_cameras(cameras)
     if scene is not None:
         photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
     model = read_source(source).model
-    return model, orbit_views(model, orbit or 1) if views is None else views
+    return model.to(there), orbit_views(model, orbit or 1) if views is None else views
 
 
 def _joined(first: Cameras, second: Cameras) -> Cameras:
@@ -317,9 +319,10 @@ class Evaluated:
 
 
 def evaluate_file(
-    source: str, scene: str | None, reference: str | None, *, progress: Progress
+    source: str, scene: str | None, reference: str | None, *, device: str, progress: Progress
 ) -> Evaluated:
-    """Quality against photographs and against a reference file, speed, and sizes."""
+    """Quality against photographs and against a reference file, speed on a device, and sizes."""
+    there = require(device)
     photos = None if scene is None else read_scene(scene)
     start = time.perf_counter()
     given = read_source(source)
@@ -328,8 +331,8 @@ def evaluate_file(
     model = _sanitised(given.model, _name(source))[0]
     basis = model if original is None else _sanitised(original.model, _name(reference or ""))[0]
     cameras = split_views(basis, photos, seed=0)[1]
-    reference_model = None if original is None else basis
-    measured = _measure(model, cameras, reference_model, photos, progress)
+    reference_model = None if original is None else basis.to(there)
+    measured = _measure(model.to(there), cameras, reference_model, photos, progress)
     compared = original or given
     report = {
         "input_bytes": compared.input_bytes,
