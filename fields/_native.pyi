@@ -25,22 +25,23 @@ def encode(
     grid: Grid, table: Tensor, steps: Tensor | None, points: Tensor, out: Tensor, threads: int
 ) -> None: ...
 def scatter(
-    grid: Grid, points: Tensor, upstream: Tensor, grad: Tensor, touched: Tensor, threads: int
+    grid: Grid,
+    points: Tensor,
+    upstream: Tensor,
+    grad: Tensor,
+    touched: Tensor,
+    moments: tuple[Tensor, Tensor, Tensor] | None,
+    step: tuple[float, float, float, float, float] | None,
+    threads: int,
 ) -> None: ...
 def slope(
     grid: Grid, table: Tensor, points: Tensor, upstream: Tensor, dx: Tensor, threads: int
 ) -> None: ...
 def adam(
-    table: Tensor,
+    moments: tuple[Tensor, Tensor, Tensor],
+    step: tuple[float, float, float, float, float],
     grad: Tensor,
-    mean: Tensor,
-    square: Tensor,
     touched: Tensor,
-    rate: float,
-    beta1: float,
-    beta2: float,
-    root: float,
-    epsilon: float,
     threads: int,
 ) -> None: ...
 def isa() -> str: ...

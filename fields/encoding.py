@@ -14,6 +14,7 @@ from . import _native
 from .levels import Encoding
 
 INIT = 1e-4  # Uniform in +-INIT, as in tiny-cuda-nn.
+Numbers = tuple[float, float, float, float, float]
 PACKED = {torch.float32: 1, torch.float16: 1, torch.int8: 1, torch.uint8: 8}  # values an element
 
 
@@ -89,7 +90,7 @@ class _Encode(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad = _zeros(*table.shape)
             touched = torch.zeros(encoding.native.lines, dtype=torch.uint8)
-            _native.scatter(encoding.native, points, upstream, grad, touched, threads)
+            _native.scatter(encoding.native, points, upstream, grad, touched, None, None, threads)
         return None, dx, grad, None
 
 
@@ -120,28 +121,40 @@ class LazyAdam:
         self.table = _checked("table", table, (encoding.rows, encoding.features))
         if not table.is_contiguous() or table.requires_grad:
             raise ValueError("table: expected a contiguous tensor without gradients of its own")
-        self.grad, self._mean, self._square = (_zeros(*table.shape) for _ in range(3))
+        self.grad = _zeros(*table.shape)
+        self._moments = (self.table, _zeros(*table.shape), _zeros(*table.shape))
         self._touched = torch.zeros(encoding.native.lines, dtype=torch.uint8)
         self._steps = 0
 
     def accumulate(self, points: Tensor, upstream: Tensor) -> None:
         """Add the gradient of features [levels * F, N] at points [N, n] to that of their rows."""
+        self._scatter(points, upstream, None)
+
+    def step(self, rate: float) -> None:
+        """Move what was touched by one step of learning rate `rate`, and forget the gradients."""
+        _native.adam(
+            self._moments, self._numbers(rate), self.grad, self._touched, torch.get_num_threads()
+        )
+
+    def update(self, points: Tensor, upstream: Tensor, rate: float) -> None:
+        """`accumulate` and `step`, each level while its gradient is still in the cache."""
+        self._scatter(points, upstream, self._numbers(rate))
+
+    def _scatter(self, points: Tensor, upstream: Tensor, numbers: Numbers | None) -> None:
         points = _checked("points", points, (len(points), self.encoding.dims))
         upstream = _checked("upstream", upstream, (self.encoding.width, len(points)))
         _native.scatter(
             self.encoding.native, points.detach().contiguous(), upstream.detach().contiguous(),
-            self.grad, self._touched, torch.get_num_threads(),
+            self.grad, self._touched, None if numbers is None else self._moments, numbers,
+            torch.get_num_threads(),
         )  # fmt: skip
 
-    def step(self, rate: float) -> None:
-        """Move what was touched by one step of learning rate `rate`, and forget the gradients."""
+    def _numbers(self, rate: float) -> Numbers:
+        """What the kernel needs of a new step, in the order of its AdamStep."""
         s = self.settings
         self._steps += 1
         mean_bias, square_bias = 1 - s.beta1**self._steps, 1 - s.beta2**self._steps
-        _native.adam(
-            self.table, self.grad, self._mean, self._square, self._touched, rate / mean_bias,
-            s.beta1, s.beta2, square_bias**0.5, s.epsilon, torch.get_num_threads(),
-        )  # fmt: skip
+        return rate / mean_bias, s.beta1, s.beta2, square_bias**0.5, s.epsilon
 
 
 def _zeros(*shape: int) -> Tensor:

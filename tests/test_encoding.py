@@ -185,6 +185,29 @@ def test_lazy_adam_is_torchs_sparse_adam(isa: str) -> None:
     assert untouched.any()  # Rows that no point met stayed.
 
 
+@pytest.mark.parametrize("features", [1, 2, 4])
+@pytest.mark.parametrize("count", [0, 1, 30, 5000])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_update_is_accumulate_and_step(features: int, count: int, threads: int) -> None:
+    """Also where two levels share a line, and where a level is marked as a whole."""
+    encoding = small(2, "HashGrid", features)
+    points, table = pair(encoding, count)
+    tables = [table.clone(), table.clone()]
+    first, second = (LazyAdam(encoding, t) for t in tables)
+    for step in range(2):
+        upstream = torch.randn(encoding.width, count, generator=torch.Generator().manual_seed(step))
+        first.accumulate(points, upstream)
+        first.step(0.01)
+        torch.set_num_threads(threads)
+        try:
+            second.update(points, upstream, 0.01)
+        finally:
+            torch.set_num_threads(1)
+    assert torch.equal(tables[0], tables[1])
+    assert not second.grad.any()
+    assert count == 0 or not torch.equal(tables[0], table)
+
+
 def test_lazy_adam_learns() -> None:
     encoding = small(2, "HashGrid")
     points = pair(encoding, 256)[0]
@@ -196,8 +219,7 @@ def test_lazy_adam_learns() -> None:
         features = encode(encoding, points, table)
         error = features.sum(0) - wanted
         errors.append(float(error.square().mean()))
-        optimiser.accumulate(points, (2 * error / len(error)).expand(features.shape))
-        optimiser.step(0.02)
+        optimiser.update(points, (2 * error / len(error)).expand(features.shape), 0.02)
     assert errors[-1] < 1e-3 < errors[0]
 
 

@@ -8,10 +8,10 @@ namespace fieldpress::fields {
 #define FIELDPRESS_DECLARE(copy)                                                               \
   namespace copy {                                                                             \
   void encode(const Grid&, const Table&, const float*, int64_t, float*, int64_t);              \
-  void scatter(const Grid&, int, int, const float*, int64_t, const float*, float*, uint8_t*);  \
+  void scatter(const Grid&, int, int, const float*, int64_t, const float*, float*, uint8_t*,    \
+               const Moments*);                                                                \
   void slope(const Grid&, const float*, const float*, int64_t, const float*, int64_t, float*); \
-  void adam(const AdamStep&, int64_t, int64_t, int64_t, float*, float*, float*, float*,        \
-            uint8_t*);                                                                         \
+  void adam(const Moments&, int64_t, int64_t, float*, uint8_t*);                               \
   }
 
 #define FIELDPRESS_KERNELS(copy) {copy::encode, copy::scatter, copy::slope, copy::adam}

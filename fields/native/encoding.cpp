@@ -119,14 +119,15 @@ void encode(const Grid& grid, const Table& table, const float* points, int64_t c
 }
 
 void scatter(const Grid& grid, const float* points, int64_t count, const float* upstream,
-             int threads, float* grad, uint8_t* touched) {
+             int threads, float* grad, uint8_t* touched, const Moments* moments) {
   const Kernels run = kernels();
   const int levels = static_cast<int>(grid.levels.size());
   const int groups = std::clamp(threads, 1, levels);  // Of levels: no row has two writers.
   render::parallel(threads, groups, [&](int i) {
     run.scatter(grid, levels * i / groups, levels * (i + 1) / groups, points, count, upstream,
-                grad, touched);
+                grad, touched, moments);
   });
+  if (moments) adam(*moments, threads, grad, touched);  // Lines that two levels share.
 }
 
 void slope(const Grid& grid, const float* table, const float* points, int64_t count,
@@ -138,11 +139,11 @@ void slope(const Grid& grid, const float* table, const float* points, int64_t co
   });
 }
 
-void adam(const AdamStep& step, int64_t size, int threads, float* table, float* grad, float* mean,
-          float* square, uint8_t* touched) {
+void adam(const Moments& moments, int threads, float* grad, uint8_t* touched) {
   const Kernels run = kernels();
-  run_pieces(threads, (size + LINE - 1) / LINE, LINE_PIECE, [&](int64_t first, int64_t last) {
-    run.adam(step, first, last, size, table, grad, mean, square, touched);
+  const int64_t lines = (moments.size + LINE - 1) / LINE;
+  run_pieces(threads, lines, LINE_PIECE, [&](int64_t first, int64_t last) {
+    run.adam(moments, first, last, grad, touched);
   });
 }
 

@@ -73,21 +73,29 @@ struct AdamStep {
   float epsilon;
 };
 
+// The table that an optimiser moves, [size] parameters, and its moments.
+struct Moments {
+  AdamStep step;
+  int64_t size;
+  float *table, *mean, *square;
+};
+
 // One copy per instruction set. Points lie in [0, 1]^n; others count as the nearest that do.
 // Features, and gradients of them, are rows of a matrix [levels * F, all points]: `stride` is from
 // one to the next.
 struct Kernels {
   void (*encode)(const Grid&, const Table&, const float* points, int64_t count, float* out,
                  int64_t stride);
-  // Adds to grad [rows, F] of levels [first, last) and marks the lines that it touches.
+  // Adds to grad [rows, F] of levels [first, last) and marks lines, all that it touches at least.
+  // With moments, each level that is done is stepped at once, while its gradient is still near: all
+  // lines that lie wholly in it.
   void (*scatter)(const Grid&, int first, int last, const float* points, int64_t count,
-                  const float* upstream, float* grad, uint8_t* touched);
+                  const float* upstream, float* grad, uint8_t* touched, const Moments*);
   // Fills dx [count, n].
   void (*slope)(const Grid&, const float* table, const float* points, int64_t count,
                 const float* upstream, int64_t stride, float* dx);
   // Steps parameters of lines [first, last) that are marked and have a gradient; clears both.
-  void (*adam)(const AdamStep&, int64_t first, int64_t last, int64_t size, float* table,
-               float* grad, float* mean, float* square, uint8_t* touched);
+  void (*adam)(const Moments&, int64_t first, int64_t last, float* grad, uint8_t* touched);
 };
 
 Kernels kernels();
@@ -98,10 +106,9 @@ std::vector<std::string> available_isas();
 void encode(const Grid&, const Table&, const float* points, int64_t count, int threads,
             float* out);
 void scatter(const Grid&, const float* points, int64_t count, const float* upstream, int threads,
-             float* grad, uint8_t* touched);
+             float* grad, uint8_t* touched, const Moments*);
 void slope(const Grid&, const float* table, const float* points, int64_t count,
            const float* upstream, int threads, float* dx);
-void adam(const AdamStep&, int64_t size, int threads, float* table, float* grad, float* mean,
-          float* square, uint8_t* touched);
+void adam(const Moments&, int threads, float* grad, uint8_t* touched);
 
 }  // namespace fieldpress::fields

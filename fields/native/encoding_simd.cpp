@@ -2,10 +2,35 @@
 // instruction set.
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "blend_simd.h"
 
 namespace fieldpress::fields::FIELDPRESS_ISA {
+
+// Kingma and Ba 2015, for parameters whose gradient is not exactly zero: what a batch did not see
+// keeps its moments, as in torch's SparseAdam and in tiny-cuda-nn.
+void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint8_t* touched) {
+  const AdamStep step = moments.step;
+  const float keep1 = 1 - step.beta1, keep2 = 1 - step.beta2, over_root = 1 / step.root;
+  float *const table = moments.table, *const mean = moments.mean, *const square = moments.square;
+  for (int64_t line = first; line < last; ++line) {
+    if (!touched[line]) continue;
+    touched[line] = 0;
+    const int64_t start = line * LINE, end = std::min(moments.size, start + LINE);
+    for (int64_t i = start; i < end; ++i) {
+      const float g = grad[i];
+      const bool seen = g != 0;
+      const float m = step.beta1 * mean[i] + keep1 * g, v = step.beta2 * square[i] + keep2 * (g * g);
+      const float move = step.rate * m / (__builtin_sqrtf(v) * over_root + step.epsilon);
+      mean[i] = seen ? m : mean[i];
+      square[i] = seen ? v : square[i];
+      table[i] = seen ? table[i] - move : table[i];
+      grad[i] = 0;
+    }
+  }
+}
+
 namespace {
 
 constexpr int64_t FAR_BYTES = 1 << 18;  // Of a level: what is larger is asked for ahead of its use.
@@ -69,21 +94,38 @@ struct Encode {
 };
 
 template <int F>
+FP_INLINE void add_row_of(float* row, float weight, const float (&g)[F]) {
+#if defined(__SSE2__)
+  if constexpr (F == 2) {
+    double* const both = reinterpret_cast<double*>(row);
+    const __m128 sum = _mm_castpd_ps(_mm_load_sd(both));
+    const __m128 part = _mm_setr_ps(g[0], g[1], 0, 0);
+    _mm_store_sd(both, _mm_castps_pd(sum + part * _mm_set1_ps(weight)));
+    return;
+  }
+#endif
+  float sum[F];
+  __builtin_memcpy(sum, row, sizeof sum);
+  for (int f = 0; f < F; ++f) sum[f] += weight * g[f];
+  __builtin_memcpy(row, sum, sizeof sum);
+}
+
+// With `touched` null, the level's lines are marked already.
+template <int F>
 void add_rows(const Corners& at, int corners, int count, const float* upstream, int64_t stride,
               float* grad, int64_t first_float, uint8_t* touched) {
+  float* const rows = grad + first_float;
   for (int p = 0; p < count; ++p) {
     float g[F];
     for (int f = 0; f < F; ++f) g[f] = upstream[f * stride + p];
-    for (int v = 0; v < corners; ++v) {
-      const int64_t place = first_float + static_cast<int64_t>(at.row[v][p]) * F;
-      float row[F];
-      __builtin_memcpy(row, grad + place, sizeof row);
-      for (int f = 0; f < F; ++f) row[f] += at.weight[v][p] * g[f];
-      __builtin_memcpy(grad + place, row, sizeof row);
-      // Two levels, hence two threads, may meet in a line; both write a one.
-      __atomic_store_n(touched + place / LINE, uint8_t{1}, __ATOMIC_RELAXED);
-    }
+    for (int v = 0; v < corners; ++v)
+      add_row_of<F>(rows + static_cast<int64_t>(at.row[v][p]) * F, at.weight[v][p], g);
   }
+  if (!touched) return;
+  for (int v = 0; v < corners; ++v)
+    for (int p = 0; p < count; ++p)  // Two threads may meet in a line: both write a one.
+      __atomic_store_n(touched + (first_float + static_cast<int64_t>(at.row[v][p]) * F) / LINE,
+                       uint8_t{1}, __ATOMIC_RELAXED);
 }
 
 struct Scatter {
@@ -94,25 +136,55 @@ struct Scatter {
   const float* upstream;
   float* grad;
   uint8_t* touched;
+  const Moments* moments;
 
-  void add(const Corners& at, int corners, int size, const float* g, int64_t start) const {
+  void add(const Corners& at, int corners, int size, const float* g, int64_t start,
+           uint8_t* marks) const {
     switch (grid.features) {
-      case 1: return add_rows<1>(at, corners, size, g, count, grad, start, touched);
-      case 2: return add_rows<2>(at, corners, size, g, count, grad, start, touched);
-      case 4: return add_rows<4>(at, corners, size, g, count, grad, start, touched);
-      default: return add_rows<8>(at, corners, size, g, count, grad, start, touched);
+      case 1: return add_rows<1>(at, corners, size, g, count, grad, start, marks);
+      case 2: return add_rows<2>(at, corners, size, g, count, grad, start, marks);
+      case 4: return add_rows<4>(at, corners, size, g, count, grad, start, marks);
+      default: return add_rows<8>(at, corners, size, g, count, grad, start, marks);
     }
+  }
+
+  // Lines [first, last) of a level: all that it has a part in.
+  std::pair<int64_t, int64_t> lines_of(const Level& level) const {
+    const int64_t start = level.first * grid.features, end = start + level.rows * grid.features;
+    return {start / LINE, (end + LINE - 1) / LINE};
+  }
+
+  // Where points have many more corners than a level has lines, nearly all are touched.
+  bool is_crowded(const Level& level, int corners) const {
+    const auto [first, last] = lines_of(level);
+    return count * corners > 2 * (last - first);
+  }
+
+  void finish(const Level& level) const {
+    auto [first, last] = lines_of(level);
+    first += level.first * grid.features % LINE != 0;
+    last -= (level.first + level.rows) * grid.features % LINE != 0;
+    adam(*moments, first, last, grad, touched);
   }
 
   template <int N, Lattice L>
   void run() const {
+    constexpr int V = corners_of<N, L>();
     const Axes<N> axes(points, count);
     walk<N, L>(grid, first_level, last_level, axes, count, reinterpret_cast<const char*>(grad),
                32 * grid.features,
-               [&](size_t level, int64_t first, int size, const Corners& at) {
+               [&](size_t number, int64_t first, int size, const Corners& at) {
+                 const Level& level = grid.levels[number];
+                 const bool crowded = is_crowded(level, V);
+                 if (crowded && first == 0) {
+                   const auto [from, to] = lines_of(level);
+                   for (int64_t line = from; line < to; ++line)
+                     __atomic_store_n(touched + line, uint8_t{1}, __ATOMIC_RELAXED);
+                 }
                  const float* g =
-                     upstream + static_cast<int64_t>(level) * grid.features * count + first;
-                 add(at, corners_of<N, L>(), size, g, grid.levels[level].first * grid.features);
+                     upstream + static_cast<int64_t>(number) * grid.features * count + first;
+                 add(at, V, size, g, level.first * grid.features, crowded ? nullptr : touched);
+                 if (moments && first + size == count) finish(level);
                });
   }
 };
@@ -229,35 +301,13 @@ void encode(const Grid& grid, const Table& table, const float* points, int64_t c
 }
 
 void scatter(const Grid& grid, int first, int last, const float* points, int64_t count,
-             const float* upstream, float* grad, uint8_t* touched) {
-  by_kind(grid, Scatter{grid, first, last, points, count, upstream, grad, touched});
+             const float* upstream, float* grad, uint8_t* touched, const Moments* moments) {
+  by_kind(grid, Scatter{grid, first, last, points, count, upstream, grad, touched, moments});
 }
 
 void slope(const Grid& grid, const float* table, const float* points, int64_t count,
            const float* upstream, int64_t stride, float* dx) {
   by_kind(grid, Slope{grid, table, points, count, upstream, stride, dx});
-}
-
-// Kingma and Ba 2015, for parameters whose gradient is not exactly zero: what a batch did not see
-// keeps its moments, as in torch's SparseAdam and in tiny-cuda-nn.
-void adam(const AdamStep& step, int64_t first, int64_t last, int64_t size, float* table,
-          float* grad, float* mean, float* square, uint8_t* touched) {
-  const float keep1 = 1 - step.beta1, keep2 = 1 - step.beta2;
-  for (int64_t line = first; line < last; ++line) {
-    if (!touched[line]) continue;
-    touched[line] = 0;
-    const int64_t start = line * LINE, end = std::min(size, start + LINE);
-    for (int64_t i = start; i < end; ++i) {
-      const float g = grad[i];
-      const bool seen = g != 0;
-      const float m = step.beta1 * mean[i] + keep1 * g, v = step.beta2 * square[i] + keep2 * (g * g);
-      const float move = step.rate * m / (__builtin_sqrtf(v) / step.root + step.epsilon);
-      mean[i] = seen ? m : mean[i];
-      square[i] = seen ? v : square[i];
-      table[i] = seen ? table[i] - move : table[i];
-      grad[i] = 0;
-    }
-  }
 }
 
 }  // namespace fieldpress::fields::FIELDPRESS_ISA

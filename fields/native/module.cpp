@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
@@ -74,17 +75,32 @@ void encode_points(const Grid& grid, const nb::ndarray<nb::device::cpu, nb::c_co
   encode(grid, table, from, count, threads, to);
 }
 
+using MomentArrays = std::tuple<Out<float>, Out<float>, Out<float>>;  // table, mean, square
+using StepNumbers = std::tuple<float, float, float, float, float>;  // AdamStep, in its order
+
+Moments make_moments(MomentArrays& arrays, const StepNumbers& numbers, size_t size) {
+  auto& [table, mean, square] = arrays;
+  expect(table.size() == size && mean.size() == size && square.size() == size, "moments");
+  const auto& [rate, beta1, beta2, root, epsilon] = numbers;
+  return {{rate, beta1, beta2, root, epsilon}, static_cast<int64_t>(size), table.data(),
+          mean.data(), square.data()};
+}
+
 void scatter_points(const Grid& grid, const In<float>& points, const In<float>& upstream,
-                    Out<float> grad, Out<uint8_t> touched, int threads) {
+                    Out<float> grad, Out<uint8_t> touched, std::optional<MomentArrays> arrays,
+                    std::optional<StepNumbers> numbers, int threads) {
   const int64_t count = count_of(grid, points);
   expect(upstream.size() == points.shape(0) * static_cast<size_t>(grid.width()), "upstream");
   expect(grad.size() == size_of(grid), "grad");
   expect(touched.size() == static_cast<size_t>(grid.lines()), "touched");
+  expect(arrays.has_value() == numbers.has_value(), "moments");
+  Moments moments{};
+  if (arrays) moments = make_moments(*arrays, *numbers, size_of(grid));
   float* const sums = grad.data();
   uint8_t* const marks = touched.data();
   const float *const from = points.data(), *const g = upstream.data();
   nb::gil_scoped_release release;
-  scatter(grid, from, count, g, threads, sums, marks);
+  scatter(grid, from, count, g, threads, sums, marks, arrays ? &moments : nullptr);
 }
 
 void slope_points(const Grid& grid, const In<float>& table, const In<float>& points,
@@ -99,17 +115,15 @@ void slope_points(const Grid& grid, const In<float>& table, const In<float>& poi
   slope(grid, rows, from, count, g, threads, to);
 }
 
-void adam_step(Out<float> table, Out<float> grad, Out<float> mean, Out<float> square,
-               Out<uint8_t> touched, float rate, float beta1, float beta2, float root,
-               float epsilon, int threads) {
-  const size_t size = table.size();
-  expect(grad.size() == size && mean.size() == size && square.size() == size, "moments");
+void adam_step(MomentArrays arrays, const StepNumbers& numbers, Out<float> grad,
+               Out<uint8_t> touched, int threads) {
+  const size_t size = grad.size();
+  const Moments moments = make_moments(arrays, numbers, size);
   expect(touched.size() == (size + LINE - 1) / LINE, "touched");
-  float *const t = table.data(), *const g = grad.data(), *const m = mean.data(),
-               *const s = square.data();
+  float* const g = grad.data();
   uint8_t* const marks = touched.data();
   nb::gil_scoped_release release;
-  adam({rate, beta1, beta2, root, epsilon}, static_cast<int64_t>(size), threads, t, g, m, s, marks);
+  adam(moments, threads, g, marks);
 }
 
 }  // namespace
@@ -126,12 +140,12 @@ NB_MODULE(_native, m) {
   m.def("encode", &encode_points, "grid"_a, "table"_a.noconvert(), "steps"_a.noconvert().none(),
         "points"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
   m.def("scatter", &scatter_points, "grid"_a, "points"_a.noconvert(), "upstream"_a.noconvert(),
-        "grad"_a.noconvert(), "touched"_a.noconvert(), "threads"_a);
+        "grad"_a.noconvert(), "touched"_a.noconvert(), "moments"_a.noconvert().none(),
+        "step"_a.none(), "threads"_a);
   m.def("slope", &slope_points, "grid"_a, "table"_a.noconvert(), "points"_a.noconvert(),
         "upstream"_a.noconvert(), "dx"_a.noconvert(), "threads"_a);
-  m.def("adam", &adam_step, "table"_a.noconvert(), "grad"_a.noconvert(), "mean"_a.noconvert(),
-        "square"_a.noconvert(), "touched"_a.noconvert(), "rate"_a, "beta1"_a, "beta2"_a, "root"_a,
-        "epsilon"_a, "threads"_a);
+  m.def("adam", &adam_step, "moments"_a.noconvert(), "step"_a, "grad"_a.noconvert(),
+        "touched"_a.noconvert(), "threads"_a);
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);
