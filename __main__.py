@@ -137,8 +137,51 @@ def fit_gaussians(
     _finish(report, json_, out)
 
 
+Lattice = Literal["HashGrid", "KuhnGrid", "SimplexGrid", "PermutoGrid"]
+
+
+def fit_image(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")],
+    output: Annotated[str, _output("OUT.fpz")],
+    otype: Lattice = "SimplexGrid",
+    log2_hashmap_size: int | None = None,
+    neurons: int = 64,
+    steps: int = 1500,
+    batch: int = 32768,
+    preset: Literal["small", "balanced", "high"] = "balanced",
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Fit a neural field to a picture, compressed; the written bytes are decoded and measured.
+
+    Args:
+        source: A picture: PNG, JPEG and what else Pillow reads.
+        output: The .fpz file to write.
+        otype: The lattice of the encoding.
+        log2_hashmap_size: Rows of a level at most, as a power of two; by default by the pixels.
+        neurons: Of each of the two hidden layers.
+        steps: Training steps.
+        batch: Pixels of a step.
+        preset: How much rounding may lose: with high 0.05 dB and no training through it.
+        seed: Of every random choice.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import field_jobs
+
+    check_output(output, overwrite=overwrite)
+    try:
+        wanted = field_jobs.ImageJob(otype, log2_hashmap_size, neurons, steps, batch, preset, seed)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = field_jobs.fit_image_file(source, output, wanted, progress=progress)
+    _finish(report, json_, out)
+
+
 def fit() -> None:
-    """Fit a model to captured data: `fit gaussians` takes posed photographs."""
+    """Fit a model: `fit gaussians` takes posed photographs, `fit image` a picture."""
     raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
 
 
@@ -354,7 +397,7 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
-FITS: dict[str, Callable[..., None]] = {"gaussians": fit_gaussians}  # fieldpress fit KIND
+FITS: dict[str, Callable[..., None]] = {"gaussians": fit_gaussians, "image": fit_image}
 
 
 def _need_room(output: str, json_: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .quant.container import MAGIC
+from .quant.container import MAGIC, kind_of
 
 READABLE = ".ply, .compressed.ply, .spz, .sog, meta.json, lod-meta.json, .fpz"
 WRITABLE = ".ply, .compressed.ply, .spz, .sog, meta.json"
@@ -73,13 +73,20 @@ def load_bytes(data: bytes, name: str, frame: str | None = None) -> Any:
 
         return read_sog(data, name=name)
     if data.startswith(MAGIC):
-        from .gaussians.codec import decode
-
-        return decode(data, name=name)
+        return decode_fpz(data, name)
     suffix = Path(name).suffix.lower()
     if suffix in (".ply", ".spz", ".sog", ".fpz"):
         raise ValueError(f"{name}: not a {suffix} file: it begins with {data[:4]!r}")
     raise ValueError(f"{name}: unknown kind of model; expected one of {READABLE}")
+
+
+def decode_fpz(data: bytes, name: str) -> Any:
+    """The model of a .fpz file, of whatever kind. Raises ValueError, one line."""
+    from .fields import codec as fields
+    from .gaussians import codec as gaussians
+
+    is_field = kind_of(data, name=name) in fields.KINDS
+    return (fields if is_field else gaussians).decode(data, name=name)
 
 
 _load_bytes = load_bytes  # The old name; press.py still calls it.
@@ -94,7 +101,7 @@ def save(model: Any, path: str | Path, *, frame: str = "rub") -> int:
     """
     path = Path(path)
     try:
-        if path.name == SOG_META:
+        if path.name == SOG_META and model.kind == "gaussians":
             from .gaussians.sog_write import write_sog
 
             files, blocks = write_sog(model), []
@@ -121,6 +128,8 @@ def outputs(path: str | Path) -> list[Path]:
 
 def _encoded(model: Any, name: str, frame: str) -> Iterable[bytes] | None:
     """The bytes of a file in pieces, by its name in lower case; None for an unknown kind."""
+    if model.kind != "gaussians":
+        return _encoded_field(model, name)
     if name.endswith(".compressed.ply"):
         from .gaussians.compressed_ply_write import write_compressed
 
@@ -138,6 +147,16 @@ def _encoded(model: Any, name: str, frame: str) -> Iterable[bytes] | None:
 
         return [bundle(write_sog(model))]
     return None
+
+
+def _encoded_field(model: Any, name: str) -> Iterable[bytes]:
+    """A field in the open format of its kind. Raises ValueError for any other."""
+    if model.kind == "image" and name.endswith(".png"):
+        from .viewer.png import encode_png
+
+        return [encode_png(model.picture())]
+    wanted = {"image": ".png"}[model.kind]
+    raise ValueError(f"expected a name ending in {wanted} for this kind of model, {model.kind}")
 
 
 def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> int:

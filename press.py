@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, models
+from . import __version__, field_jobs, models
 from .console import Progress, say, sink
 from .gaussians.codec import decode
 from .gaussians.compress import (
@@ -61,7 +61,7 @@ def read_source(path: str) -> Source:
         return Source(model, _size_on_disk(Path(path), model))
     data = models.read_bytes(path)
     if data.startswith(container.MAGIC):
-        return Source(decode(data, name=_name(path)), len(data), data)
+        return Source(models.decode_fpz(data, _name(path)), len(data), data)
     return Source(models.load_bytes(data, _name(path)), len(data))
 
 
@@ -70,6 +70,17 @@ def read_compressed(path: str) -> Source:
     given = read_source(path)
     if given.data is None:
         raise ValueError(f"{_name(path)}: not a .fpz file; fieldpress convert takes other formats")
+    return given
+
+
+def read_gaussians(path: str) -> Source:
+    """Read a scene of Gaussians. Raises ValueError for a field, which has verbs of its own."""
+    given = read_source(path)
+    if given.model.kind != "gaussians":
+        raise ValueError(
+            f"{_name(path)}: expected Gaussians, got a field of kind {given.model.kind!r}; "
+            "decompress, eval and info take fields"
+        )
     return given
 
 
@@ -122,7 +133,7 @@ def model_and_views(
     if scene is not None:
         photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
-    model = read_source(source).model
+    model = read_gaussians(source).model
     return model, orbit_views(model, orbit or 1) if views is None else views
 
 
@@ -196,7 +207,7 @@ class _Input:
 
     @staticmethod
     def read(source: str, photos: Scene | None, seed: int) -> _Input:
-        given = read_source(source)
+        given = read_gaussians(source)
         be_frugal(given.model.float_bytes)
         facts = len(given.model), given.model.float_bytes, given.model.sh_degree
         model, removed = _sanitised(given.model, _name(source), consume=True)
@@ -297,6 +308,8 @@ def convert_file(read: Callable[[str], Source], source: str, output: str) -> dic
     """Read with `read` and write `output` by its extension, or a PLY to stdout."""
     start = time.perf_counter()
     given = read(source)
+    if output == "-" and given.model.kind != "gaussians":
+        raise ValueError("stdout: expected the name of a file for a field, got -")
     if output == "-":
         from .gaussians.ply import ply_blocks
 
@@ -309,23 +322,31 @@ def convert_file(read: Callable[[str], Source], source: str, output: str) -> dic
         "output": output,
         "input_bytes": given.input_bytes,
         "output_bytes": output_bytes,
-        "count_in": len(given.model),
-        "count_out": len(given.model),
-        "sh_degree": given.model.sh_degree,
+        **_counts(given.model),
         "seconds": time.perf_counter() - start,
         "version": __version__,
     }
+
+
+def _counts(model: Any) -> dict[str, Any]:
+    if model.kind != "gaussians":
+        return {"kind": model.kind}
+    return {"count_in": len(model), "count_out": len(model), "sh_degree": model.sh_degree}
 
 
 def evaluate_file(
     source: str, scene: str | None, reference: str | None, *, progress: Progress
 ) -> dict[str, Any]:
     """Quality against photographs and against a reference file, speed, and sizes."""
-    photos = None if scene is None else read_scene(scene)
     start = time.perf_counter()
     given = read_source(source)
     decode_seconds = time.perf_counter() - start
-    original = None if reference is None else read_source(reference)
+    if given.model.kind != "gaussians":
+        report = field_jobs.evaluate_field(given.model, scene, reference)
+        return {**report, "input_bytes": given.input_bytes, "decode_seconds": decode_seconds,
+                "version": __version__, "input": source}  # fmt: skip
+    photos = None if scene is None else read_scene(scene)
+    original = None if reference is None else read_gaussians(reference)
     model = _sanitised(given.model, _name(source))[0]
     basis = model if original is None else _sanitised(original.model, _name(reference or ""))[0]
     cameras = split_views(basis, photos, seed=0)[1]
@@ -353,7 +374,8 @@ def evaluate_file(
 def describe(source: str) -> dict[str, Any]:
     """What is in a file, without rendering it."""
     given = read_source(source)
-    report = _describe_model(given.model)
+    is_field = given.model.kind != "gaussians"
+    report = (field_jobs.describe if is_field else _describe_model)(given.model)
     if given.data is not None:
         report |= _describe_sections(given.data, _name(source))
     if given.input_bytes:

@@ -39,12 +39,11 @@ class Network:
         if tuple(self.table.shape) != shape:
             raise ValueError(f"table: expected {list(shape)}, got {list(self.table.shape)}")
         check_widths([self.encoding.width, *(len(w) for w in self.weights)])
-        for i, (before, weight) in enumerate(pairwise([self.encoding.width, *self.weights])):
-            columns = before if isinstance(before, int) else len(before)
+        columns = self.encoding.width
+        for i, weight in enumerate(self.weights):
             if weight.ndim != 2 or weight.shape[1] != columns:
-                raise ValueError(
-                    f"weights {i}: expected [N, {columns}], got {list(weight.shape)}"
-                )
+                raise ValueError(f"weights {i}: expected [N, {columns}], got {list(weight.shape)}")
+            columns = len(weight)
 
     @property
     def float_bytes(self) -> int:

@@ -126,6 +126,11 @@ def sizes(data: bytes | bytearray | memoryview, *, name: str = "<bytes>") -> dic
     return found
 
 
+def kind_of(data: bytes | bytearray | memoryview, *, name: str = "<bytes>") -> str:
+    """What a file says it holds, its header key "kind"; "" for none. Raises ValueError."""
+    return str(_read_front(memoryview(data).cast("B"), name)[0].get("kind", ""))
+
+
 def _refuse(where: str, expected: str, got: object) -> NoReturn:
     raise ValueError(f"{where}: expected {expected}, got {got}")
 

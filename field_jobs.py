@@ -1,0 +1,163 @@
+"""The jobs of neural fields: fit a picture, measure one, say what is in a file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .console import Progress, sink
+from .fields import codec
+from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
+from .fields.image import MAX_SIDE, ImageField
+from .quant import container
+from .scenes import metrics
+
+FIT_SHARE = 0.95  # Of the time; the rest is writing and measuring.
+LOSS_DB = {"small": 1.5, "balanced": 0.4, "high": 0.05}
+TRAINED = ("small", "balanced")  # Presets that train through the rounding.
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """What `fit image` was asked for."""
+
+    otype: str = "SimplexGrid"
+    log2_hashmap_size: int | None = None
+    neurons: int = 64
+    steps: int = 1500
+    batch: int = 1 << 15
+    preset: str = "balanced"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.settings(64, 64)  # Refuses what no picture could be fitted with.
+
+    def settings(self, width: int, height: int) -> ImageSettings:
+        loss = LOSS_DB[self.preset] if self.preset in TRAINED else None
+        encoding = encoding_for(width, height, self.otype, self.log2_hashmap_size)
+        return ImageSettings(
+            encoding, self.neurons, steps=self.steps, batch=self.batch, quantise_db=loss,
+            seed=self.seed,
+        )  # fmt: skip
+
+
+def read_picture(path: str) -> Tensor:
+    """[H, W, 3] uint8 of a picture file. Raises ValueError or OSError naming it."""
+    try:
+        import numpy as np
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise ValueError(
+            f"{path}: pictures need Pillow: pip install 'fieldpress[images]'"
+        ) from None
+    try:
+        with Image.open(path) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
+            return torch.from_numpy(np.array(picture.convert("RGB")))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not a picture that Pillow reads") from None
+    except (SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not readable: {error}") from None
+
+
+def fit_image_file(
+    source: str, output: str, job: ImageJob, *, progress: Progress
+) -> dict[str, Any]:
+    """Fit a field to a picture and write it, compressed; decoded again before it is measured."""
+    _check_name(output)
+    picture = read_picture(source)
+    height, width = picture.shape[:2]
+    settings = job.settings(width, height)
+    share = progress.part(0, FIT_SHARE)
+    fitted = fit_image(picture, settings, progress=share)
+    start = time.perf_counter()
+    steps = fitted.steps or search_steps(
+        fitted.model.network, fitted.used, picture, LOSS_DB[job.preset]
+    )
+    with sink(output) as write:
+        data = write(codec.encode(fitted.model, steps, fitted.used, {"seed": job.seed}))
+        encode_seconds, start = time.perf_counter() - start, time.perf_counter()
+        decoded = codec.decode(data, name=output)
+        decode_seconds = time.perf_counter() - start
+        measured = _compare(decoded, picture)
+    return {
+        "input_bytes": Path(source).stat().st_size,
+        "output_bytes": len(data),
+        "ratio": fitted.model.float_bytes / len(data),
+        "bits_per_pixel": 8 * len(data) / (width * height),
+        **measured,
+        "psnr_unrounded": float(metrics.psnr(fitted.model.picture(), picture.float() / 255)),
+        "render_size": [width, height],
+        "bytes_by_section": _by_kind(container.sizes(data)),
+        "fit_seconds": fitted.seconds,
+        "encode_seconds": encode_seconds,
+        "decode_seconds": decode_seconds,
+        "encoding": fitted.model.network.encoding.config(),
+        "device": "cpu",
+        "seed": job.seed,
+        "version": __version__,
+        "input": source,
+        "output": output,
+    }
+
+
+def _check_name(output: str) -> None:
+    if Path(output).suffix.lower() != ".fpz":
+        raise ValueError(f"{output}: expected a name ending in .fpz")
+
+
+def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
+    """Quality against the picture, and what decoding all pixels takes."""
+    start = time.perf_counter()
+    found = model.picture()
+    seconds = time.perf_counter() - start
+    truth = picture.float() / 255
+    return {
+        "psnr": float(metrics.psnr(found, truth)),
+        "ssim": float(metrics.ssim(found, truth)),
+        "fps": 1 / seconds,
+    }
+
+
+def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict[str, Any]:
+    """Quality of a field against the picture that `reference` names. Raises ValueError."""
+    if scene is not None or reference is None:
+        raise ValueError("eval: expected --reference with the picture of an image field")
+    picture = read_picture(reference)
+    if tuple(picture.shape[:2]) != (model.height, model.width):
+        raise ValueError(
+            f"{reference}: expected {model.width}x{model.height} pixels, got "
+            f"{picture.shape[1]}x{picture.shape[0]}"
+        )
+    return {**_compare(model, picture), "render_size": [model.width, model.height],
+            "reference": reference, "device": "cpu"}  # fmt: skip
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """What `info` says of a field."""
+    network = model.network
+    return {
+        "kind": model.kind,
+        **{k: v for k, v in model.meta().items() if k in ("width", "height")},
+        "encoding": network.encoding.config(),
+        "rows": network.encoding.rows,
+        "layers": [len(weight) for weight in network.weights],
+        "float_bytes": model.float_bytes,
+        "bytes_by_attribute": {name: 4 * x.numel() for name, x in model.tensors().items()},
+        "provenance": dict(model.extra),
+    }
+
+
+def _by_kind(sizes: dict[str, int]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for name, size in sizes.items():
+        kind = name.partition("/")[0]
+        total[kind] = total.get(kind, 0) + size
+    return total
