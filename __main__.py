@@ -180,8 +180,44 @@ def fit_image(
     _finish(report, json_, out)
 
 
+def fit_sdf(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MESH")],
+    output: Annotated[str, _output("OUT.fpz")],
+    otype: Lattice = "SimplexGrid",
+    log2_hashmap_size: int = 14,
+    steps: int = 2000,
+    quantise: float = 5e-4,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Fit a neural signed distance to a closed mesh, compressed, decoded and measured.
+
+    Args:
+        source: A mesh: OBJ, PLY, STL and what else Open3D reads.
+        output: The .fpz file to write.
+        otype: The lattice of the encoding.
+        log2_hashmap_size: Rows of a level at most, as a power of two.
+        steps: Training steps.
+        quantise: How coarsely tables are rounded; larger gives smaller files.
+        seed: Of every random choice.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import field_jobs
+
+    check_output(output, overwrite=overwrite)
+    try:
+        wanted = field_jobs.SdfJob(otype, log2_hashmap_size, steps, quantise, seed)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = field_jobs.fit_sdf_file(source, output, wanted, progress=progress)
+    _finish(report, json_, out)
+
+
 def fit() -> None:
-    """Fit a model: `fit gaussians` takes posed photographs, `fit image` a picture."""
+    """Fit a model: `fit gaussians` to posed photographs, `fit image` to a picture, `fit sdf`."""
     raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
 
 
@@ -397,7 +433,11 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
-FITS: dict[str, Callable[..., None]] = {"gaussians": fit_gaussians, "image": fit_image}
+FITS: dict[str, Callable[..., None]] = {
+    "gaussians": fit_gaussians,
+    "image": fit_image,
+    "sdf": fit_sdf,
+}
 
 
 def _need_room(output: str, json_: bool) -> None:

@@ -1,4 +1,4 @@
-"""The jobs of neural fields: fit a picture, measure one, say what is in a file."""
+"""The jobs of neural fields: fit a picture or a solid, measure one, say what is in a file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from . import __version__
 from .console import Progress, sink
 from .fields import codec
 from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
+from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
 from .fields.image import MAX_SIDE, ImageField
+from .fields.levels import Encoding
+from .fields.sdf import SdfField
 from .quant import container
 from .scenes import metrics
+from .scenes.cameras import Cameras
+from .scenes.orbit import orbit
 
 FIT_SHARE = 0.95  # Of the time; the rest is writing and measuring.
 LOSS_DB = {"small": 1.5, "balanced": 0.4, "high": 0.05}
+SDF_LEVELS, SDF_GROWTH = 8, 1.38  # From 16 to 152 cells.
+ORBIT_REACH = 1.6  # Distance of an orbit's cameras, in edges of the cube.
 TRAINED = ("small", "balanced")  # Presets that train through the rounding.
 
 
@@ -86,6 +93,7 @@ def fit_image_file(
         encode_seconds, start = time.perf_counter() - start, time.perf_counter()
         decoded = codec.decode(data, name=output)
         decode_seconds = time.perf_counter() - start
+        assert isinstance(decoded, ImageField)
         measured = _compare(decoded, picture)
     return {
         "input_bytes": Path(source).stat().st_size,
@@ -106,6 +114,80 @@ def fit_image_file(
         "input": source,
         "output": output,
     }
+
+
+@dataclass(frozen=True)
+class SdfJob:
+    """What `fit sdf` was asked for."""
+
+    otype: str = "SimplexGrid"
+    log2_hashmap_size: int = 14
+    steps: int = 2000
+    quantise: float = 5e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.settings()
+
+    def settings(self) -> SdfSettings:
+        encoding = Encoding(3, self.otype, SDF_LEVELS, 2, self.log2_hashmap_size, 16, SDF_GROWTH)
+        return SdfSettings(encoding, steps=self.steps, quantise=self.quantise, seed=self.seed)
+
+
+def read_solid(path: str) -> Solid:
+    """A mesh of any format that Open3D reads. Raises ValueError or OSError naming it."""
+    import numpy as np
+
+    try:
+        import open3d
+    except ImportError:
+        raise ValueError(f"{path}: meshes need Open3D: pip install 'fieldpress[meshes]'") from None
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
+        mesh = open3d.io.read_triangle_mesh(Path(path))
+    try:
+        return Solid(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.triangles, np.uint32))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a mesh that Open3D reads: {error}") from None
+
+
+def fit_sdf_file(source: str, output: str, job: SdfJob, *, progress: Progress) -> dict[str, Any]:
+    """Fit a field to a mesh and write it, compressed; decoded again before it is measured."""
+    _check_name(output)
+    solid = read_solid(source)
+    fitted = fit_sdf(solid, job.settings(), progress=progress.part(0, FIT_SHARE))
+    start = time.perf_counter()
+    with sink(output) as write:
+        data = write(codec.encode(fitted.model, fitted.steps, fitted.used, {"seed": job.seed}))
+        encode_seconds, start = time.perf_counter() - start, time.perf_counter()
+        decoded = codec.decode(data, name=output)
+        decode_seconds = time.perf_counter() - start
+        assert isinstance(decoded, SdfField)
+        measured = compare(decoded, solid)
+    return {
+        "input_bytes": Path(source).stat().st_size,
+        "output_bytes": len(data),
+        "ratio": fitted.model.float_bytes / len(data),
+        "faces": len(solid.faces),
+        **measured,
+        "bytes_by_section": _by_kind(container.sizes(data)),
+        "fit_seconds": fitted.seconds,
+        "encode_seconds": encode_seconds,
+        "decode_seconds": decode_seconds,
+        "encoding": fitted.model.network.encoding.config(),
+        "device": "cpu",
+        "seed": job.seed,
+        "version": __version__,
+        "input": source,
+        "output": output,
+    }
+
+
+def orbit_views(model: SdfField, count: int) -> Cameras:
+    """`count` views on a circle around a solid, y up."""
+    center = [x + model.edge / 2 for x in model.low]
+    return orbit(center, ORBIT_REACH * model.edge, count, width=640, height=480, up=[0.0, 1.0, 0.0])
 
 
 def _check_name(output: str) -> None:
@@ -129,7 +211,9 @@ def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
 def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict[str, Any]:
     """Quality of a field against the picture that `reference` names. Raises ValueError."""
     if scene is not None or reference is None:
-        raise ValueError("eval: expected --reference with the picture of an image field")
+        raise ValueError("eval: expected --reference with the picture or mesh of a field")
+    if model.kind == "sdf":
+        return {**compare(model, read_solid(reference)), "reference": reference, "device": "cpu"}
     picture = read_picture(reference)
     if tuple(picture.shape[:2]) != (model.height, model.width):
         raise ValueError(
@@ -145,7 +229,7 @@ def describe(model: Any) -> dict[str, Any]:
     network = model.network
     return {
         "kind": model.kind,
-        **{k: v for k, v in model.meta().items() if k in ("width", "height")},
+        **{k: v for k, v in model.meta().items() if k in ("width", "height", "low", "edge")},
         "encoding": network.encoding.config(),
         "rows": network.encoding.rows,
         "layers": [len(weight) for weight in network.weights],

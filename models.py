@@ -155,7 +155,11 @@ def _encoded_field(model: Any, name: str) -> Iterable[bytes]:
         from .viewer.png import encode_png
 
         return [encode_png(model.picture())]
-    wanted = {"image": ".png"}[model.kind]
+    if model.kind == "sdf" and name.endswith(".ply"):
+        from .fields.mesh_ply import mesh_ply
+
+        return [mesh_ply(*model.mesh())]
+    wanted = {"image": ".png", "sdf": ".ply"}[model.kind]
     raise ValueError(f"expected a name ending in {wanted} for this kind of model, {model.kind}")
 
 

@@ -76,12 +76,16 @@ def read_compressed(path: str) -> Source:
 def read_gaussians(path: str) -> Source:
     """Read a scene of Gaussians. Raises ValueError for a field, which has verbs of its own."""
     given = read_source(path)
-    if given.model.kind != "gaussians":
+    _check_gaussians(given.model, path)
+    return given
+
+
+def _check_gaussians(model: Any, path: str) -> None:
+    if model.kind != "gaussians":
         raise ValueError(
-            f"{_name(path)}: expected Gaussians, got a field of kind {given.model.kind!r}; "
+            f"{_name(path)}: expected Gaussians, got a field of kind {model.kind!r}; "
             "decompress, eval and info take fields"
         )
-    return given
 
 
 def _name(path: str) -> str:
@@ -127,13 +131,16 @@ def orbit_views(model: SplatModel, count: int) -> Cameras:
 
 def model_and_views(
     source: str, cameras: str | None, scene: str | None, orbit: int | None
-) -> tuple[SplatModel, Cameras]:
+) -> tuple[Any, Cameras]:
     """What `render` shows: a model, and the views of a file, of a scene, or around its core."""
     views = None if cameras is None else read_cameras(cameras)
     if scene is not None:
         photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
-    model = read_gaussians(source).model
+    model: Any = read_source(source).model
+    if model.kind == "sdf":
+        return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
+    _check_gaussians(model, source)
     return model, orbit_views(model, orbit or 1) if views is None else views
 
 

@@ -20,10 +20,14 @@ from .encoding import encode as features_at
 from .image import ImageField
 from .levels import Encoding
 from .network import Network, check_widths
+from .sdf import SdfField
 
-KINDS = ("image",)
+Used = Sequence[NDArray[np.bool_]]  # Of each level, which rows count.
+Field = ImageField | SdfField
+KINDS: dict[str, type[ImageField] | type[SdfField]] = {"image": ImageField, "sdf": SdfField}
 PROBES = 1 << 14  # Points at which sensitivities are measured.
 ROUNDING = 0.45
+QUANTISED_SHARE = 1 / 3  # Of the steps of a fit, the last ones: they go through the rounding.
 WEIGHT_ERROR = 0.25  # Steps of weights: so much of the features' error is allowed to them.
 
 
@@ -53,7 +57,7 @@ def rows_in_use(encoding: Encoding, points: Iterable[Tensor]) -> list[NDArray[np
     return [met[a:b] for a, b in pairwise(ends)]
 
 
-def even_steps(network: Network, used: Sequence[NDArray[np.bool_]], points: Tensor) -> Steps:
+def even_steps(network: Network, used: Used, points: Tensor) -> Steps:
     """Steps at which every level and matrix costs as much error per bit (reverse water-filling).
 
     A row of a level with sensitivity g, the mean squared slope of the output by its features, is
@@ -102,9 +106,9 @@ def _sensitivities(network: Network, points: Tensor) -> tuple[Tensor, list[float
 
 
 def encode(
-    model: ImageField,
+    model: Field,
     steps: Steps,
-    used: Sequence[NDArray[np.bool_]],
+    used: Used,
     header: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The .fpz file of a field.
@@ -123,7 +127,7 @@ def encode(
         "layers": [len(w) for w in network.weights],
         "steps": list(steps.table),
         "weight_steps": list(steps.weights),
-        "size": [model.width, model.height],
+        **model.place(),
     }
     sections = [
         tables.write_matrix(f"mlp/{i}", tables.quantise(w, step))
@@ -135,9 +139,7 @@ def encode(
     return data
 
 
-def _symbols(
-    network: Network, steps: Steps, used: Sequence[NDArray[np.bool_]]
-) -> list[tables.Ints]:
+def _symbols(network: Network, steps: Steps, used: Used) -> list[tables.Ints]:
     found, ends = [], network.encoding.first_rows
     for level, step in enumerate(steps.table):
         rows = network.table[ends[level] : ends[level + 1]]
@@ -153,7 +155,7 @@ def rounded_table(encoding: Encoding, table: Tensor, steps: Steps) -> Tensor:
     return ((units.abs() + ROUNDING).floor().copysign(units)) * step
 
 
-def requantise(network: Network, steps: Steps, used: Sequence[NDArray[np.bool_]]) -> Network:
+def requantise(network: Network, steps: Steps, used: Used) -> Network:
     """The network that decoding gives, without coding it."""
     parts = [
         tables.dequantise(q, step)
@@ -166,26 +168,28 @@ def requantise(network: Network, steps: Steps, used: Sequence[NDArray[np.bool_]]
     return Network(network.encoding, torch.from_numpy(np.concatenate(parts)), tuple(weights))
 
 
-def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> ImageField:
+def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Field:
     """The field of a .fpz file, the same bits on every machine.
 
     With `partial`, a file cut behind its weights gives what levels had come. Raises ValueError, in
     one line that names the file and the section or the key at fault.
     """
     found = container.read(data, partial=partial, name=name)
-    kind = found.header.get("kind")
-    if kind not in KINDS:
-        raise ValueError(f"{name}: header: expected kind {' or '.join(KINDS)}, got {kind!r}")
-    layout = found.header.get("layout")
-    encoding, widths, steps = _read_layout(layout, 2, name)
+    kind = KINDS.get(str(found.header.get("kind")))
+    if kind is None:
+        expected = " or ".join(KINDS)
+        raise ValueError(
+            f"{name}: header: expected kind {expected}, got {found.header.get('kind')!r:.40}"
+        )
+    layout: Any = found.header.get("layout")
+    encoding, widths, steps = _read_layout(layout, kind.dims, name)
     parameters = encoding.rows * encoding.features + sum(a * b for a, b in _shapes(widths))
     tables.check_expansion(4 * parameters, len(data), name)
     sections = {section.name: section for section in found.sections}
     network = _read_network(encoding, widths, steps, sections, name, partial)
     extra = {k: v for k, v in found.header.items() if k not in ("kind", "layout")}
     try:
-        width, height = _whole_numbers(layout, "size", 2)
-        return ImageField(network, width, height, extra)
+        return kind.at(network, layout, extra)
     except ValueError as error:
         raise ValueError(f"{name}: header: {error}") from None
 
@@ -219,7 +223,7 @@ def _read_layout(layout: Any, dims: int, name: str) -> tuple[Encoding, list[int]
         if not isinstance(layout, dict) or not isinstance(layout.get("encoding"), dict):
             raise ValueError(f"layout: expected an object with an encoding, got {layout!r:.40}")
         encoding = Encoding.of(layout["encoding"], dims)
-        widths = [encoding.width, *_whole_numbers(layout, "layers", None)]
+        widths = [encoding.width, *_widths(layout)]
         check_widths(widths)
         steps = Steps(
             _positive(layout, "steps", encoding.levels),
@@ -230,14 +234,10 @@ def _read_layout(layout: Any, dims: int, name: str) -> tuple[Encoding, list[int]
     return encoding, widths, steps
 
 
-def _whole_numbers(layout: Any, key: str, count: int | None) -> list[int]:
-    values = layout.get(key)
-    if not (
-        isinstance(values, list)
-        and all(type(v) is int for v in values)
-        and count in (None, len(values))
-    ):
-        raise ValueError(f"{key}: expected {count or 'some'} whole numbers, got {values!r:.40}")
+def _widths(layout: dict[str, Any]) -> list[int]:
+    values = layout.get("layers")
+    if not (isinstance(values, list) and all(type(v) is int for v in values)):
+        raise ValueError(f"layers: expected whole numbers, got {values!r:.40}")
     return values
 
 

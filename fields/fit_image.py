@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from . import codec
@@ -18,12 +16,10 @@ from .levels import Encoding
 from .network import Network, Trainer, cosine_rate
 
 COLOR_SCALE = 255.0
-QUANTISED_SHARE = 1 / 3  # Of the steps, at the end.
 SAMPLES = 1 << 17  # Pixels that stand for all where steps are searched for.
 TRIALS = 9
 
 Progress = Callable[[str, float], None]
-Used = Sequence[NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class FittedImage:
     """
 
     model: ImageField
-    used: Used
+    used: codec.Used
     steps: codec.Steps | None
     seconds: float
 
@@ -111,7 +107,7 @@ def fit_image(
     used = codec.rows_in_use(encoding, strips(width, height))
     trainer = Trainer(encoding, [settings.neurons] * settings.hidden + [3], settings.seed)
     rng = torch.Generator().manual_seed(settings.seed + 1)
-    turn = round(settings.steps * (1 - QUANTISED_SHARE)) if settings.quantise_db else -1
+    turn = round(settings.steps * (1 - codec.QUANTISED_SHARE)) if settings.quantise_db else -1
     start, steps = time.perf_counter(), None
     for step in range(settings.steps):
         if watch is not None and watch(step, trainer):
@@ -127,7 +123,9 @@ def fit_image(
     return FittedImage(ImageField(trainer.network, width, height), used, steps, seconds)
 
 
-def search_steps(network: Network, used: Used, picture: Tensor, loss_db: float) -> codec.Steps:
+def search_steps(
+    network: Network, used: codec.Used, picture: Tensor, loss_db: float
+) -> codec.Steps:
     """The coarsest steps whose rounding loses at most `loss_db` on a sample of the pixels."""
     points, target = _draw(picture, SAMPLES, torch.Generator().manual_seed(2))
     steps = codec.even_steps(network, used, points)

@@ -33,13 +33,14 @@ class ImageField:
     extra: dict[str, Any] = field(default_factory=dict)
 
     kind = "image"
+    dims = 2
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
             raise ValueError(
                 f"image: expected sides of 1 to {MAX_SIDE}, got {self.width}x{self.height}"
             )
-        if self.network.encoding.dims != 2 or len(self.network.weights[-1]) != 3:
+        if self.network.encoding.dims != self.dims or len(self.network.weights[-1]) != 3:
             raise ValueError("image: expected a network from 2 coordinates to 3 colours")
 
     @property
@@ -51,6 +52,18 @@ class ImageField:
 
     def meta(self) -> dict[str, Any]:
         return {"kind": self.kind, "width": self.width, "height": self.height, **self.extra}
+
+    def place(self) -> dict[str, Any]:
+        """What `at` needs beside the network: keys of a file's layout."""
+        return {"size": [self.width, self.height]}
+
+    @staticmethod
+    def at(network: Network, layout: dict[str, Any], extra: dict[str, Any]) -> ImageField:
+        """The model of a file's layout. Raises ValueError naming the key."""
+        size = layout.get("size")
+        if not (isinstance(size, list) and len(size) == 2 and all(type(v) is int for v in size)):
+            raise ValueError(f"size: expected 2 whole numbers, got {size!r:.40}")
+        return ImageField(network, size[0], size[1], extra)
 
     def picture(self, width: int | None = None, height: int | None = None) -> Tensor:
         """[H, W, 3] float32, not clamped; at another size too, since a field has none."""
