@@ -216,8 +216,50 @@ def fit_sdf(
     _finish(report, json_, out)
 
 
+def fit_nerf(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    output: Annotated[str, _output("OUT.fpz")],
+    otype: Lattice = "SimplexGrid",
+    log2_hashmap_size: int = 16,
+    steps: int = 2000,
+    rays: int = 1024,
+    loss_db: float = 0.1,
+    downscale: float = 1.0,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Fit a radiance field to a folder of posed photographs, compressed, decoded and measured.
+
+    Args:
+        source: A COLMAP model with images, transforms.json, Blender or LLFF.
+        output: The .fpz file to write.
+        otype: The lattice of the encoding.
+        log2_hashmap_size: Rows of a level at most, as a power of two.
+        steps: Training steps.
+        rays: Of a step.
+        loss_db: What rounding may cost on training views, in dB.
+        downscale: Make photographs this many times smaller, each way.
+        seed: Of every random choice.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import field_jobs
+
+    check_output(output, overwrite=overwrite)
+    try:
+        wanted = field_jobs.NerfJob(otype, log2_hashmap_size, steps, rays, loss_db, seed)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = field_jobs.fit_nerf_file(
+            source, output, wanted, downscale=downscale, progress=progress
+        )
+    _finish(report, json_, out)
+
+
 def fit() -> None:
-    """Fit a model: `fit gaussians` to posed photographs, `fit image` to a picture, `fit sdf`."""
+    """Fit a model: `fit gaussians` or `fit nerf` to photographs, `fit image`, `fit sdf`."""
     raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
 
 
@@ -437,6 +479,7 @@ FITS: dict[str, Callable[..., None]] = {
     "gaussians": fit_gaussians,
     "image": fit_image,
     "sdf": fit_sdf,
+    "nerf": fit_nerf,
 }
 
 

@@ -1,4 +1,4 @@
-"""The jobs of neural fields: fit a picture or a solid, measure one, say what is in a file."""
+"""The jobs of neural fields: fit pictures, solids and scenes, measure and describe them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from . import __version__
 from .console import Progress, sink
 from .fields import codec
 from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
+from .fields.fit_nerf import NerfSettings, fit_nerf
 from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
 from .fields.image import MAX_SIDE, ImageField
 from .fields.levels import Encoding
+from .fields.nerf import NerfField
 from .fields.sdf import SdfField
 from .quant import container
 from .scenes import metrics
-from .scenes.cameras import Cameras
+from .scenes.cameras import Cameras, Scene
+from .scenes.datasets import read_scene
+from .scenes.evaluate import evaluate
 from .scenes.orbit import orbit
 
 FIT_SHARE = 0.95  # Of the time; the rest is writing and measuring.
 LOSS_DB = {"small": 1.5, "balanced": 0.4, "high": 0.05}
 SDF_LEVELS, SDF_GROWTH = 8, 1.38  # From 16 to 152 cells.
+NERF_LEVELS, NERF_GROWTH = 10, 1.5  # From 16 to 615 cells.
 ORBIT_REACH = 1.6  # Distance of an orbit's cameras, in edges of the cube.
 TRAINED = ("small", "balanced")  # Presets that train through the rounding.
 
@@ -184,10 +189,72 @@ def fit_sdf_file(source: str, output: str, job: SdfJob, *, progress: Progress) -
     }
 
 
-def orbit_views(model: SdfField, count: int) -> Cameras:
-    """`count` views on a circle around a solid, y up."""
+@dataclass(frozen=True)
+class NerfJob:
+    """What `fit nerf` was asked for."""
+
+    otype: str = "SimplexGrid"
+    log2_hashmap_size: int = 16
+    steps: int = 2000
+    rays: int = 1024
+    loss_db: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.settings()
+
+    def settings(self) -> NerfSettings:
+        encoding = Encoding(3, self.otype, NERF_LEVELS, 2, self.log2_hashmap_size, 16, NERF_GROWTH)
+        return NerfSettings(
+            encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db, seed=self.seed
+        )
+
+
+def fit_nerf_file(
+    source: str, output: str, job: NerfJob, *, downscale: float, progress: Progress
+) -> dict[str, Any]:
+    """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
+    _check_name(output)
+    scene = read_scene(source, downscale=downscale)
+    fitted = fit_nerf(scene, job.settings(), progress=progress.part(0, FIT_SHARE))
+    start = time.perf_counter()
+    with sink(output) as write:
+        data = write(codec.encode(fitted.model, fitted.steps, fitted.used, {"seed": job.seed}))
+        encode_seconds, start = time.perf_counter() - start, time.perf_counter()
+        decoded = codec.decode(data, name=output)
+        decode_seconds = time.perf_counter() - start
+        measured = _measure(decoded, scene)
+        unrounded = _measure(fitted.model, scene)
+    return {
+        "output_bytes": len(data),
+        "ratio": fitted.model.float_bytes / len(data),
+        **measured,
+        "psnr_unrounded": unrounded["psnr"],
+        "fps_reference": unrounded["fps"],
+        "train_views": len(scene.train),
+        "bytes_by_section": _by_kind(container.sizes(data)),
+        "fit_seconds": fitted.seconds,
+        "encode_seconds": encode_seconds,
+        "decode_seconds": decode_seconds,
+        "encoding": fitted.model.network.encoding.config(),
+        "seed": job.seed,
+        "version": __version__,
+        "input": source,
+        "output": output,
+    }
+
+
+def _measure(model: Any, scene: Scene) -> dict[str, Any]:
+    report = evaluate(model.render, scene.test, photos=scene.test_images).to_json()
+    keys = ("psnr", "ssim", "lpips", "fps", "render_size", "views", "device")
+    return {key: report[key] for key in keys}
+
+
+def orbit_views(model: SdfField | NerfField, count: int) -> Cameras:
+    """`count` views on a circle around a field's cube, y up for solids and z up for captures."""
+    up = [0.0, 1.0, 0.0] if model.kind == "sdf" else [0.0, 0.0, 1.0]
     center = [x + model.edge / 2 for x in model.low]
-    return orbit(center, ORBIT_REACH * model.edge, count, width=640, height=480, up=[0.0, 1.0, 0.0])
+    return orbit(center, ORBIT_REACH * model.edge, count, width=640, height=480, up=up)
 
 
 def _check_name(output: str) -> None:
@@ -210,6 +277,10 @@ def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
 
 def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict[str, Any]:
     """Quality of a field against the picture that `reference` names. Raises ValueError."""
+    if model.kind == "nerf":
+        if scene is None or reference is not None:
+            raise ValueError("eval: expected --scene with the photographs of a radiance field")
+        return _measure(model, read_scene(scene))
     if scene is not None or reference is None:
         raise ValueError("eval: expected --reference with the picture or mesh of a field")
     if model.kind == "sdf":

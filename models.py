@@ -159,7 +159,9 @@ def _encoded_field(model: Any, name: str) -> Iterable[bytes]:
         from .fields.mesh_ply import mesh_ply
 
         return [mesh_ply(*model.mesh())]
-    wanted = {"image": ".png", "sdf": ".ply"}[model.kind]
+    wanted = {"image": ".png", "sdf": ".ply"}.get(model.kind)
+    if wanted is None:
+        raise ValueError("no open format holds this kind of model; fieldpress render shows it")
     raise ValueError(f"expected a name ending in {wanted} for this kind of model, {model.kind}")
 
 

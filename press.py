@@ -138,7 +138,7 @@ def model_and_views(
         photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
     model: Any = read_source(source).model
-    if model.kind == "sdf":
+    if model.kind in ("sdf", "nerf"):
         return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
     _check_gaussians(model, source)
     return model, orbit_views(model, orbit or 1) if views is None else views

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,12 +19,17 @@ from . import _native, tables
 from .encoding import encode as features_at
 from .image import ImageField
 from .levels import Encoding
+from .nerf import NerfField
 from .network import Network, check_widths
 from .sdf import SdfField
 
 Used = Sequence[NDArray[np.bool_]]  # Of each level, which rows count.
-Field = ImageField | SdfField
-KINDS: dict[str, type[ImageField] | type[SdfField]] = {"image": ImageField, "sdf": SdfField}
+Field = ImageField | SdfField | NerfField
+KINDS: dict[str, type[ImageField] | type[SdfField] | type[NerfField]] = {
+    "image": ImageField,
+    "sdf": SdfField,
+    "nerf": NerfField,
+}
 PROBES = 1 << 14  # Points at which sensitivities are measured.
 ROUNDING = 0.45
 QUANTISED_SHARE = 1 / 3  # Of the steps of a fit, the last ones: they go through the rounding.
@@ -33,13 +38,16 @@ WEIGHT_ERROR = 0.25  # Steps of weights: so much of the features' error is allow
 
 @dataclass(frozen=True)
 class Steps:
-    """Quantisation steps of each level of a table and of each weight matrix."""
+    """Quantisation steps of each level of a table, and of each weight matrix (and of a head's)."""
 
     table: tuple[float, ...]
     weights: tuple[float, ...]
+    head: tuple[float, ...] = ()
 
     def scaled(self, factor: float) -> Steps:
-        return Steps(tuple(factor * s for s in self.table), tuple(factor * s for s in self.weights))
+        """All of them times a factor."""
+        parts = (self.table, self.weights, self.head)
+        return Steps(*(tuple(factor * step for step in part) for part in parts))
 
 
 def rows_in_use(encoding: Encoding, points: Iterable[Tensor]) -> list[NDArray[np.bool_]]:
@@ -129,14 +137,22 @@ def encode(
         "weight_steps": list(steps.weights),
         **model.place(),
     }
-    sections = [
-        tables.write_matrix(f"mlp/{i}", tables.quantise(w, step))
-        for i, (w, step) in enumerate(zip(network.weights, steps.weights, strict=True))
-    ]
+    sections = _matrices("mlp", network.weights, steps.weights)
+    if isinstance(model, NerfField):
+        layout |= {"head": [len(w) for w in model.head], "head_steps": list(steps.head)}
+        sections += _matrices("head", model.head, steps.head)
+        sections.append(tables.write_flags("cells", model.cells.numpy()))
     sections += tables.write_table(network.encoding, _symbols(network, steps, used), used)
     data = container.write({"kind": model.kind, "layout": layout, **(header or {})}, sections)
     tables.check_expansion(network.float_bytes, len(data), "field")
     return data
+
+
+def _matrices(key: str, weights: Sequence[Tensor], steps: Sequence[float]) -> list[Section]:
+    return [
+        tables.write_matrix(f"{key}/{i}", tables.quantise(weight, step))
+        for i, (weight, step) in enumerate(zip(weights, steps, strict=True))
+    ]
 
 
 def _symbols(network: Network, steps: Steps, used: Used) -> list[tables.Ints]:
@@ -168,6 +184,15 @@ def requantise(network: Network, steps: Steps, used: Used) -> Network:
     return Network(network.encoding, torch.from_numpy(np.concatenate(parts)), tuple(weights))
 
 
+def rounded(model: NerfField, steps: Steps, used: Used) -> NerfField:
+    """The radiance field that decoding gives, without coding it."""
+    head = tuple(
+        torch.from_numpy(tables.dequantise(tables.quantise(w, step), step))
+        for w, step in zip(model.head, steps.head, strict=True)
+    )
+    return replace(model, network=requantise(model.network, steps, used), head=head)
+
+
 def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Field:
     """The field of a .fpz file, the same bits on every machine.
 
@@ -186,12 +211,33 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Fiel
     parameters = encoding.rows * encoding.features + sum(a * b for a, b in _shapes(widths))
     tables.check_expansion(4 * parameters, len(data), name)
     sections = {section.name: section for section in found.sections}
+    more = {}
+    if kind is NerfField:
+        more = _read_more(layout, sections, name)
     network = _read_network(encoding, widths, steps, sections, name, partial)
     extra = {k: v for k, v in found.header.items() if k not in ("kind", "layout")}
     try:
-        return kind.at(network, layout, extra)
+        return kind.at(network, layout | more, extra)
     except ValueError as error:
         raise ValueError(f"{name}: header: {error}") from None
+
+
+def _read_more(layout: dict[str, Any], sections: dict[str, Section], name: str) -> dict[str, Any]:
+    """A NeRF's colour layers and cells, taken out of the sections: what `NerfField.at` wants."""
+    try:
+        widths = [NerfField.head_inputs, *_widths(layout, "head")]
+        check_widths(widths)
+        steps = _positive(layout, "head_steps", len(widths) - 1)
+    except ValueError as error:
+        raise ValueError(f"{name}: header: {error}") from None
+    head = tuple(
+        tables.read_matrix(sections, f"head/{i}", shape, step, name)
+        for i, (shape, step) in enumerate(zip(_shapes(widths), steps, strict=True))
+    )
+    cells = tables.read_flags(sections, "cells", NerfField.side**3, name)
+    for key in ("cells", *(f"head/{i}" for i in range(len(head)))):
+        del sections[key]
+    return {"head": head, "cells": torch.from_numpy(cells)}
 
 
 def _read_network(
@@ -223,7 +269,7 @@ def _read_layout(layout: Any, dims: int, name: str) -> tuple[Encoding, list[int]
         if not isinstance(layout, dict) or not isinstance(layout.get("encoding"), dict):
             raise ValueError(f"layout: expected an object with an encoding, got {layout!r:.40}")
         encoding = Encoding.of(layout["encoding"], dims)
-        widths = [encoding.width, *_widths(layout)]
+        widths = [encoding.width, *_widths(layout, "layers")]
         check_widths(widths)
         steps = Steps(
             _positive(layout, "steps", encoding.levels),
@@ -234,10 +280,10 @@ def _read_layout(layout: Any, dims: int, name: str) -> tuple[Encoding, list[int]
     return encoding, widths, steps
 
 
-def _widths(layout: dict[str, Any]) -> list[int]:
-    values = layout.get("layers")
+def _widths(layout: dict[str, Any], key: str) -> list[int]:
+    values = layout.get(key)
     if not (isinstance(values, list) and all(type(v) is int for v in values)):
-        raise ValueError(f"layers: expected whole numbers, got {values!r:.40}")
+        raise ValueError(f"{key}: expected whole numbers, got {values!r:.40}")
     return values
 
 

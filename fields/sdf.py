@@ -62,12 +62,18 @@ class SdfField:
     @staticmethod
     def at(network: Network, layout: dict[str, Any], extra: dict[str, Any]) -> SdfField:
         """The model of a file's layout. Raises ValueError naming the key."""
+        low, edge = SdfField.cube_of(layout)
+        return SdfField(network, low, edge, extra)
+
+    @staticmethod
+    def cube_of(layout: dict[str, Any]) -> tuple[tuple[float, float, float], float]:
+        """Corner and edge of a file's layout. Raises ValueError naming the key."""
         low, edge = layout.get("low"), layout.get("edge")
         if not (isinstance(low, list) and len(low) == 3 and all(map(_is_place, low))):
             raise ValueError(f"low: expected 3 numbers, got {low!r:.40}")
         if not _is_place(edge) or not isinstance(edge, int | float) or edge <= 0:
             raise ValueError(f"edge: expected a positive number, got {edge!r:.40}")
-        return SdfField(network, (float(low[0]), float(low[1]), float(low[2])), float(edge), extra)
+        return (float(low[0]), float(low[1]), float(low[2])), float(edge)
 
     def distance(self, points: Tensor) -> Tensor:
         """[N] signed distances of world points [N, 3]; beyond the cube, that to it is added."""
@@ -104,7 +110,7 @@ class SdfField:
         return torch.stack(views) if views else torch.empty(0, cameras.height, cameras.width, 3)
 
     def _view(self, camera: Cameras) -> Tensor:
-        rays_o, rays_d = _rays(camera)
+        rays_o, rays_d = pixel_rays(camera)
         center = rays_o.new_tensor(self.low) + 0.5 * self.edge
         # Where a ray enters and leaves the ball around the cube.
         middle = ((center - rays_o) * rays_d).sum(1)
@@ -141,7 +147,7 @@ def _is_place(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST
 
 
-def _rays(camera: Cameras) -> tuple[Tensor, Tensor]:
+def pixel_rays(camera: Cameras) -> tuple[Tensor, Tensor]:
     """Origins and unit directions [H * W, 3] of the pixels of one camera, row by row."""
     viewmat, K = camera.viewmats[0], camera.Ks[0]
     y, x = torch.meshgrid(

@@ -41,11 +41,10 @@ def write_table(
     """Sections of a table: symbols [rows, F] of each level, and which of its rows are in use."""
     sections = []
     for number in range(encoding.levels):
-        runs = _runs(used[number])
         kept = symbols[number][used[number]]
         near = _neighbors(encoding, number, used[number])
         sections += [
-            _ints(f"runs/{number}", runs[:, None], _previous(len(runs))),
+            write_flags(f"runs/{number}", used[number]),
             _ints(f"tab/{number}", kept, near),
         ]
     return sections
@@ -65,7 +64,7 @@ def read_table(
     for number, level in enumerate(encoding.level):
         if partial and not {f"runs/{number}", f"tab/{number}"} <= sections.keys():
             break
-        used = _read_runs(_take(sections, f"runs/{number}", name), level.rows, name)
+        used = read_flags(sections, f"runs/{number}", level.rows, name)
         kept = _read_ints(
             _take(sections, f"tab/{number}", name), int(used.sum()), encoding.features,
             _neighbors(encoding, number, used), name,
@@ -100,6 +99,19 @@ def read_matrix(
     section = _take(sections, key, name)
     symbols = _read_ints(section, shape[0], shape[1], _previous(shape[0]), name)
     return torch.from_numpy(dequantise(symbols, step))
+
+
+def write_flags(name: str, flags: NDArray[np.bool_]) -> Section:
+    """A section of flags [N], at least one, as run lengths."""
+    runs = _runs(flags)
+    return _ints(name, runs[:, None], _previous(len(runs)))
+
+
+def read_flags(
+    sections: Mapping[str, Section], key: str, count: int, name: str
+) -> NDArray[np.bool_]:
+    """The flags [count] of a section."""
+    return _read_runs(_take(sections, key, name), count, name)
 
 
 def check_sections(expected: Sequence[str], sections: Mapping[str, Section], name: str) -> None:
