@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from . import __version__, console
+from . import __version__, console, field_verbs
 from .console import Misuse, Progress, check_output, say
 
 DESCRIPTION = """Compress captured scenes, prove what was lost, look at them.
@@ -134,127 +134,6 @@ def fit_gaussians(
             source, output, settings, init=init, downscale=downscale, resume=resume,
             pressing=fitting.CompressSettings(preset, seed=seed), progress=progress,
         )  # fmt: skip
-    _finish(report, json_, out)
-
-
-Lattice = Literal["HashGrid", "KuhnGrid", "SimplexGrid", "PermutoGrid"]
-
-
-def fit_image(
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")],
-    output: Annotated[str, _output("OUT.fpz")],
-    otype: Lattice = "SimplexGrid",
-    log2_hashmap_size: int | None = None,
-    neurons: int = 64,
-    steps: int = 1500,
-    batch: int = 32768,
-    preset: Literal["small", "balanced", "high"] = "balanced",
-    seed: int = 0,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Fit a neural field to a picture, compressed; the written bytes are decoded and measured.
-
-    Args:
-        source: A picture: PNG, JPEG and what else Pillow reads.
-        output: The .fpz file to write.
-        otype: The lattice of the encoding.
-        log2_hashmap_size: Rows of a level at most, as a power of two; by default by the pixels.
-        neurons: Of each of the two hidden layers.
-        steps: Training steps.
-        batch: Pixels of a step.
-        preset: How much rounding may lose: with high 0.05 dB and no training through it.
-        seed: Of every random choice.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import field_jobs
-
-    check_output(output, overwrite=overwrite)
-    try:
-        wanted = field_jobs.ImageJob(otype, log2_hashmap_size, neurons, steps, batch, preset, seed)
-    except ValueError as error:
-        raise Misuse(str(error)) from None
-    with console.quiet_stdout() as out, Progress() as progress:
-        report = field_jobs.fit_image_file(source, output, wanted, progress=progress)
-    _finish(report, json_, out)
-
-
-def fit_sdf(
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MESH")],
-    output: Annotated[str, _output("OUT.fpz")],
-    otype: Lattice = "SimplexGrid",
-    log2_hashmap_size: int = 14,
-    steps: int = 2000,
-    quantise: float = 5e-4,
-    seed: int = 0,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Fit a neural signed distance to a closed mesh, compressed, decoded and measured.
-
-    Args:
-        source: A mesh: OBJ, PLY, STL and what else Open3D reads.
-        output: The .fpz file to write.
-        otype: The lattice of the encoding.
-        log2_hashmap_size: Rows of a level at most, as a power of two.
-        steps: Training steps.
-        quantise: How coarsely tables are rounded; larger gives smaller files.
-        seed: Of every random choice.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import field_jobs
-
-    check_output(output, overwrite=overwrite)
-    try:
-        wanted = field_jobs.SdfJob(otype, log2_hashmap_size, steps, quantise, seed)
-    except ValueError as error:
-        raise Misuse(str(error)) from None
-    with console.quiet_stdout() as out, Progress() as progress:
-        report = field_jobs.fit_sdf_file(source, output, wanted, progress=progress)
-    _finish(report, json_, out)
-
-
-def fit_nerf(
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    output: Annotated[str, _output("OUT.fpz")],
-    otype: Lattice = "SimplexGrid",
-    log2_hashmap_size: int = 16,
-    steps: int = 2000,
-    rays: int = 1024,
-    loss_db: float = 0.1,
-    downscale: float = 1.0,
-    seed: int = 0,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Fit a radiance field to a folder of posed photographs, compressed, decoded and measured.
-
-    Args:
-        source: A COLMAP model with images, transforms.json, Blender or LLFF.
-        output: The .fpz file to write.
-        otype: The lattice of the encoding.
-        log2_hashmap_size: Rows of a level at most, as a power of two.
-        steps: Training steps.
-        rays: Of a step.
-        loss_db: What rounding may cost on training views, in dB.
-        downscale: Make photographs this many times smaller, each way.
-        seed: Of every random choice.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import field_jobs
-
-    check_output(output, overwrite=overwrite)
-    try:
-        wanted = field_jobs.NerfJob(otype, log2_hashmap_size, steps, rays, loss_db, seed)
-    except ValueError as error:
-        raise Misuse(str(error)) from None
-    with console.quiet_stdout() as out, Progress() as progress:
-        report = field_jobs.fit_nerf_file(
-            source, output, wanted, downscale=downscale, progress=progress
-        )
     _finish(report, json_, out)
 
 
@@ -475,12 +354,7 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
-FITS: dict[str, Callable[..., None]] = {
-    "gaussians": fit_gaussians,
-    "image": fit_image,
-    "sdf": fit_sdf,
-    "nerf": fit_nerf,
-}
+FITS: dict[str, Callable[..., None]] = {"gaussians": fit_gaussians, **field_verbs.FITS}
 
 
 def _need_room(output: str, json_: bool) -> None:

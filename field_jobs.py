@@ -108,7 +108,7 @@ def fit_image_file(
         **measured,
         "psnr_unrounded": float(metrics.psnr(fitted.model.picture(), picture.float() / 255)),
         "render_size": [width, height],
-        "bytes_by_section": _by_kind(container.sizes(data)),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
         "fit_seconds": fitted.seconds,
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
@@ -176,7 +176,7 @@ def fit_sdf_file(source: str, output: str, job: SdfJob, *, progress: Progress) -
         "ratio": fitted.model.float_bytes / len(data),
         "faces": len(solid.faces),
         **measured,
-        "bytes_by_section": _by_kind(container.sizes(data)),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
         "fit_seconds": fitted.seconds,
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
@@ -232,7 +232,7 @@ def fit_nerf_file(
         "psnr_unrounded": unrounded["psnr"],
         "fps_reference": unrounded["fps"],
         "train_views": len(scene.train),
-        "bytes_by_section": _by_kind(container.sizes(data)),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
         "fit_seconds": fitted.seconds,
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
@@ -308,11 +308,3 @@ def describe(model: Any) -> dict[str, Any]:
         "bytes_by_attribute": {name: 4 * x.numel() for name, x in model.tensors().items()},
         "provenance": dict(model.extra),
     }
-
-
-def _by_kind(sizes: dict[str, int]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for name, size in sizes.items():
-        kind = name.partition("/")[0]
-        total[kind] = total.get(kind, 0) + size
-    return total

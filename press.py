@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +180,7 @@ def compress_file(
         **_sizes(given, decoded, data),
         **_without_views(measured),
         "fps_reference": pressed.fps,
-        "bytes_by_section": bytes_by_attribute(container.sizes(data)),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
         "encode_seconds": pressed.seconds,
         "decode_seconds": decode_seconds,
         "seed": recipe.settings.seed,
@@ -397,7 +397,7 @@ def _describe_sections(data: bytes, name: str) -> dict[str, Any]:
         for section in found.sections
     }
     sizes = container.sizes(data, name=name)
-    return {"bytes_by_attribute": bytes_by_attribute(sizes), "sections": sections}
+    return {"bytes_by_attribute": container.by_attribute(sizes), "sections": sections}
 
 
 def _describe_model(model: SplatModel) -> dict[str, Any]:
@@ -413,12 +413,3 @@ def _describe_model(model: SplatModel) -> dict[str, Any]:
         "bytes_by_attribute": {name: 4 * x.numel() for name, x in model.tensors().items()},
         "provenance": dict(model.extra),
     }
-
-
-def bytes_by_attribute(sections: Mapping[str, int]) -> dict[str, int]:
-    """Bytes of each kind of section, summed over blocks ("dc/0" and "dc/1" are both "dc")."""
-    total: dict[str, int] = {}
-    for name, size in sections.items():
-        kind = name.partition("/")[0]
-        total[kind] = total.get(kind, 0) + size
-    return total

@@ -17,7 +17,6 @@ from .network import BATCH, Network
 MAX_TRACE_STEPS = 64
 ARRIVED = 5e-4  # Of the cube's edge: a ray is on the surface.
 CAUTION = 0.9  # Of the distance that a ray goes at once: a fitted distance may be too large.
-LIGHT = (0.4, -0.7, -0.6)
 AMBIENT = 0.35
 LARGEST = 1e9  # World units.
 
@@ -129,8 +128,8 @@ class SdfField:
         colors = torch.zeros(len(rays_o), 3)
         if bool(hit.any()):
             normals = self.normals(rays_o[hit] + depth[hit, None] * rays_d[hit])
-            light = torch.nn.functional.normalize(torch.tensor(LIGHT), dim=0)
-            shade = AMBIENT + (1 - AMBIENT) * (normals @ light).clamp_min(0)
+            facing = -(normals * rays_d[hit]).sum(1)  # The light is at the camera.
+            shade = AMBIENT + (1 - AMBIENT) * facing.clamp_min(0)
             colors[hit] = shade[:, None].expand(-1, 3)
         return colors.reshape(camera.height, camera.width, 3)
 
