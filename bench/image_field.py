@@ -175,7 +175,7 @@ def main() -> None:
             print(f"{name:20s} {line}", flush=True)
         for row in rates:
             print(f"{name:20s} {row}", flush=True)
-    write("image_field", {"steps": given.steps, "batch": given.batch, "cases": cases})
+        write("image_field", {"steps": given.steps, "batch": given.batch, "cases": cases})
 
 
 if __name__ == "__main__":

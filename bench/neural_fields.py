@@ -30,7 +30,7 @@ JOBS = {  # name -> kind, source, options
     "armadillo": ("sdf", "meshes/armadillo.obj", ["--steps", "800"]),
     "lego": (
         "nerf", "multiview/lego-nerf-synthetic",
-        ["--downscale", "4", "--steps", "1500", "--rays", "512"],
+        ["--downscale", "4", "--steps", "1000", "--rays", "512"],
     ),
     "fox": (
         "nerf", "multiview/fox", ["--downscale", "6", "--steps", "1000", "--rays", "512"],
