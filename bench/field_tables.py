@@ -25,8 +25,8 @@ def encodings(result: dict) -> list[str]:
     dims = " | ".join(f"{case['dims']}D forward | {case['dims']}D step" for case in result["cases"])
     lines = [
         "Encodings of neural fields on one core, times as fast as a peer "
-        f"(`python bench/encodings.py`; {result['points']:,} points, 16 levels, 2^19 rows; torch is "
-        f"{result['torch_peer']}; a step is forward, gradient and optimiser). "
+        f"(`python bench/encodings.py`; {result['points']:,} points, 16 levels, 2^19 rows; torch "
+        f"is {result['torch_peer']}; a step is forward, gradient and optimiser). "
         f"Commit {result['commit']}, {result['cpu']}, {result['fields_isa']}, "
         f"Dr.Jit {result['drjit']}, torch {result['torch']}.",
         "",
