@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from . import __version__, console
+from . import __version__, console, field_verbs
 from .console import Misuse, Progress, check_output, say
 
 DESCRIPTION = """Compress captured scenes, prove what was lost, look at them.
@@ -145,7 +145,7 @@ def fit_gaussians(
 
 
 def fit() -> None:
-    """Fit a model to captured data: `fit gaussians` takes posed photographs."""
+    """Fit a model: `fit gaussians` or `fit nerf` to photographs, `fit image`, `fit sdf`."""
     raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
 
 
@@ -315,12 +315,16 @@ def evaluate(
         check_output(output, overwrite=overwrite)
     with console.quiet_stdout() as out, Progress() as progress:
         found = press.evaluate_file(source, scene, reference, device=device, progress=progress)
+        report = found if isinstance(found, dict) else found.report
         if output is not None and output != "-":
-            is_page = output.lower().endswith((".html", ".htm"))
-            text = pictures.report_page(found) if is_page else console.to_json(found.report) + "\n"
+            text = console.to_json(report) + "\n"
+            if output.lower().endswith((".html", ".htm")):
+                if isinstance(found, dict):
+                    raise Misuse(f"{output}: a field has no page; expected a name ending in .json")
+                text = pictures.report_page(found)
             with console.sink(output) as write:
                 write(text.encode())
-    _finish(found.report, json_ or output == "-", out)
+    _finish(report, json_ or output == "-", out)
 
 
 def bench(
@@ -450,7 +454,9 @@ VERBS: dict[str, Callable[..., int | None]] = {
 }
 
 
-FITS: dict[str, Callable[..., int | None]] = {"gaussians": fit_gaussians}  # fieldpress fit KIND
+FITS: dict[str, Callable[..., int | None]] = {  # fieldpress fit KIND
+    "gaussians": fit_gaussians, **field_verbs.FITS,
+}  # fmt: skip
 
 
 def _need_room(output: str, json_: bool) -> None:

@@ -124,10 +124,13 @@ def _convert_one(
     source: str, output: str, wanted: Wanted, overwrite: bool, progress: Progress
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    writer = wanted.writer(output)
+    writer = None if models.is_picture(output) else wanted.writer(output)
     _check(output, overwrite)
     given = wanted.read(source)
     came = given.model
+    if came.kind != "gaussians":
+        return {**_export_field(given, source, output), "seconds": time.perf_counter() - start}
+    writer = writer or wanted.writer(output)  # Which says that a picture holds no splats.
     with naming(source):
         model, found = within(came, writer.limits())
         _remark(source, writer, came.sh_degree, found)
@@ -147,6 +150,19 @@ def _convert_one(
         "input_frame": wanted.input_frame or _frame(came.extra),
         "frame": wanted.frame or writer.frame,
         "seconds": time.perf_counter() - start,
+        "version": __version__,
+    }
+
+
+def _export_field(given: Source, source: str, output: str) -> dict[str, Any]:
+    if output == "-":
+        raise ValueError("stdout: expected the name of a file for a field, got -")
+    return {
+        "input": source,
+        "output": output,
+        "input_bytes": given.input_bytes,
+        "output_bytes": models.save(given.model, output),
+        "kind": given.model.kind,
         "version": __version__,
     }
 

@@ -17,7 +17,6 @@ from .gaussians.model import SplatModel
 from .gaussians.ply import read_ply, write_ply
 from .gaussians.train import Trainer, TrainSettings
 from .pictures import worst_views
-from .press import bytes_by_attribute
 from .quant import container
 from .scenes.cameras import Scene
 from .scenes.evaluate import evaluate
@@ -123,7 +122,7 @@ def _measure(
         **measured.to_json(),
         "psnr_original": original.psnr,
         "ssim_original": original.ssim,
-        "bytes_by_section": bytes_by_attribute(container.sizes(data)),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
         "seed": seed,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import remote
-from .quant.container import MAGIC
+from .quant.container import MAGIC, kind_of
 
 if TYPE_CHECKING:
     from .gaussians.limits import Limits
@@ -90,6 +90,11 @@ def format_of(path: str | Path) -> Format | None:
     return max(named, key=lambda found: len(found.suffix)) if named else None
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a name is one of what image fields are exported to."""
+    return Path(path).suffix.lower() == ".png"
+
+
 def format_named(name: str) -> Format:
     """The format that --from and --to name. Raises ValueError."""
     for found in FORMATS:
@@ -162,8 +167,19 @@ def _recognised(head: bytes, name: str, kind: str | None) -> Format:
     raise ValueError(f"{name}: unknown kind of model; expected one of {READABLE}")
 
 
+def decode_fpz(data: bytes, name: str) -> Any:
+    """The model of a .fpz file, of whatever kind. Raises ValueError, one line."""
+    from .fields import codec as fields
+    from .gaussians import codec as gaussians
+
+    is_field = kind_of(data, name=name) in fields.KINDS
+    return (fields if is_field else gaussians).decode(data, name=name)
+
+
 def _read(found: Format, source: Path | bytes, name: str, frame: str | None) -> Any:
     """Call a format's reader, its axes as `frame` says."""
+    if isinstance(source, bytes) and source.startswith(MAGIC) and frame is None:
+        return decode_fpz(source, name)
     reader: Callable[..., Any] = _imported(found.reader)
     if found.suffix == SOG_META and isinstance(source, bytes):
         reader = _far_folder
@@ -194,10 +210,14 @@ def save(model: Any, path: str | Path, **options: Any) -> int:
     version and sh_bits, for .ksplat level, for SOG palette. Raises ValueError naming the path.
     """
     found = format_of(path)
-    if found is None or found.writer is None:
+    splats = model.kind == "gaussians"
+    if splats and (found is None or found.writer is None):
         raise ValueError(f"{path}: cannot write this kind of file; expected one of {WRITABLE}")
     try:
-        made = encoded(model, found, **options)
+        if found is None or not splats:
+            made = iter(_encoded_field(model, Path(path).name.lower()))
+        else:
+            made = encoded(model, found, **options)
     except ValueError as error:  # The writers know no paths.
         raise ValueError(f"{path}: {error}") from None
     if isinstance(made, dict):
@@ -236,6 +256,22 @@ def outputs(path: str | Path) -> list[Path]:
     from .gaussians.sog_write import FILES
 
     return [path.parent / name for name in FILES]
+
+
+def _encoded_field(model: Any, name: str) -> Iterable[bytes]:
+    """A field in the open format of its kind. Raises ValueError for any other."""
+    if model.kind == "image" and name.endswith(".png"):
+        from .viewer.png import encode_png
+
+        return [encode_png(model.picture())]
+    if model.kind == "sdf" and name.endswith(".ply"):
+        from .fields.mesh_ply import mesh_ply
+
+        return [mesh_ply(*model.mesh())]
+    wanted = {"image": ".png", "sdf": ".ply"}.get(model.kind)
+    if wanted is None:
+        raise ValueError("no open format holds this kind of model; fieldpress render shows it")
+    raise ValueError(f"expected a name ending in {wanted} for this kind of model, {model.kind}")
 
 
 def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> int:

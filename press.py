@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, models, remote
+from . import __version__, field_jobs, models, remote
 from .console import Progress, say, sink
 from .gaussians.codec import decode
 from .gaussians.compress import (
@@ -65,7 +65,7 @@ def read_source(path: str, *, frame: str | None = None, kind: str | None = None)
         return Source(model, _size_on_disk(Path(path), model))
     data = models.read_bytes(path)
     if data.startswith(container.MAGIC):
-        return Source(decode(data, name=_name(path)), len(data), data)
+        return Source(models.decode_fpz(data, _name(path)), len(data), data)
     return Source(models.load_bytes(data, _name(path), frame, kind), len(data))
 
 
@@ -75,6 +75,21 @@ def read_compressed(path: str) -> Source:
     if given.data is None:
         raise ValueError(f"{_name(path)}: not a .fpz file; fieldpress convert takes other formats")
     return given
+
+
+def read_gaussians(path: str) -> Source:
+    """Read a scene of Gaussians. Raises ValueError for a field, which has verbs of its own."""
+    given = read_source(path)
+    _check_gaussians(given.model, path)
+    return given
+
+
+def _check_gaussians(model: Any, path: str) -> None:
+    if model.kind != "gaussians":
+        raise ValueError(
+            f"{_name(path)}: expected Gaussians, got a field of kind {model.kind!r}; "
+            "decompress, eval and info take fields"
+        )
 
 
 def _name(path: str) -> str:
@@ -120,14 +135,19 @@ def orbit_views(model: SplatModel, count: int) -> Cameras:
 
 def model_and_views(
     source: str, cameras: str | None, scene: str | None, orbit: int | None, device: str
-) -> tuple[SplatModel, Cameras]:
+) -> tuple[Any, Cameras]:
     """What `render` shows: a model, and the views of a file, of a scene, or around its core."""
     there = require(device)
     views = None if cameras is None else read_cameras(cameras)
     if scene is not None:
         photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
-    model = read_source(source).model
+    model: Any = read_source(source).model
+    if model.kind in ("sdf", "nerf"):
+        if there.type != "cpu":
+            raise ValueError(f"device: fields are rendered on the cpu, got {device}")
+        return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
+    _check_gaussians(model, source)
     return model.to(there), orbit_views(model, orbit or 1) if views is None else views
 
 
@@ -167,7 +187,7 @@ def compress_file(
         **_sizes(given, decoded, data),
         **_without_views(measured),
         "fps_reference": pressed.fps,
-        "bytes_by_section": bytes_by_attribute(container.sizes(data)),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
         "encode_seconds": pressed.seconds,
         "decode_seconds": decode_seconds,
         "seed": recipe.settings.seed,
@@ -201,7 +221,7 @@ class _Input:
 
     @staticmethod
     def read(source: str, photos: Scene | None, seed: int) -> _Input:
-        given = read_source(source)
+        given = read_gaussians(source)
         be_frugal(given.model.float_bytes)
         facts = len(given.model), given.model.float_bytes, given.model.sh_degree
         model, removed = _sanitised(given.model, _name(source), consume=True)
@@ -320,14 +340,21 @@ class Evaluated:
 
 def evaluate_file(
     source: str, scene: str | None, reference: str | None, *, device: str, progress: Progress
-) -> Evaluated:
-    """Quality against photographs and against a reference file, speed on a device, and sizes."""
+) -> Evaluated | dict[str, Any]:
+    """Quality against photographs and against a reference file, speed on a device, and sizes.
+
+    Of a field the report alone.
+    """
     there = require(device)
-    photos = None if scene is None else read_scene(scene)
     start = time.perf_counter()
     given = read_source(source)
     decode_seconds = time.perf_counter() - start
-    original = None if reference is None else read_source(reference)
+    if given.model.kind != "gaussians":
+        report = field_jobs.evaluate_field(given.model, scene, reference)
+        return {**report, "input_bytes": given.input_bytes, "decode_seconds": decode_seconds,
+                "version": __version__, "input": source}  # fmt: skip
+    photos = None if scene is None else read_scene(scene)
+    original = None if reference is None else read_gaussians(reference)
     model = _sanitised(given.model, _name(source))[0]
     basis = model if original is None else _sanitised(original.model, _name(reference or ""))[0]
     cameras = split_views(basis, photos, seed=0)[1]
@@ -349,7 +376,7 @@ def evaluate_file(
     }
     if given.data is not None:
         sizes = container.sizes(given.data, name=_name(source))
-        report["bytes_by_section"] = bytes_by_attribute(sizes)
+        report["bytes_by_section"] = container.by_attribute(sizes)
     images = None if photos is None else photos.test_images
     return Evaluated(report, measured, cameras, model, reference_model, images)
 
@@ -360,7 +387,8 @@ def evaluate_file(
 def describe(source: str) -> dict[str, Any]:
     """What is in a file, without rendering it."""
     given = read_source(source)
-    report = _describe_model(given.model)
+    is_field = given.model.kind != "gaussians"
+    report = (field_jobs.describe if is_field else _describe_model)(given.model)
     if given.data is not None:
         report |= _describe_sections(given.data, _name(source))
     if given.input_bytes:
@@ -375,7 +403,7 @@ def _describe_sections(data: bytes, name: str) -> dict[str, Any]:
         for section in found.sections
     }
     sizes = container.sizes(data, name=name)
-    return {"bytes_by_attribute": bytes_by_attribute(sizes), "sections": sections}
+    return {"bytes_by_attribute": container.by_attribute(sizes), "sections": sections}
 
 
 def _describe_model(model: SplatModel) -> dict[str, Any]:
@@ -391,12 +419,3 @@ def _describe_model(model: SplatModel) -> dict[str, Any]:
         "bytes_by_attribute": {name: 4 * x.numel() for name, x in model.tensors().items()},
         "provenance": dict(model.extra),
     }
-
-
-def bytes_by_attribute(sections: Mapping[str, int]) -> dict[str, int]:
-    """Bytes of each kind of section, summed over blocks ("dc/0" and "dc/1" are both "dc")."""
-    total: dict[str, int] = {}
-    for name, size in sections.items():
-        kind = name.partition("/")[0]
-        total[kind] = total.get(kind, 0) + size
-    return total

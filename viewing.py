@@ -22,7 +22,7 @@ from .gaussians.codec import Steps, decode, encode
 from .gaussians.importance import importance
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
-from .press import Source, bytes_by_attribute, orbit_views, read_source
+from .press import Source, orbit_views, read_gaussians
 from .quant import container
 from .render.splat import RasterOptions, rasterize
 from .scenes.cameras import Cameras, Scene
@@ -73,7 +73,7 @@ class Splats:
         """What the viewer is handed. Raises ValueError for a model without Gaussians."""
         sizes = {name: 4 * x.numel() for name, x in self.model.tensors().items()}
         if self._data is not None:
-            sizes = bytes_by_attribute(container.sizes(self._data, name=self._name))
+            sizes = container.by_attribute(container.sizes(self._data, name=self._name))
         return Exhibit(self._label, self.show, tuple(self._knobs()), sizes)
 
     def _knobs(self) -> Sequence[Knob]:
@@ -132,7 +132,7 @@ def gather(sources: Sequence[str], scene: str | None = None, downscale: float = 
     photos = None if scene is None else read_scene(scene, downscale=downscale)
     labels = _labels(sources)
     splats = [
-        Splats(read_source(source), source, label)
+        Splats(read_gaussians(source), source, label)
         for source, label in zip(sources, labels, strict=True)
     ]
     return exhibition(splats, " | ".join(labels), photos)

@@ -9,6 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
+import field_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -261,6 +263,9 @@ def render() -> str:
         ("large", large),
         ("rate_control", rate_control),
         ("fuzz", fuzz),
+        ("encodings", field_tables.encodings),
+        ("image_field", field_tables.images),
+        ("neural_fields", field_tables.fields),
     ):
         result = load(name)
         if result is not None:

@@ -126,6 +126,20 @@ def sizes(data: bytes | bytearray | memoryview, *, name: str = "<bytes>") -> dic
     return found
 
 
+def by_attribute(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of each kind of section, summed over blocks ("dc/0" and "dc/1" are both "dc")."""
+    total: dict[str, int] = {}
+    for name, size in sizes.items():
+        attribute = name.partition("/")[0]
+        total[attribute] = total.get(attribute, 0) + size
+    return total
+
+
+def kind_of(data: bytes | bytearray | memoryview, *, name: str = "<bytes>") -> str:
+    """What a file says it holds, its header key "kind"; "" for none. Raises ValueError."""
+    return str(_read_front(memoryview(data).cast("B"), name)[0].get("kind", ""))
+
+
 def _refuse(where: str, expected: str, got: object) -> NoReturn:
     raise ValueError(f"{where}: expected {expected}, got {got}")
 
