@@ -3,9 +3,9 @@
     python bench/neural_fields.py [--only NAME ...] [--keep DIR]
 
 Runs the commands as a user does; what is measured is the decoded file. Photographs are made smaller
-so that this ends in minutes; rows of others than --only stay. Chamfer distances are of meshes by marching cubes, in edges of
-the cube. Draco (DracoPy, where it is installed) codes the same mesh at 11 bits a coordinate and is
-decoded and measured too. Writes bench/results/neural_fields.json.
+so that this ends in minutes; rows of others than --only stay. Chamfer distances are of meshes by
+marching cubes, in edges of the cube. Draco (DracoPy, where it is installed) codes the same mesh at
+11 bits a coordinate and is decoded and measured too. Writes bench/results/neural_fields.json.
 """
 
 from __future__ import annotations
