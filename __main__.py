@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ def _output(metavar: str) -> Any:
 
 _goal = tyro.conf.create_mutex_group(required=False)
 _path = tyro.conf.create_mutex_group(required=True)
+_where = tyro.conf.create_mutex_group(required=False)
 
 
 def compress(
@@ -305,6 +307,83 @@ def bench(
     _finish(report, json_, out)
 
 
+def batch(
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST|IN")],
+    output: Annotated[str, _output("DIR")],
+    jobs: Annotated[int, _where, tyro.conf.arg(metavar="N")] = 1,
+    ray: Annotated[str | None, _where, tyro.conf.arg(metavar="ADDRESS|local")] = None,
+    gpus: float = 0.0,
+    retries: int = 2,
+    timeout: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None,
+    layout: tuple[Literal["nerfstudio", "3dgs"], ...] = (),
+    resume: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Compress and measure many scenes, on this machine or a Ray cluster, and report on all.
+
+    A task that fails is tried again and then recorded; the others go on. Every file in DIR/files is
+    whole, whatever happens; --resume repeats nothing that is complete.
+
+    Args:
+        sources: A manifest (.json, .toml, .yaml) of scenes, methods and settings, or scene files,
+            patterns with *, or URLs.
+        output: The folder, or a URL, for files and the report.
+        jobs: Tasks at once, a process each; of one thread each where there are several.
+        ray: A Ray cluster to run the tasks on, or local to start one here.
+        gpus: Of the cluster's, that each task claims.
+        retries: Of a task whose process died, ran too long or lacked something.
+        timeout: What one try may take.
+        layout: Write the figures also as ns-eval (nerfstudio) or metrics.py (3dgs) would.
+        resume: Take what DIR has of the same content, settings and version.
+        seed: Of every random choice; the same seed gives the same files.
+        overwrite: Do all anew in a folder that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import batch as batches
+    from . import manifest
+    from .jobs import Policy
+
+    if not sources:
+        raise Misuse("batch: expected a manifest or scene files, got nothing")
+    if output == "-":
+        raise Misuse("-o: expected a folder, got stdout")
+    if retries < 0 or gpus < 0 or (timeout is not None and timeout <= 0):
+        raise Misuse("--retries, --gpus, --timeout: expected no less than 0")
+    wanted = manifest.gather(sources, batches.METHODS)
+    if not batches.Store(output).remote:
+        check_output(output, overwrite=overwrite or resume, folder=True)
+    with console.quiet_stdout() as out, Progress() as progress, _pool(jobs, ray, gpus) as pool:
+        report = batches.run_batch(
+            wanted, output, pool, policy=Policy(retries, timeout=timeout), seed=seed,
+            resume=resume and not overwrite, wanted_layouts=layout, progress=progress,
+        )  # fmt: skip
+    say(f"the report is {output.rstrip('/')}/index.html")
+    _finish(report, json_, out)
+
+
+@contextmanager
+def _pool(jobs: int, ray: str | None, gpus: float = 0) -> Iterator[Any]:
+    """Where tasks run: so many processes here, or a cluster; ended with the block."""
+    from .jobs import Processes
+
+    if jobs < 1:
+        raise Misuse(f"--jobs: expected at least 1, got {jobs}")
+    if ray is None and gpus:
+        raise Misuse("--gpus: only a cluster hands them out; give --ray")
+    if ray is None:
+        pool = Processes(jobs)
+    else:
+        from .ray_jobs import RayPool
+
+        pool = RayPool(ray, gpus=gpus)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
 def info(source: Input, json_: Json = False) -> None:
     """Say what is in a file: sections, counts, bytes by attribute, provenance.
 
@@ -349,6 +428,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "render": render,
     "eval": evaluate,
     "bench": bench,
+    "batch": batch,
     "info": info,
     "demo": demo,
 }
