@@ -45,6 +45,9 @@ def compress(
     downscale: float = 1.0,
     finetune: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
     self_distil: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
+    tiles: Annotated[int, tyro.conf.arg(metavar="GAUSSIANS")] = 0,
+    jobs: Annotated[int, _where, tyro.conf.arg(metavar="N")] = 1,
+    ray: Annotated[str | None, _where, tyro.conf.arg(metavar="ADDRESS|local")] = None,
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -64,6 +67,10 @@ def compress(
         downscale: Make those photographs this many times smaller, each way.
         finetune: Train on the photographs for so many steps, with the codec in the loop.
         self_distil: Train on renders of the scene itself instead, no photographs needed.
+        tiles: Cut a binary PLY of any size into spatial tiles of about so many Gaussians, each
+            compressed by itself, in one file that is decoded by tile; 500000 is a good number.
+        jobs: Tiles at once, a process each.
+        ray: A Ray cluster to press tiles on, or local to start one here.
         seed: Of every random choice; the same seed gives the same file.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -80,6 +87,14 @@ def compress(
         recipe = recipes.Recipe(settings, method, finetune, self_distil)
     except ValueError as error:
         raise Misuse(str(error)) from None
+    if tiles:
+        if tiles < 1000 or output == "-" or source == "-" or scene or not recipe.plain:
+            raise Misuse("--tiles: expected 1000 or more, files, and neither --scene nor training")
+        from .tiling import compress_tiles
+
+        with console.quiet_stdout() as out, Progress() as progress, _pool(jobs, ray) as pool:
+            report = compress_tiles(source, output, settings, tiles, pool, progress=progress)
+        return _finish(report, json_, out)
     with console.quiet_stdout() as out, Progress() as progress:
         report = press.compress_file(
             source, output, recipe, scene=scene, downscale=downscale, progress=progress

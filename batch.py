@@ -334,9 +334,7 @@ def _tell(record: Mapping[str, Any], done: int, count: int, progress: Progress |
         progress("batch", done / count)
 
 
-def _results(
-    manifest: Manifest, seed: int, records: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _results(manifest: Manifest, seed: int, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What results.json holds: `digest` is the same for runs that gave the same, times aside."""
     scenes = {record["scene"]: record["facts"] for record in records if "facts" in record}
     points = [

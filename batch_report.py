@@ -32,11 +32,15 @@ def medians(points: Sequence[Row]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in points:
         if "failed" not in row:
-            groups.setdefault((row["method"], label(row["method"], row["settings"])), []).append(row)
+            groups.setdefault((row["method"], label(row["method"], row["settings"])), []).append(
+                row
+            )
     found = []
     for (method, knobs), rows in groups.items():
         known = {key: [row[key] for row in rows if row.get(key) is not None] for key in MEDIANS}
-        middle = {key: statistics.median(values) if values else None for key, values in known.items()}
+        middle = {
+            key: statistics.median(values) if values else None for key, values in known.items()
+        }
         found.append({"method": method, "knobs": knobs, "scenes": len(rows), **middle})
     return found
 

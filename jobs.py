@@ -1,4 +1,4 @@
-"""Independent tasks, each in a process of its own: started, watched, tried again, handed out as done.
+"""Independent tasks, each in a process of its own: started, watched, tried again, handed out.
 
 What a task does is its `run`; where it runs is a pool's affair (processes here, or a Ray cluster);
 what becomes of its files is the caller's, who alone writes results.
@@ -239,7 +239,7 @@ def _end_with_parent() -> None:
 
 def single_threaded(threads: int | None) -> None:
     """Use so many threads in this process, or as many as there are cores for None."""
-    import torch
-
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)

@@ -278,7 +278,9 @@ class _Reader:
             downscale=float(downscale),
         )
 
-    def scene_name(self, table: Mapping[str, Any], path: Path | str, where: str, taken: set[str]) -> str:
+    def scene_name(
+        self, table: Mapping[str, Any], path: Path | str, where: str, taken: set[str]
+    ) -> str:
         name = table.get("name")
         if name is None:  # The file's own, with a number where that is taken.
             own = _short_name(path)

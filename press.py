@@ -23,7 +23,10 @@ from .gaussians.compress import (
 )
 from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import SplatModel
+from .gaussians.ply import ply_blocks, ply_head, ply_rows
 from .gaussians.sanitize import sanitize
+from .gaussians.tiled import TiledModel
+from .gaussians.tiles import TiledFile, joined
 from .quant import container
 from .recipes import Recipe
 from .scenes.camera_file import read_cameras
@@ -116,14 +119,26 @@ def orbit_views(model: SplatModel, count: int) -> Cameras:
 
 def model_and_views(
     source: str, cameras: str | None, scene: str | None, orbit: int | None
-) -> tuple[SplatModel, Cameras]:
-    """What `render` shows: a model, and the views of a file, of a scene, or around its core."""
+) -> tuple[SplatModel | TiledModel, Cameras]:
+    """What `render` shows: a model, and the views of a file, of a scene, or around its core.
+
+    That of a file of tiles decodes what is seen, when it is.
+    """
     views = None if cameras is None else read_cameras(cameras)
     if scene is not None:
         photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
+    file = TiledFile.open(source)
+    if file is not None:
+        return TiledModel(file), orbit_views(
+            _coarsest(file), orbit or 1
+        ) if views is None else views
     model = read_source(source).model
     return model, orbit_views(model, orbit or 1) if views is None else views
+
+
+def _coarsest(file: TiledFile) -> SplatModel:
+    return joined([file.read(tile, file.levels - 1) for tile in range(len(file.tiles))])
 
 
 def _joined(first: Cameras, second: Cameras) -> Cameras:
@@ -296,10 +311,11 @@ def _without_views(report: Report) -> dict[str, Any]:
 def convert_file(read: Callable[[str], Source], source: str, output: str) -> dict[str, Any]:
     """Read with `read` and write `output` by its extension, or a PLY to stdout."""
     start = time.perf_counter()
+    file = TiledFile.open(source)
+    if file is not None and output.lower().endswith(".ply") and ".compressed" not in output.lower():
+        return _unpacked(file, source, output)
     given = read(source)
     if output == "-":
-        from .gaussians.ply import ply_blocks
-
         with sink(output) as write:
             output_bytes = len(write(b"".join(ply_blocks(given.model))))
     else:
@@ -312,6 +328,33 @@ def convert_file(read: Callable[[str], Source], source: str, output: str) -> dic
         "count_in": len(given.model),
         "count_out": len(given.model),
         "sh_degree": given.model.sh_degree,
+        "seconds": time.perf_counter() - start,
+        "version": __version__,
+    }
+
+
+def _unpacked(file: TiledFile, source: str, output: str) -> dict[str, Any]:
+    """Write a PLY tile by tile, in the memory of one."""
+    start = time.perf_counter()
+    first = file.read(0)
+
+    def blocks() -> Iterator[bytes]:
+        yield ply_head(file.count, first.shN.shape[1], first.antialiased)
+        for model in file.finest():
+            if (model.sh_degree, model.antialiased) != (first.sh_degree, first.antialiased):
+                raise ValueError(f"{source}: expected one SH degree and one filter, got several")
+            yield from ply_rows(model)
+
+    output_bytes = models.write_atomic(output, blocks())
+    return {
+        "input": source,
+        "output": output,
+        "input_bytes": len(file.data),
+        "output_bytes": output_bytes,
+        "count_in": file.count,
+        "count_out": file.count,
+        "sh_degree": first.sh_degree,
+        "tiles": len(file.tiles),
         "seconds": time.perf_counter() - start,
         "version": __version__,
     }
@@ -352,6 +395,9 @@ def evaluate_file(
 
 def describe(source: str) -> dict[str, Any]:
     """What is in a file, without rendering it."""
+    file = TiledFile.open(source)
+    if file is not None:
+        return _describe_tiles(file)
     given = read_source(source)
     report = _describe_model(given.model)
     if given.data is not None:
@@ -359,6 +405,25 @@ def describe(source: str) -> dict[str, Any]:
     if given.input_bytes:
         report["ratio"] = given.model.float_bytes / given.input_bytes
     return {**report, "input_bytes": given.input_bytes, "version": __version__}
+
+
+def _describe_tiles(file: TiledFile) -> dict[str, Any]:
+    """What the index says, nothing decoded."""
+    lows, highs = zip(*((tile.low, tile.high) for tile in file.tiles), strict=True)
+    bounds = [[min(x) for x in zip(*lows, strict=True)], [max(x) for x in zip(*highs, strict=True)]]
+    sizes = {f"{entry.name}": entry.coded_size for entry, _ in file.streams.values()}
+    counts = zip(*(tile.counts for tile in file.tiles), strict=True)
+    return {
+        "kind": "tiles",
+        "count": file.count,
+        "tiles": len(file.tiles),
+        "counts_by_level": [sum(level) for level in counts],
+        "bounding_box": bounds,
+        "bytes_by_attribute": bytes_by_attribute(sizes),
+        "provenance": {key: value for key, value in file.header.items() if key != "kind"},
+        "input_bytes": len(file.data),
+        "version": __version__,
+    }
 
 
 def _describe_sections(data: bytes, name: str) -> dict[str, Any]:

@@ -37,9 +37,7 @@ class RayPool:
         self._ray, self._gpus = ray, gpus
         where = {} if address == "local" else {"address": address}
         try:
-            ray.init(
-                **where, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-            )
+            ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"--ray: no cluster at {address!r}: {said}") from None

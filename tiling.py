@@ -23,6 +23,7 @@ from .gaussians.tiles import Tile, TiledFile, file_blocks
 from .jobs import Policy, Pool, run_all
 
 COARSER = 8  # Gaussians of a level for one of the next.
+ROUNDS = 4  # Of merging, which halves at most.
 FEWEST = 64  # A tile of fewer Gaussians than this has its finest level twice.
 # Of a size: what goes to the finest level, to the coarse one; the rest is for the table.
 SHARES = (0.86, 0.12)
@@ -79,8 +80,14 @@ def _coarse(model: SplatModel, goal: CompressSettings) -> bytes | None:
     if count < FEWEST:
         return None
     views, holdout = scene_views(model, goal.seed)
-    measured = reduce.Measured.of(model, views, goal.seed, frugal=True)
-    fewer = reduce.reduced(model, measured, count, merging=True)
+    fewer = model
+    for number in range(ROUNDS):
+        measured = reduce.Measured.of(fewer, views, goal.seed, frugal=True)
+        last = number == ROUNDS - 1
+        wanted = count if last else max(count, len(fewer) // 2)
+        fewer = reduce.reduced(fewer, measured, wanted, merging=not last)
+        if len(fewer) <= count:
+            break
     prepared = prepare(fewer, goal, views=views, holdout=holdout)
     del fewer
     return encode_to_goal(prepared, goal).data
