@@ -119,6 +119,7 @@ def run_all(
     numbers = {task.key: number for number, task in enumerate(tasks)}
     running: dict[str, tuple[float, int, Path]] = {}  # Since when, what try, where.
     lost: dict[str, tuple[str, ...]] = {}
+    places: set[Path] = set()
     try:
         while waiting or running:
             room = pool.room()
@@ -127,6 +128,7 @@ def run_all(
                 key = tasks[number].key
                 place = folder / f"{key}-{attempt}"
                 place.mkdir(parents=True)
+                places.add(place)
                 pool.start(tasks[number], place)
                 running[key] = time.monotonic(), attempt, place
             ended = pool.wait(STEP) + _overdue(running, pool, policy.timeout)
@@ -140,10 +142,12 @@ def run_all(
                     task = tasks[numbers[key]]
                     yield Finished(task, outcome, place, attempt, lost.get(key, ()))
                 shutil.rmtree(place, ignore_errors=True)
+                places.remove(place)
     finally:
         for key in list(running):
             pool.stop(key)
-            shutil.rmtree(running[key][2], ignore_errors=True)
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _overdue(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ class RayPool:
         self._running[self._remote.remote(task)] = task.key, place
 
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
-        if not self._running:
+        if not self._running:  # All wait to be tried again.
+            time.sleep(seconds)
             return []
         refs = list(self._running)
         ready, _ = self._ray.wait(refs, num_returns=1, timeout=seconds)

@@ -26,7 +26,7 @@ from record import DATA, write
 
 SCENES = (
     "train-1000/train-1000.ply", "fruit-drops/fruit_drops_minimal.ply",
-    "leica-sofort/leica-sofort-top8192.ply",
+    "playbot/5_0/meta.json",
 )  # fmt: skip
 METHODS = [
     {"name": "fieldpress", "target_db": 32},
