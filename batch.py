@@ -161,6 +161,8 @@ class Store:
     def read(self, name: str) -> bytes | None:
         """None where there is none."""
         try:
+            if self.remote:
+                return remote.read(str(self._at(name)))
             return models.read_bytes(self._at(name))
         except FileNotFoundError:
             return None

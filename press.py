@@ -336,6 +336,7 @@ def convert_file(read: Callable[[str], Source], source: str, output: str) -> dic
 def _unpacked(file: TiledFile, source: str, output: str) -> dict[str, Any]:
     """Write a PLY tile by tile, in the memory of one."""
     start = time.perf_counter()
+    file.verify()
     first = file.read(0)
 
     def blocks() -> Iterator[bytes]:

@@ -29,8 +29,8 @@ SCENES = (
     "playbot/5_0/meta.json",
 )  # fmt: skip
 METHODS = [
-    {"name": "fieldpress", "target_db": 32},
-    {"name": "spz", "prune": 0, "sh_degree": 4, "sh_bits": [8, 5]},
+    {"name": "spz", "prune": [0, 0.3], "sh_degree": 4, "sh_bits": 8},
+    {"name": "sog", "prune": 0.3, "sh_degree": 0},
     {"name": "compressed.ply", "prune": 0, "sh_degree": 4},
 ]
 KILL_NODE_AFTER, KILL_DRIVER_AFTER = 2, 5  # Tasks that are complete by then, at least.

@@ -148,7 +148,10 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
     one line that names the file and the section.
     """
     if container.locate(data, name=name)[0].get("kind") == tiles.KIND:
-        parts = list(tiles.TiledFile.of(data, name, partial=partial).finest())
+        file = tiles.TiledFile.of(data, name, partial=partial)
+        if not partial:
+            file.verify()
+        parts = list(file.finest())
         return tiles.joined(parts) if parts else _nothing()
     return decode_one(data, partial=partial, name=name)
 

@@ -128,6 +128,11 @@ class TiledFile:
         data = bytes(self.data[offset : offset + entry.coded_size])
         return container.payload(entry, data, name=self.name)
 
+    def verify(self) -> None:
+        """Raises ValueError for a damaged stream, whether it is to be decoded or not."""
+        for tile, level in self.streams:
+            self.stream(tile, level)
+
     def read(self, tile: int, level: int = 0) -> SplatModel:
         """The Gaussians of a tile. Raises ValueError where they are not what the index says."""
         from .codec import decode_one
