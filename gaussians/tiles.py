@@ -18,6 +18,7 @@ from .model import SplatModel
 KIND = "tiles"
 INDEX = "index"
 MOST_LEVELS = 8
+REACH = 3.33  # Standard deviations to where an opaque Gaussian is no longer drawn.
 BOX = struct.Struct("<7f")  # low, high, reach
 COUNT = struct.Struct("<I")
 
@@ -28,7 +29,7 @@ class Tile:
 
     Attributes:
         low, high: corners of a box that holds the centres of all its levels.
-        reach: three standard deviations of its largest Gaussian.
+        reach: of its largest Gaussian, to where alpha falls below 1/255.
         counts: Gaussians at each level, the finest first.
     """
 
@@ -42,7 +43,7 @@ class Tile:
         """That of decoded levels, none of them empty."""
         means = torch.cat([level.means for level in levels])
         scale = max(float(level.scales.max()) for level in levels)
-        reach = min(3 * math.exp(min(scale, 80.0)), 3e38)
+        reach = min(REACH * math.exp(min(scale, 80.0)), 3e38)
         low, high = means.amin(0).tolist(), means.amax(0).tolist()
         counts = tuple(len(level) for level in levels)
         return Tile((low[0], low[1], low[2]), (high[0], high[1], high[2]), reach, counts)
