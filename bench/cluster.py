@@ -1,13 +1,16 @@
 """Batch on a Ray cluster of two nodes on this machine: the same files, nodes and drivers killed.
 
-Twelve tasks over the shared scenes: locally, on the cluster, with one node killed in mid-run, and
-with the driver killed and the run resumed. Writes bench/results/cluster.json.
+Twelve tasks over the shared scenes: locally, on the cluster with one node killed in mid-run, and on
+it with the driver killed and the run resumed. Writes bench/results/cluster.json.
 
-    python bench/cluster.py
+    python bench/cluster.py [--local FOLDER]
+
+With --local FOLDER the local run is made there (or taken from there) beforehand.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -29,8 +32,7 @@ SCENES = (
     "playbot/5_0/meta.json",
 )  # fmt: skip
 METHODS = [
-    {"name": "spz", "prune": [0, 0.3], "sh_degree": 4, "sh_bits": 8},
-    {"name": "sog", "prune": 0.3, "sh_degree": 0},
+    {"name": "spz", "prune": 0, "sh_degree": 4, "sh_bits": [8, 6, 5]},
     {"name": "compressed.ply", "prune": 0, "sh_degree": 4},
 ]
 KILL_NODE_AFTER, KILL_DRIVER_AFTER = 2, 5  # Tasks that are complete by then, at least.
@@ -72,17 +74,15 @@ def files(output: Path) -> dict[str, str]:
     }
 
 
-def run(folder: Path) -> dict[str, Any]:
+def run(folder: Path, resume: bool = False) -> dict[str, Any]:
     scenes = [str(DATA / "gaussians" / name) for name in SCENES]
     (folder / "m.json").write_text(json.dumps({"scenes": scenes, "methods": METHODS}))
-    local = end(start(folder, "local", "--jobs", "2"))
+    local = end(start(folder, "local", "--jobs", "2", *(("--resume",) if resume else ())))
     print("local", local["seconds"], flush=True)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
     where = ("--ray", cluster.address)
     try:
-        on_ray = end(start(folder, "ray", *where))
-        print("ray", on_ray["seconds"], flush=True)
         process = start(folder, "node", *where)
         at = after(folder / "node", KILL_NODE_AFTER, lambda: kill_node(cluster, second))
         node = end(process) | {"complete_when_killed": at}
@@ -99,14 +99,13 @@ def run(folder: Path) -> dict[str, Any]:
         ray.shutdown()
         cluster.shutdown()
     truth = files(folder / "local")
-    runs = {"local": local, "ray": on_ray, "node_killed": node, "driver_killed": resumed}
+    runs = {"local": local, "node_killed": node, "driver_killed": resumed}
     return {
         "tasks": local["tasks"],
         "runs": runs,
         "same_files": {
             name: files(folder / output) == truth
             for name, output in (
-                ("ray", "ray"),
                 ("node_killed", "node"),
                 ("driver_killed", "driver"),
             )
@@ -126,8 +125,19 @@ def kill_node(cluster: Cluster, node: Any) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--local", type=Path, help="a folder for all runs, kept")
+    folder = parser.parse_args().local
+    if folder is not None:
+        result = run(folder, resume=True)
+        finish(result)
+        return
     with tempfile.TemporaryDirectory(prefix="fieldpress-cluster-") as name:
         result = run(Path(name))
+    finish(result)
+
+
+def finish(result: dict[str, Any]) -> None:
     result["ray"] = ray.__version__
     print(json.dumps({k: v for k, v in result.items() if k != "runs"}))
     print("wrote", write("cluster", result))

@@ -343,7 +343,7 @@ def test_a_tile_that_fails_leaves_nothing(tmp_path: Path, quick: None, splat_ply
             self.ended.append((task.key, Outcome(None, "the process was killed by signal 9")))
 
     output = tmp_path / "out.fpz"
-    with pytest.raises(ValueError, match="tile 00000[01]: the process was killed by signal 9"):
+    with pytest.raises(ValueError, match=r"tile 00000[01]: the process was killed by signal 9"):
         tiling.compress_tiles(
             str(splat_ply(shell(1600))), str(output), CompressSettings(), 900, Failing()
         )
