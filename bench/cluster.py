@@ -77,17 +77,24 @@ def files(output: Path) -> dict[str, str]:
 def run(folder: Path, resume: bool = False) -> dict[str, Any]:
     scenes = [str(DATA / "gaussians" / name) for name in SCENES]
     (folder / "m.json").write_text(json.dumps({"scenes": scenes, "methods": METHODS}))
-    local = end(start(folder, "local", "--jobs", "2", *(("--resume",) if resume else ())))
+    kept = folder / "reports.json"
+    runs = json.loads(kept.read_text()) if resume and kept.exists() else {}
+    if "local" not in runs:
+        runs["local"] = end(start(folder, "local", "--jobs", "2", *(("--resume",) * resume)))
+        kept.write_text(json.dumps(runs))
+    local = runs["local"]
     print("local", local["seconds"], flush=True)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
     where = ("--ray", cluster.address)
     try:
-        process = start(folder, "node", *where)
-        at = after(folder / "node", KILL_NODE_AFTER, lambda: kill_node(cluster, second))
-        node = end(process) | {"complete_when_killed": at}
-        print("node killed at", at, "retried", node["retried"], flush=True)
-        cluster.add_node(num_cpus=1)
+        if "node_killed" not in runs:
+            process = start(folder, "node", *where)
+            at = after(folder / "node", KILL_NODE_AFTER, lambda: kill_node(cluster, second))
+            runs["node_killed"] = end(process) | {"complete_when_killed": at}
+            kept.write_text(json.dumps(runs))
+            cluster.add_node(num_cpus=1)
+        print("node killed, retried", runs["node_killed"]["retried"], flush=True)
         process = start(folder, "driver", *where)
         after(folder / "driver", KILL_DRIVER_AFTER, lambda: process.send_signal(signal.SIGKILL))
         process.wait()
@@ -99,7 +106,7 @@ def run(folder: Path, resume: bool = False) -> dict[str, Any]:
         ray.shutdown()
         cluster.shutdown()
     truth = files(folder / "local")
-    runs = {"local": local, "node_killed": node, "driver_killed": resumed}
+    runs["driver_killed"] = resumed
     return {
         "tasks": local["tasks"],
         "runs": runs,

@@ -3,9 +3,10 @@
 A block is the scene of large.py; a city is so many of them side by side, written as one PLY block
 by block. Measured: peak memory of every process, processor seconds per million Gaussians (other
 jobs on the machine do not count in them), decoding by tile, and with --cut the cutting of a larger
-city alone. Writes bench/results/tiles.json.
+city alone. Writes bench/results/tiles.json, or tiles_cut.json where nothing else is measured.
 
-    python bench/tiles.py [--blocks 1 2 4] [--block 250000] [--tile 125000] [--cut 20]
+    python bench/tiles.py [--blocks 1 2] [--block 100000] [--tile 50000]
+    python bench/tiles.py --cut 20 --blocks
 """
 
 from __future__ import annotations
@@ -120,10 +121,10 @@ def measure(folder: Path, blocks: int, count: int, tile: int, jobs: int) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--blocks", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--block", type=int, default=250_000)
-    parser.add_argument("--tile", type=int, default=125_000)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--blocks", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--block", type=int, default=100_000)
+    parser.add_argument("--tile", type=int, default=50_000)
+    parser.add_argument("--jobs", type=int, default=0, help="0: as many as blocks, weak scaling")
     parser.add_argument("--cut", type=int, default=0, help="millions of Gaussians to cut alone")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"block": arguments.block, "tile": arguments.tile}
@@ -137,12 +138,14 @@ def main() -> None:
             print("cut:", json.dumps(result["cut"]), flush=True)
             source.unlink()
         result["rows"] = [
-            measure(folder, blocks, arguments.block, arguments.tile, arguments.jobs)
+            measure(folder, blocks, arguments.block, arguments.tile, arguments.jobs or blocks)
             for blocks in arguments.blocks
         ]
-    if result["rows"]:
-        rates = [row["cpu_seconds_per_million"] for row in result["rows"]]
-        result["spread_of_cpu_seconds_per_million"] = max(rates) / min(rates) - 1
+    if not result["rows"]:
+        print("wrote", write("tiles_cut", result))
+        return
+    rates = [row["cpu_seconds_per_million"] for row in result["rows"]]
+    result["spread_of_cpu_seconds_per_million"] = max(rates) / min(rates) - 1
     print("wrote", write("tiles", result))
 
 
