@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping
@@ -36,9 +37,11 @@ class RayPool:
         except ImportError:
             raise ValueError("--ray: needs Ray: pip install 'fieldpress[ray]'") from None
         self._ray, self._gpus = ray, gpus
-        where = {} if address == "local" else {"address": address}
+        where: dict[str, Any] = {} if address == "local" else {"address": address}
         try:
-            ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(
+                **where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+            )
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"--ray: no cluster at {address!r}: {said}") from None
