@@ -258,7 +258,8 @@ def restore(values: blocks.Values, layout: Layout, tables: Tables, out: Floats) 
 
 def _nothing() -> SplatModel:
     shapes = ((0, 3), (0, 4), (0, 3), (0,), (0, 1, 3), (0, 0, 3))
-    return SplatModel(*(torch.zeros(shape) for shape in shapes))
+    means, quats, scales, opacities, sh0, shN = (torch.zeros(shape) for shape in shapes)
+    return SplatModel(means, quats, scales, opacities, sh0, shN)
 
 
 def _to_bytes(basis: NDArray[np.float64]) -> NDArray[np.int8]:

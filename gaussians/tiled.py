@@ -102,9 +102,7 @@ def _pixels(
     f, middle = intrinsics[[0, 1], [0, 1]], intrinsics[:2, 2]
     size = torch.tensor([cameras.width, cameras.height], dtype=torch.float32)
     seen = at[:, 2] + radius > NEAR
-    for low, high in ((-middle / f, None), (None, (size - middle) / f)):
-        slope = low if high is None else high
-        sign = -1.0 if high is None else 1.0
+    for sign, slope in ((-1.0, -middle / f), (1.0, (size - middle) / f)):
         off = sign * (at[:, :2] - slope * at[:, 2:]) / (1 + slope * slope).sqrt()
         seen &= (off < radius[:, None]).all(1)  # Distance beyond a side plane of the frustum.
     depth = at.norm(dim=1)

@@ -6,7 +6,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,4 @@ def joined(models: Sequence[SplatModel]) -> SplatModel:
     if any((m.sh_degree, m.antialiased) != (first.sh_degree, first.antialiased) for m in models):
         raise ValueError("tiles: expected one SH degree and one filter, got several")
     parts = {key: [model.tensors()[key] for model in models] for key in first.tensors()}
-    return SplatModel(
-        **{key: torch.cat(values) for key, values in parts.items()},
-        antialiased=first.antialiased, extra=first.extra,
-    )  # fmt: skip
+    return replace(first, **{key: torch.cat(values) for key, values in parts.items()})
