@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,7 @@ def _output(metavar: str) -> Any:
 
 _goal = tyro.conf.create_mutex_group(required=False)
 _path = tyro.conf.create_mutex_group(required=True)
+_where = tyro.conf.create_mutex_group(required=False)
 
 
 def compress(
@@ -48,6 +50,9 @@ def compress(
     downscale: float = 1.0,
     finetune: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
     self_distil: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
+    tiles: Annotated[int, tyro.conf.arg(metavar="GAUSSIANS")] = 0,
+    jobs: Annotated[int, _where, tyro.conf.arg(metavar="N")] = 1,
+    ray: Annotated[str | None, _where, tyro.conf.arg(metavar="ADDRESS|local")] = None,
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -67,6 +72,10 @@ def compress(
         downscale: Make those photographs this many times smaller, each way.
         finetune: Train on the photographs for so many steps, with the codec in the loop.
         self_distil: Train on renders of the scene itself instead, no photographs needed.
+        tiles: Cut a binary PLY of any size into spatial tiles of about so many Gaussians, each
+            compressed by itself, in one file that is decoded by tile; 500000 is a good number.
+        jobs: Tiles at once, a process each.
+        ray: A Ray cluster to press tiles on, or local to start one here.
         seed: Of every random choice; the same seed gives the same file.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -83,6 +92,14 @@ def compress(
         recipe = recipes.Recipe(settings, method, finetune, self_distil)
     except ValueError as error:
         raise Misuse(str(error)) from None
+    if tiles:
+        if tiles < 1000 or output == "-" or source == "-" or scene or not recipe.plain:
+            raise Misuse("--tiles: expected 1000 or more, files, and neither --scene nor training")
+        from .tiling import compress_tiles
+
+        with console.quiet_stdout() as out, Progress() as progress, _pool(jobs, ray) as pool:
+            report = compress_tiles(source, output, settings, tiles, pool, progress=progress)
+        return _finish(report, json_, out)
     with console.quiet_stdout() as out, Progress() as progress:
         report = press.compress_file(
             source, output, recipe, scene=scene, downscale=downscale, progress=progress
@@ -404,6 +421,83 @@ def view(
         viewing.view(show, host=host, port=port, token=token, log=say, ready=ready)
 
 
+def batch(
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST|IN")],
+    output: Annotated[str, _output("DIR")],
+    jobs: Annotated[int, _where, tyro.conf.arg(metavar="N")] = 1,
+    ray: Annotated[str | None, _where, tyro.conf.arg(metavar="ADDRESS|local")] = None,
+    gpus: float = 0.0,
+    retries: int = 2,
+    timeout: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None,
+    layout: tuple[Literal["nerfstudio", "3dgs"], ...] = (),
+    resume: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Compress and measure many scenes, on this machine or a Ray cluster, and report on all.
+
+    A task that fails is tried again and then recorded; the others go on. Every file in DIR/files is
+    whole, whatever happens; --resume repeats nothing that is complete.
+
+    Args:
+        sources: A manifest (.json, .toml, .yaml) of scenes, methods and settings, or scene files,
+            patterns with *, or URLs.
+        output: The folder, or a URL, for files and the report.
+        jobs: Tasks at once, a process each; of one thread each where there are several.
+        ray: A Ray cluster to run the tasks on, or local to start one here.
+        gpus: Of the cluster's, that each task claims.
+        retries: Of a task whose process died, ran too long or lacked something.
+        timeout: What one try may take.
+        layout: Write the figures also as ns-eval (nerfstudio) or metrics.py (3dgs) would.
+        resume: Take what DIR has of the same content, settings and version.
+        seed: Of every random choice; the same seed gives the same files.
+        overwrite: Do all anew in a folder that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import batch as batches
+    from . import manifest
+    from .jobs import Policy
+
+    if not sources:
+        raise Misuse("batch: expected a manifest or scene files, got nothing")
+    if output == "-":
+        raise Misuse("-o: expected a folder, got stdout")
+    if retries < 0 or gpus < 0 or (timeout is not None and timeout <= 0):
+        raise Misuse("--retries, --gpus, --timeout: expected no less than 0")
+    wanted = manifest.gather(sources, batches.METHODS)
+    if not batches.Store(output).remote:
+        check_output(output, overwrite=overwrite or resume, folder=True)
+    with console.quiet_stdout() as out, Progress() as progress, _pool(jobs, ray, gpus) as pool:
+        report = batches.run_batch(
+            wanted, output, pool, policy=Policy(retries, timeout=timeout), seed=seed,
+            resume=resume and not overwrite, wanted_layouts=layout, progress=progress,
+        )  # fmt: skip
+    say(f"the report is {output.rstrip('/')}/index.html")
+    _finish(report, json_, out)
+
+
+@contextmanager
+def _pool(jobs: int, ray: str | None, gpus: float = 0) -> Iterator[Any]:
+    """Where tasks run: so many processes here, or a cluster; ended with the block."""
+    from .jobs import Processes
+
+    if jobs < 1:
+        raise Misuse(f"--jobs: expected at least 1, got {jobs}")
+    if ray is None and gpus:
+        raise Misuse("--gpus: only a cluster hands them out; give --ray")
+    if ray is None:
+        pool = Processes(jobs)
+    else:
+        from .ray_jobs import RayPool
+
+        pool = RayPool(ray, gpus=gpus)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
 def info(source: Input, json_: Json = False) -> None:
     """Say what is in a file: sections, counts, bytes by attribute, provenance.
 
@@ -449,6 +543,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "eval": evaluate,
     "bench": bench,
     "view": view,
+    "batch": batch,
     "info": info,
     "demo": demo,
 }

@@ -191,8 +191,12 @@ def label(method: str, settings: Mapping[str, float]) -> str:
     return ", ".join(f"{SHORT.get(key, key)} {value:g}" for key, value in turned.items())
 
 
-def measure(stage: Stage, method: str, settings: Settings, path: Path) -> dict[str, Any]:
+def measure(
+    stage: Stage, method: str, settings: Settings, path: Path, *, per_view: bool = False
+) -> dict[str, Any]:
     """Write a file, decode it again and look at it: one row of the results.
+
+    With `per_view` the figures of every view stand in it too.
 
     Raises:
         ValueError: if the method cannot do what its settings ask for.
@@ -206,7 +210,8 @@ def measure(stage: Stage, method: str, settings: Settings, path: Path) -> dict[s
     decode_seconds = time.perf_counter() - start
     render, original = decoded.renderer(), stage.model.renderer()
     found = evaluate(render, stage.holdout, reference=original, photos=stage.photos).to_json()
-    found.pop("per_view")
+    if not per_view:
+        found.pop("per_view")
     return {
         "output_bytes": size,
         "ratio": stage.float_bytes / size,

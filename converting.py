@@ -14,6 +14,8 @@ from .console import Misuse, Progress, check_output, say, sink
 from .gaussians.limits import within
 from .gaussians.model import SplatModel
 from .gaussians.optimise import Aim, optimised
+from .gaussians.ply import ply_head, ply_rows
+from .gaussians.tiles import TiledFile
 from .press import Source, naming, read_compressed, read_source
 from .scenes.datasets import read_scene
 
@@ -42,6 +44,11 @@ class Wanted:
     aim: Aim | None = None
     scene: str | None = None
     compressed_only: bool = False
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether nothing but the format is to change."""
+        return self.aim is None and self.frame is None and self.input_frame is None
 
     def read(self, source: str) -> Source:
         if self.compressed_only:
@@ -126,6 +133,10 @@ def _convert_one(
     start = time.perf_counter()
     writer = None if models.is_picture(output) else wanted.writer(output)
     _check(output, overwrite)
+    file = None if remote.is_url(source) else TiledFile.open(source)
+    local = output != "-" and not remote.is_url(output)
+    if file and writer and local and wanted.as_it_is and writer.suffix == ".ply":
+        return _unpacked(file, source, output)
     given = wanted.read(source)
     came = given.model
     if came.kind != "gaussians":
@@ -149,6 +160,34 @@ def _convert_one(
         "input_format": came.extra.get("source_format"),
         "input_frame": wanted.input_frame or _frame(came.extra),
         "frame": wanted.frame or writer.frame,
+        "seconds": time.perf_counter() - start,
+        "version": __version__,
+    }
+
+
+def _unpacked(file: TiledFile, source: str, output: str) -> dict[str, Any]:
+    """Write a PLY tile by tile, in the memory of one."""
+    start = time.perf_counter()
+    file.verify()
+    first = file.read(0)
+
+    def blocks() -> Iterator[bytes]:
+        yield ply_head(file.count, first.shN.shape[1], first.antialiased)
+        for model in file.finest():
+            if (model.sh_degree, model.antialiased) != (first.sh_degree, first.antialiased):
+                raise ValueError(f"{source}: expected one SH degree and one filter, got several")
+            yield from ply_rows(model)
+
+    output_bytes = models.write_atomic(output, blocks())
+    return {
+        "input": source,
+        "output": output,
+        "input_bytes": len(file.data),
+        "output_bytes": output_bytes,
+        "count_in": file.count,
+        "count_out": file.count,
+        "sh_degree": first.sh_degree,
+        "tiles": len(file.tiles),
         "seconds": time.perf_counter() - start,
         "version": __version__,
     }

@@ -24,6 +24,8 @@ from .gaussians.compress import (
 from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
+from .gaussians.tiled import TiledModel
+from .gaussians.tiles import TiledFile, joined
 from .quant import container
 from .recipes import Recipe
 from .render.cuda import require
@@ -136,19 +138,36 @@ def orbit_views(model: SplatModel, count: int) -> Cameras:
 def model_and_views(
     source: str, cameras: str | None, scene: str | None, orbit: int | None, device: str
 ) -> tuple[Any, Cameras]:
-    """What `render` shows: a model, and the views of a file, of a scene, or around its core."""
+    """What `render` shows: a model, and the views of a file, of a scene, or around its core.
+
+    That of a file of tiles decodes what is seen, when it is.
+    """
     there = require(device)
     views = None if cameras is None else read_cameras(cameras)
     if scene is not None:
         photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
+    file = TiledFile.open(source)
+    if file is not None:
+        _check_cpu(there, "files of tiles")
+        return TiledModel(file), orbit_views(
+            _coarsest(file), orbit or 1
+        ) if views is None else views
     model: Any = read_source(source).model
     if model.kind in ("sdf", "nerf"):
-        if there.type != "cpu":
-            raise ValueError(f"device: fields are rendered on the cpu, got {device}")
+        _check_cpu(there, "fields")
         return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
     _check_gaussians(model, source)
     return model.to(there), orbit_views(model, orbit or 1) if views is None else views
+
+
+def _check_cpu(device: torch.device, what: str) -> None:
+    if device.type != "cpu":
+        raise ValueError(f"device: {what} are rendered on the cpu, got {device}")
+
+
+def _coarsest(file: TiledFile) -> SplatModel:
+    return joined([file.read(tile, file.levels - 1) for tile in range(len(file.tiles))])
 
 
 def _joined(first: Cameras, second: Cameras) -> Cameras:
@@ -386,6 +405,9 @@ def evaluate_file(
 
 def describe(source: str) -> dict[str, Any]:
     """What is in a file, without rendering it."""
+    file = TiledFile.open(source)
+    if file is not None:
+        return _describe_tiles(file)
     given = read_source(source)
     is_field = given.model.kind != "gaussians"
     report = (field_jobs.describe if is_field else _describe_model)(given.model)
@@ -394,6 +416,25 @@ def describe(source: str) -> dict[str, Any]:
     if given.input_bytes:
         report["ratio"] = given.model.float_bytes / given.input_bytes
     return {**report, "input_bytes": given.input_bytes, "version": __version__}
+
+
+def _describe_tiles(file: TiledFile) -> dict[str, Any]:
+    """What the index says, nothing decoded."""
+    lows, highs = zip(*((tile.low, tile.high) for tile in file.tiles), strict=True)
+    bounds = [[min(x) for x in zip(*lows, strict=True)], [max(x) for x in zip(*highs, strict=True)]]
+    sizes = {f"{entry.name}": entry.coded_size for entry, _ in file.streams.values()}
+    counts = zip(*(tile.counts for tile in file.tiles), strict=True)
+    return {
+        "kind": "tiles",
+        "count": file.count,
+        "tiles": len(file.tiles),
+        "counts_by_level": [sum(level) for level in counts],
+        "bounding_box": bounds,
+        "bytes_by_attribute": container.by_attribute(sizes),
+        "provenance": {key: value for key, value in file.header.items() if key != "kind"},
+        "input_bytes": len(file.data),
+        "version": __version__,
+    }
 
 
 def _describe_sections(data: bytes, name: str) -> dict[str, Any]:

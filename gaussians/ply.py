@@ -42,7 +42,7 @@ def read_ply(source: str | Path | bytes | memoryview, *, name: str | None = None
     header = parse_header(data, file)
     if is_compressed(header):
         return read_compressed(header, data)
-    n_rest = _check_columns(header)
+    n_rest = check_columns(header)
     header.check_size(len(data))
     if header.mappable("vertex"):
         rows = header.rows("vertex", data)
@@ -58,16 +58,26 @@ def write_ply(model: SplatModel) -> bytes:
 
 def ply_blocks(model: SplatModel) -> Iterator[bytes]:
     """The bytes of `write_ply` piece by piece, so that a large model is never held twice."""
-    rest = model.shN.shape[1]
+    yield ply_head(len(model), model.shN.shape[1], model.antialiased)
+    yield from ply_rows(model)
+
+
+def ply_head(count: int, rest: int, antialiased: bool) -> bytes:
+    """The header for `count` rows of colours with so many coefficients beside DC."""
     names = ["x", "y", "z", "nx", "ny", "nz", *COLUMNS["sh0"]]
     names += [f"f_rest_{i}" for i in range(3 * rest)]
     names += ["opacity", *COLUMNS["scales"], *COLUMNS["quats"]]
     lines = ["ply", "format binary_little_endian 1.0"]
-    if model.antialiased:
+    if antialiased:
         lines.append("comment SplatRenderMode: mip")
-    lines.append(f"element vertex {len(model)}")
+    lines.append(f"element vertex {count}")
     lines += [f"property float {name}" for name in names]
-    yield ("\n".join([*lines, "end_header"]) + "\n").encode()
+    return ("\n".join([*lines, "end_header"]) + "\n").encode()
+
+
+def ply_rows(model: SplatModel) -> Iterator[bytes]:
+    """The rows that follow the header."""
+    rest = model.shN.shape[1]
     for start in range(0, len(model), BLOCK_ROWS):
         part = model[start : start + BLOCK_ROWS]
         stored = {key: value.detach().cpu().float() for key, value in part.tensors().items()}
@@ -83,7 +93,7 @@ def ply_blocks(model: SplatModel) -> Iterator[bytes]:
         yield torch.cat(columns, dim=1).numpy().astype("<f4", copy=False).tobytes()
 
 
-def _check_columns(header: PlyHeader) -> int:
+def check_columns(header: PlyHeader) -> int:
     """The count of f_rest columns; ValueError when the file does not hold Gaussians."""
     vertex = header.element("vertex")
     codes = vertex.codes() if vertex else {}
