@@ -4,112 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from . import __version__, console, field_verbs
+from .arguments import PATH, Device, Input, Json, Scene, finish, output_as
 from .console import Misuse, Progress, check_output, say
+from .many_verbs import batch, bench
+from .press_verbs import compress, convert, decompress
 
 DESCRIPTION = """Compress captured scenes, prove what was lost, look at them.
 
 Every verb takes --debug, which shows the traceback of a failure. "-" is stdin or stdout wherever
 one file is meant. Exit codes: 0 success, 1 failure, 2 misuse, 130 interrupted."""
 
-Input = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
-Scene = Annotated[str | None, tyro.conf.arg(metavar="DIR")]
-Device = Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")]
-Json = Annotated[bool, tyro.conf.arg(name="json")]
-Kind = Annotated[str | None, tyro.conf.arg(metavar="FORMAT")]
-Frame = Annotated[
-    Literal["rdf", "rub", "luf", "ruf", "ldb", "rdb", "lub", "ldf"] | None, tyro.conf.arg()
-]
-
-
-def _output(metavar: str) -> Any:
-    return tyro.conf.arg(name="output", aliases=["-o"], metavar=metavar)
-
-
-_goal = tyro.conf.create_mutex_group(required=False)
-_path = tyro.conf.create_mutex_group(required=True)
-_where = tyro.conf.create_mutex_group(required=False)
-
-
-def compress(
-    source: Input,
-    output: Annotated[str, _output("OUT.fpz")],
-    target_mb: Annotated[float | None, _goal, tyro.conf.arg(metavar="MB")] = None,
-    target_db: Annotated[float | None, _goal, tyro.conf.arg(metavar="DB")] = None,
-    preset: Annotated[Literal["small", "balanced", "high"], _goal] = "balanced",
-    effort: Literal["fast", "normal", "high"] = "normal",
-    method: Literal["fieldpress", "lightgaussian"] = "fieldpress",
-    scene: Scene = None,
-    downscale: float = 1.0,
-    finetune: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
-    self_distil: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
-    tiles: Annotated[int, tyro.conf.arg(metavar="GAUSSIANS")] = 0,
-    jobs: Annotated[int, _where, tyro.conf.arg(metavar="N")] = 1,
-    ray: Annotated[str | None, _where, tyro.conf.arg(metavar="ADDRESS|local")] = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Compress a scene to .fpz; the written bytes are decoded and measured before success.
-
-    Args:
-        source: The scene: .ply, .spz, .sog, a folder of one, or - for stdin.
-        output: The .fpz file to write, or - for stdout.
-        target_mb: The largest size that will do, in MB of 10^6 bytes.
-        target_db: The PSNR to keep against the uncompressed render, in dB.
-        preset: How much to keep where no target is given.
-        effort: Fast prunes and quantises; normal also merges Gaussians and re-fits colours; high
-            does so in finer rounds, and on models of 96 MiB and more too, in their memory tenfold.
-        method: Our codec, or LightGaussian as published (needs --scene; has no target).
-        scene: Posed photographs to measure on as well: COLMAP, transforms.json or LLFF.
-        downscale: Make those photographs this many times smaller, each way.
-        finetune: Train on the photographs for so many steps, with the codec in the loop.
-        self_distil: Train on renders of the scene itself instead, no photographs needed.
-        tiles: Cut a binary PLY of any size into spatial tiles of about so many Gaussians, each
-            compressed by itself, in one file that is decoded by tile; 500000 is a good number.
-        jobs: Tiles at once, a process each.
-        ray: A Ray cluster to press tiles on, or local to start one here.
-        seed: Of every random choice; the same seed gives the same file.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import press, recipes
-
-    _need_room(output, json_)
-    if target_mb is not None and not 1e-6 <= target_mb <= 1e9:
-        raise Misuse(f"--target-mb: expected 0.000001 to 1e9, got {target_mb:g}")
-    check_output(output, overwrite=overwrite)
-    target_bytes = None if target_mb is None else int(1e6 * target_mb)
-    try:
-        settings = recipes.CompressSettings(preset, target_bytes, target_db, seed, effort)
-        recipe = recipes.Recipe(settings, method, finetune, self_distil)
-    except ValueError as error:
-        raise Misuse(str(error)) from None
-    if tiles:
-        if tiles < 1000 or output == "-" or source == "-" or scene or not recipe.plain:
-            raise Misuse("--tiles: expected 1000 or more, files, and neither --scene nor training")
-        from .tiling import compress_tiles
-
-        with console.quiet_stdout() as out, Progress() as progress, _pool(jobs, ray) as pool:
-            report = compress_tiles(source, output, settings, tiles, pool, progress=progress)
-        return _finish(report, json_, out)
-    with console.quiet_stdout() as out, Progress() as progress:
-        report = press.compress_file(
-            source, output, recipe, scene=scene, downscale=downscale, progress=progress
-        )
-    _finish(report, json_, out if output != "-" else sys.stderr)
-
 
 def fit_gaussians(
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    output: Annotated[str, _output("OUT")],
+    output: Annotated[str, output_as("OUT")],
     budget: int = 100_000,
     steps: int = 10_000,
     init: Literal["auto", "points", "random"] = "auto",
@@ -158,7 +73,7 @@ def fit_gaussians(
             source, output, settings, init=init, downscale=downscale, resume=resume, device=device,
             pressing=fitting.CompressSettings(preset, seed=seed), progress=progress,
         )  # fmt: skip
-    _finish(report, json_, out)
+    finish(report, json_, out)
 
 
 def fit() -> None:
@@ -166,116 +81,12 @@ def fit() -> None:
     raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
 
 
-def decompress(
-    source: Input,
-    output: Annotated[str, _output("OUT")],
-    to: Kind = None,
-    frame: Frame = None,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> int:
-    """Write a .fpz file in an open format, by the extension of the output.
-
-    Args:
-        source: The .fpz file, or - for stdin; or a pattern as of convert.
-        output: The file to write, in any format of convert; .html for a page that shows the scene
-            offline; or - for a PLY on stdout.
-        to: The format, where the output's name does not say it.
-        frame: The axes to write, where not the format's usual ones.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from .converting import Wanted
-
-    wanted = Wanted(output_format=to, frame=frame, compressed_only=True)
-    return _convert(source, output, wanted, overwrite, json_)
-
-
-def convert(
-    source: Input,
-    output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
-    from_: Annotated[Kind, tyro.conf.arg(name="from")] = None,
-    to: Kind = None,
-    input_frame: Frame = None,
-    frame: Frame = None,
-    spz_version: Literal[2, 3, 4] | None = None,
-    sh_bits: Annotated[int | None, tyro.conf.arg(metavar="BITS")] = None,
-    ksplat_level: Literal[0, 1, 2] | None = None,
-    palette: Annotated[int | None, tyro.conf.arg(metavar="ENTRIES")] = None,
-    optimize: bool = False,
-    target_mb: Annotated[float | None, tyro.conf.arg(metavar="MB")] = None,
-    scene: Scene = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> int:
-    """Write any scene file in another format; `compress` is the verb that makes .fpz.
-
-    Formats go by the names of files: .ply, .compressed.ply, .spz, .sog, .splat, .ksplat, .glb,
-    .gltf, .safetensors, and meta.json for a folder of SOG's textures. What a format cannot hold is
-    clamped or left out, and reported.
-
-    Args:
-        source: The scene: a file, a folder of one, a URL, or - for stdin. A pattern in quotes
-            ('*.ply') stands for all that match it; OUT then has {stem} in it, or {parent}.
-        output: The file or URL to write; .html for a page that shows the scene offline; or - for
-            stdout: a PLY unless --to says otherwise.
-        from_: The input's format, where neither its content nor its name says it.
-        to: The output's format, where its name does not say it.
-        input_frame: The axes that the input is in, such as rub: right, up, back.
-        frame: The axes to write: rub for SPZ, luf for glTF, rdf for others, unless given.
-        spz_version: Of SPZ; version 3 is what most viewers read.
-        sh_bits: Of SPZ's colours of degree 1, 1 to 8; those above get one less.
-        ksplat_level: 0 keeps floats, 1 has 16 bits, 2 has 8 for colours.
-        palette: Entries of SOG's colour palette, at most.
-        optimize: Make a better SOG or SPZ of no more bytes, by what views of the scene show.
-        target_mb: The size for --optimize, in MB of 10^6 bytes, instead of that of plain writing.
-        scene: Posed photographs whose views --optimize is to use.
-        seed: Of every random choice; the same seed gives the same file.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from .converting import Wanted
-    from .gaussians.optimise import Aim
-
-    if target_mb is not None and not (optimize and 1e-6 <= target_mb <= 1e9):
-        raise Misuse("--target-mb: expected 0.000001 to 1e9, and --optimize with it")
-    given = {
-        "version": spz_version, "sh_bits": sh_bits, "level": ksplat_level, "palette": palette,
-    }  # fmt: skip
-    options = {key: value for key, value in given.items() if value is not None}
-    if optimize and (options or frame):
-        raise Misuse("--optimize: chooses the writer's options itself, and keeps usual axes")
-    target = None if target_mb is None else int(1e6 * target_mb)
-    aim = Aim(target, seed) if optimize else None
-    wanted = Wanted(from_, to, input_frame, frame, options, aim, scene)
-    return _convert(source, output, wanted, overwrite, json_)
-
-
-def _convert(source: str, output: str, wanted: Any, overwrite: bool, json_: bool) -> int:
-    from . import converting
-
-    _need_room(output, json_)
-    with console.quiet_stdout() as out, Progress() as progress:
-        if output.lower().endswith(".html"):
-            from . import viewing
-
-            check_output(output, overwrite=overwrite)
-            report = viewing.export_page(wanted.read, source, output)
-        else:
-            report = converting.convert(
-                source, output, wanted, overwrite=overwrite, progress=progress
-            )
-    _finish(report, json_, out if output != "-" else sys.stderr)
-    return console.FAILURE if report.get("failed") else 0
-
-
 def render(
     source: Input,
-    output: Annotated[str, _output("DIR|OUT.mp4")],
-    cameras: Annotated[str | None, _path, tyro.conf.arg(metavar="FILE")] = None,
-    scene: Annotated[str | None, _path, tyro.conf.arg(metavar="DIR")] = None,
-    orbit: Annotated[int | None, _path, tyro.conf.arg(metavar="N")] = None,
+    output: Annotated[str, output_as("DIR|OUT.mp4")],
+    cameras: Annotated[str | None, PATH, tyro.conf.arg(metavar="FILE")] = None,
+    scene: Annotated[str | None, PATH, tyro.conf.arg(metavar="DIR")] = None,
+    orbit: Annotated[int | None, PATH, tyro.conf.arg(metavar="N")] = None,
     device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
@@ -303,14 +114,14 @@ def render(
     with console.quiet_stdout() as out, Progress() as progress:
         model, views = press.model_and_views(source, cameras, scene, orbit, device)
         report = pictures.render_file(model, views, Path(output), progress)
-    _finish({"input": source, "output": output, **report}, json_, out)
+    finish({"input": source, "output": output, **report}, json_, out)
 
 
 def evaluate(
     source: Input,
     scene: Scene = None,
     reference: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
-    output: Annotated[str | None, _output("REPORT.json|.html")] = None,
+    output: Annotated[str | None, output_as("REPORT.json|.html")] = None,
     device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
@@ -341,47 +152,7 @@ def evaluate(
                 text = pictures.report_page(found)
             with console.sink(output) as write:
                 write(text.encode())
-    _finish(report, json_ or output == "-", out)
-
-
-def bench(
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST|IN")],
-    output: Annotated[str, _output("DIR")],
-    keep: bool = False,
-    resume: bool = False,
-    seed: int = 0,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Sweep rates: our codec and the formats of others over scenes, as curves and BD-rates.
-
-    Every point is a row of DIR/results.jsonl as soon as it is measured: after Ctrl-C or a crash,
-    --resume goes on from there.
-
-    Args:
-        sources: A manifest (.json, .toml) of scenes, methods and their settings, or scene files.
-        output: The folder for results.json, curves.svg and index.html.
-        keep: Leave the file of every point in DIR/files.
-        resume: Take the points that DIR/results.jsonl has, measure the others.
-        seed: Of every random choice; the same seed gives the same files.
-        overwrite: Measure all anew in a folder that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import manifest, sweep
-
-    if not sources:
-        raise Misuse("bench: expected a manifest or scene files, got nothing")
-    wanted = manifest.gather(sources)
-    check_output(output, overwrite=overwrite or resume, folder=True)
-    if output == "-":
-        raise Misuse("-o: expected a folder, got stdout")
-    with console.quiet_stdout() as out, Progress() as progress:
-        report = sweep.run_sweep(
-            wanted, output, seed=seed, resume=resume and not overwrite, keep=keep,
-            progress=progress,
-        )  # fmt: skip
-    say(f"the report is {Path(output) / 'index.html'}")
-    _finish(report, json_, out)
+    finish(report, json_ or output == "-", out)
 
 
 def view(
@@ -421,83 +192,6 @@ def view(
         viewing.view(show, host=host, port=port, token=token, log=say, ready=ready)
 
 
-def batch(
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST|IN")],
-    output: Annotated[str, _output("DIR")],
-    jobs: Annotated[int, _where, tyro.conf.arg(metavar="N")] = 1,
-    ray: Annotated[str | None, _where, tyro.conf.arg(metavar="ADDRESS|local")] = None,
-    gpus: float = 0.0,
-    retries: int = 2,
-    timeout: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None,
-    layout: tuple[Literal["nerfstudio", "3dgs"], ...] = (),
-    resume: bool = False,
-    seed: int = 0,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Compress and measure many scenes, on this machine or a Ray cluster, and report on all.
-
-    A task that fails is tried again and then recorded; the others go on. Every file in DIR/files is
-    whole, whatever happens; --resume repeats nothing that is complete.
-
-    Args:
-        sources: A manifest (.json, .toml, .yaml) of scenes, methods and settings, or scene files,
-            patterns with *, or URLs.
-        output: The folder, or a URL, for files and the report.
-        jobs: Tasks at once, a process each; of one thread each where there are several.
-        ray: A Ray cluster to run the tasks on, or local to start one here.
-        gpus: Of the cluster's, that each task claims.
-        retries: Of a task whose process died, ran too long or lacked something.
-        timeout: What one try may take.
-        layout: Write the figures also as ns-eval (nerfstudio) or metrics.py (3dgs) would.
-        resume: Take what DIR has of the same content, settings and version.
-        seed: Of every random choice; the same seed gives the same files.
-        overwrite: Do all anew in a folder that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import batch as batches
-    from . import manifest
-    from .jobs import Policy
-
-    if not sources:
-        raise Misuse("batch: expected a manifest or scene files, got nothing")
-    if output == "-":
-        raise Misuse("-o: expected a folder, got stdout")
-    if retries < 0 or gpus < 0 or (timeout is not None and timeout <= 0):
-        raise Misuse("--retries, --gpus, --timeout: expected no less than 0")
-    wanted = manifest.gather(sources, batches.METHODS)
-    if not batches.Store(output).remote:
-        check_output(output, overwrite=overwrite or resume, folder=True)
-    with console.quiet_stdout() as out, Progress() as progress, _pool(jobs, ray, gpus) as pool:
-        report = batches.run_batch(
-            wanted, output, pool, policy=Policy(retries, timeout=timeout), seed=seed,
-            resume=resume and not overwrite, wanted_layouts=layout, progress=progress,
-        )  # fmt: skip
-    say(f"the report is {output.rstrip('/')}/index.html")
-    _finish(report, json_, out)
-
-
-@contextmanager
-def _pool(jobs: int, ray: str | None, gpus: float = 0) -> Iterator[Any]:
-    """Where tasks run: so many processes here, or a cluster; ended with the block."""
-    from .jobs import Processes
-
-    if jobs < 1:
-        raise Misuse(f"--jobs: expected at least 1, got {jobs}")
-    if ray is None and gpus:
-        raise Misuse("--gpus: only a cluster hands them out; give --ray")
-    if ray is None:
-        pool = Processes(jobs)
-    else:
-        from .ray_jobs import RayPool
-
-        pool = RayPool(ray, gpus=gpus)
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
 def info(source: Input, json_: Json = False) -> None:
     """Say what is in a file: sections, counts, bytes by attribute, provenance.
 
@@ -509,11 +203,11 @@ def info(source: Input, json_: Json = False) -> None:
 
     with console.quiet_stdout() as out:
         report = press.describe(source)
-    _finish(report, json_, out)
+    finish(report, json_, out)
 
 
 def demo(
-    output: Annotated[str, _output("DIR")] = "demo-out",
+    output: Annotated[str, output_as("DIR")] = "demo-out",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -531,7 +225,7 @@ def demo(
     with console.quiet_stdout() as out, Progress() as progress, place as folder:
         report = run_demo(folder, progress=progress)
     say(f"the report is {Path(output) / 'report.html'}")
-    _finish({"output": output, **report}, json_, out)
+    finish({"output": output, **report}, json_, out)
 
 
 VERBS: dict[str, Callable[..., int | None]] = {
@@ -552,18 +246,6 @@ VERBS: dict[str, Callable[..., int | None]] = {
 FITS: dict[str, Callable[..., int | None]] = {  # fieldpress fit KIND
     "gaussians": fit_gaussians, **field_verbs.FITS,
 }  # fmt: skip
-
-
-def _need_room(output: str, json_: bool) -> None:
-    if output == "-" and json_:
-        raise Misuse("--json: stdout already carries the output; write that to a file")
-
-
-def _finish(report: Mapping[str, Any], json_: bool, out: Any) -> None:
-    if json_:
-        console.print_json(report, out)
-    else:
-        console.print_table(report, out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

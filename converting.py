@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,8 @@ def _convert_one(
     source: str, output: str, wanted: Wanted, overwrite: bool, progress: Progress
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    writer = None if models.is_picture(output) else wanted.writer(output)
     _check(output, overwrite)
+    writer = None if models.is_picture(output) else wanted.writer(output)
     file = None if remote.is_url(source) else TiledFile.open(source)
     local = output != "-" and not remote.is_url(output)
     if file and writer and local and wanted.as_it_is and writer.suffix == ".ply":
@@ -146,7 +146,7 @@ def _convert_one(
         model, found = within(came, writer.limits())
         _remark(source, writer, came.sh_degree, found)
         made, remarks, count = _made(model, writer, wanted, progress)
-        output_bytes = _stored(made, output)
+    output_bytes = _stored(made if isinstance(made, dict) else _named(made, source), output)
     return {
         "input": source,
         "output": output,
@@ -216,6 +216,12 @@ def _made(
     scene = None if wanted.scene is None else read_scene(wanted.scene)
     best = optimised(model, writer.name, wanted.aim, scene, progress)
     return best.made, best.report, best.count
+
+
+def _named(blocks: Iterable[bytes], source: str) -> Iterator[bytes]:
+    """The same blocks; what is wrong in making them is the source's fault, not the output's."""
+    with naming(source):
+        yield from blocks
 
 
 def _stored(made: dict[str, bytes] | Iterator[bytes] | list[bytes], output: str) -> int:

@@ -1,4 +1,4 @@
-"""Many .fpz streams in one file, each of a spatial tile at a level of detail (docs/format.md 4)."""
+"""Many .fpz streams in one file, each of a spatial tile at a level of detail (docs/format.md 5)."""
 
 from __future__ import annotations
 

@@ -255,6 +255,7 @@ def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
         "convert": "OUT --overwrite --json",
         "fit": "gaussians",
         "bench": "-o --resume --json",
+        "batch": "-o --jobs --ray --retries --timeout --layout --resume --json",
         "render": "--cameras --scene --orbit -o --overwrite --json",
         "eval": "--scene --reference -o --overwrite --json",
         "view": "--scene --host --port --token --json",

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from fieldpress import press, tiling
+from fieldpress.console import Progress
+from fieldpress.converting import Wanted, convert
 from fieldpress.gaussians import codec, cut, ply
 from fieldpress.gaussians import compress as pressing
 from fieldpress.gaussians.codec import Steps, encode
@@ -323,7 +325,10 @@ def test_a_scene_is_pressed_by_tile_and_read_back(
     assert report["count_out"] == file.count == len(codec.decode(output.read_bytes()))
     for tile in file.tiles:
         assert tile.counts[1] <= max(tile.counts[0] // tiling.COARSER, tiling.FEWEST)
-    done = press.convert_file(press.read_source, str(output), str(tmp_path / "back.ply"))
+    with Progress() as progress:
+        done = convert(
+            str(output), str(tmp_path / "back.ply"), Wanted(), overwrite=False, progress=progress
+        )
     back = ply.read_ply(tmp_path / "back.ply")
     assert done["count_out"] == len(back) == file.count
     again = codec.decode(output.read_bytes())
