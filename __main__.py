@@ -4,90 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from . import __version__, console
+from . import __version__, console, field_verbs
+from .arguments import PATH, Device, Input, Json, Scene, finish, output_as
 from .console import Misuse, Progress, check_output, say
+from .many_verbs import batch, bench
+from .press_verbs import compress, convert, decompress
 
 DESCRIPTION = """Compress captured scenes, prove what was lost, look at them.
 
 Every verb takes --debug, which shows the traceback of a failure. "-" is stdin or stdout wherever
 one file is meant. Exit codes: 0 success, 1 failure, 2 misuse, 130 interrupted."""
 
-Input = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
-Scene = Annotated[str | None, tyro.conf.arg(metavar="DIR")]
-Json = Annotated[bool, tyro.conf.arg(name="json")]
-
-
-def _output(metavar: str) -> Any:
-    return tyro.conf.arg(name="output", aliases=["-o"], metavar=metavar)
-
-
-_goal = tyro.conf.create_mutex_group(required=False)
-_path = tyro.conf.create_mutex_group(required=True)
-
-
-def compress(
-    source: Input,
-    output: Annotated[str, _output("OUT.fpz")],
-    target_mb: Annotated[float | None, _goal, tyro.conf.arg(metavar="MB")] = None,
-    target_db: Annotated[float | None, _goal, tyro.conf.arg(metavar="DB")] = None,
-    preset: Annotated[Literal["small", "balanced", "high"], _goal] = "balanced",
-    effort: Literal["fast", "normal", "high"] = "normal",
-    method: Literal["fieldpress", "lightgaussian"] = "fieldpress",
-    scene: Scene = None,
-    downscale: float = 1.0,
-    finetune: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
-    self_distil: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
-    seed: int = 0,
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Compress a scene to .fpz; the written bytes are decoded and measured before success.
-
-    Args:
-        source: The scene: .ply, .spz, .sog, a folder of one, or - for stdin.
-        output: The .fpz file to write, or - for stdout.
-        target_mb: The largest size that will do, in MB of 10^6 bytes.
-        target_db: The PSNR to keep against the uncompressed render, in dB.
-        preset: How much to keep where no target is given.
-        effort: Fast prunes and quantises; normal also merges Gaussians and re-fits colours; high
-            does so in finer rounds, and on models of 96 MiB and more too, in their memory tenfold.
-        method: Our codec, or LightGaussian as published (needs --scene; has no target).
-        scene: Posed photographs to measure on as well: COLMAP, transforms.json or LLFF.
-        downscale: Make those photographs this many times smaller, each way.
-        finetune: Train on the photographs for so many steps, with the codec in the loop.
-        self_distil: Train on renders of the scene itself instead, no photographs needed.
-        seed: Of every random choice; the same seed gives the same file.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import press, recipes
-
-    _need_room(output, json_)
-    if target_mb is not None and not 1e-6 <= target_mb <= 1e9:
-        raise Misuse(f"--target-mb: expected 0.000001 to 1e9, got {target_mb:g}")
-    check_output(output, overwrite=overwrite)
-    target_bytes = None if target_mb is None else int(1e6 * target_mb)
-    try:
-        settings = recipes.CompressSettings(preset, target_bytes, target_db, seed, effort)
-        recipe = recipes.Recipe(settings, method, finetune, self_distil)
-    except ValueError as error:
-        raise Misuse(str(error)) from None
-    with console.quiet_stdout() as out, Progress() as progress:
-        report = press.compress_file(
-            source, output, recipe, scene=scene, downscale=downscale, progress=progress
-        )
-    _finish(report, json_, out if output != "-" else sys.stderr)
-
 
 def fit_gaussians(
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    output: Annotated[str, _output("OUT")],
+    output: Annotated[str, output_as("OUT")],
     budget: int = 100_000,
     steps: int = 10_000,
     init: Literal["auto", "points", "random"] = "auto",
@@ -96,6 +33,7 @@ def fit_gaussians(
     exposure: bool = False,
     preset: Literal["small", "balanced", "high"] = "high",
     resume: bool = False,
+    device: Device = "cpu",
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -116,6 +54,7 @@ def fit_gaussians(
         exposure: Learn a colour change per photograph.
         preset: How much of the fit a .fpz keeps.
         resume: Go on from OUT.checkpoint.
+        device: Where to train.
         seed: Of every random choice; the same seed gives the same splats.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -131,82 +70,24 @@ def fit_gaussians(
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:
         report = fitting.fit_gaussians(
-            source, output, settings, init=init, downscale=downscale, resume=resume,
+            source, output, settings, init=init, downscale=downscale, resume=resume, device=device,
             pressing=fitting.CompressSettings(preset, seed=seed), progress=progress,
         )  # fmt: skip
-    _finish(report, json_, out)
+    finish(report, json_, out)
 
 
 def fit() -> None:
-    """Fit a model to captured data: `fit gaussians` takes posed photographs."""
+    """Fit a model: `fit gaussians` or `fit nerf` to photographs, `fit image`, `fit sdf`."""
     raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
-
-
-def decompress(
-    source: Input,
-    output: Annotated[str, _output("OUT")],
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Write a .fpz file in an open format, by the extension of the output.
-
-    Args:
-        source: The .fpz file, or - for stdin.
-        output: The .ply, .compressed.ply, .spz or .sog file, or the meta.json of a SOG folder, to
-            write; or - for a PLY on stdout.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import press
-
-    _convert(source, output, overwrite, json_, press.read_compressed)
-
-
-def convert(
-    source: Input,
-    output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
-    overwrite: bool = False,
-    json_: Json = False,
-) -> None:
-    """Write any scene file in another format; `compress` is the verb that makes .fpz.
-
-    Args:
-        source: The scene: .ply, .spz, .sog, .fpz, a folder of one, or - for stdin.
-        output: The .ply, .compressed.ply, .spz or .sog file, or the meta.json of a SOG folder, to
-            write; or - for a PLY on stdout.
-        overwrite: Replace an output that exists.
-        json_: Print one JSON object on stdout.
-    """
-    from . import press
-
-    _convert(source, output, overwrite, json_, press.read_source)
-
-
-def _convert(
-    source: str, output: str, overwrite: bool, json_: bool, read: Callable[[str], Any]
-) -> None:
-    from . import models, press
-
-    _need_room(output, json_)
-    if output.lower().endswith(".fpz"):
-        raise Misuse(f"{output}: fieldpress compress is the verb that writes .fpz")
-    files = models.outputs(output)
-    if len(files) > 1 and not files[0].parent.exists():
-        check_output(str(files[0].parent), overwrite=overwrite, folder=True)
-    else:
-        for file in files:
-            check_output(str(file), overwrite=overwrite)
-    with console.quiet_stdout() as out:
-        report = press.convert_file(read, source, output)
-    _finish(report, json_, out if output != "-" else sys.stderr)
 
 
 def render(
     source: Input,
-    output: Annotated[str, _output("DIR|OUT.mp4")],
-    cameras: Annotated[str | None, _path, tyro.conf.arg(metavar="FILE")] = None,
-    scene: Annotated[str | None, _path, tyro.conf.arg(metavar="DIR")] = None,
-    orbit: Annotated[int | None, _path, tyro.conf.arg(metavar="N")] = None,
+    output: Annotated[str, output_as("DIR|OUT.mp4")],
+    cameras: Annotated[str | None, PATH, tyro.conf.arg(metavar="FILE")] = None,
+    scene: Annotated[str | None, PATH, tyro.conf.arg(metavar="DIR")] = None,
+    orbit: Annotated[int | None, PATH, tyro.conf.arg(metavar="N")] = None,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -219,6 +100,7 @@ def render(
             photographs are not needed.
         scene: A folder of posed photographs, all of whose views to render.
         orbit: This many views around the dense core of the scene.
+        device: Where to render.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -230,16 +112,17 @@ def render(
         raise Misuse("-o: expected a folder or a name that ends in .mp4, got stdout")
     check_output(output, overwrite=overwrite, folder=not pictures.is_video(output))
     with console.quiet_stdout() as out, Progress() as progress:
-        model, views = press.model_and_views(source, cameras, scene, orbit)
+        model, views = press.model_and_views(source, cameras, scene, orbit, device)
         report = pictures.render_file(model, views, Path(output), progress)
-    _finish({"input": source, "output": output, **report}, json_, out)
+    finish({"input": source, "output": output, **report}, json_, out)
 
 
 def evaluate(
     source: Input,
     scene: Scene = None,
     reference: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
-    output: Annotated[str | None, _output("REPORT.json")] = None,
+    output: Annotated[str | None, output_as("REPORT.json|.html")] = None,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -249,60 +132,64 @@ def evaluate(
         source: The scene: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
         scene: Posed photographs (COLMAP, transforms.json, LLFF); the test views are measured.
         reference: The uncompressed scene, to whose render this one's is compared.
-        output: Where to write the report as JSON.
+        output: Where to write the report: as JSON, or as a page if the name ends in .html.
+        device: Where to render; pictures are compared on the CPU.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
-    from . import press
+    from . import pictures, press
 
     if output is not None:
         check_output(output, overwrite=overwrite)
     with console.quiet_stdout() as out, Progress() as progress:
-        report = press.evaluate_file(source, scene, reference, progress=progress)
+        found = press.evaluate_file(source, scene, reference, device=device, progress=progress)
+        report = found if isinstance(found, dict) else found.report
         if output is not None and output != "-":
+            text = console.to_json(report) + "\n"
+            if output.lower().endswith((".html", ".htm")):
+                if isinstance(found, dict):
+                    raise Misuse(f"{output}: a field has no page; expected a name ending in .json")
+                text = pictures.report_page(found)
             with console.sink(output) as write:
-                write((console.to_json(report) + "\n").encode())
-    _finish(report, json_ or output == "-", out)
+                write(text.encode())
+    finish(report, json_ or output == "-", out)
 
 
-def bench(
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST|IN")],
-    output: Annotated[str, _output("DIR")],
-    keep: bool = False,
-    resume: bool = False,
-    seed: int = 0,
-    overwrite: bool = False,
+def view(
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    scene: Scene = None,
+    downscale: float = 1.0,
+    host: str = "127.0.0.1",
+    port: int = 8650,
+    token: str | None = None,
     json_: Json = False,
 ) -> None:
-    """Sweep rates: our codec and the formats of others over scenes, as curves and BD-rates.
-
-    Every point is a row of DIR/results.jsonl as soon as it is measured: after Ctrl-C or a crash,
-    --resume goes on from there.
+    """Look at scenes in the browser, two side by side: swipe, error map, live quality. Ctrl-C ends.
 
     Args:
-        sources: A manifest (.json, .toml) of scenes, methods and their settings, or scene files.
-        output: The folder for results.json, curves.svg and index.html.
-        keep: Leave the file of every point in DIR/files.
-        resume: Take the points that DIR/results.jsonl has, measure the others.
-        seed: Of every random choice; the same seed gives the same files.
-        overwrite: Measure all anew in a folder that exists.
-        json_: Print one JSON object on stdout.
+        sources: Scene files; the first is what the others are compared with.
+        scene: Posed photographs to jump to and compare with.
+        downscale: Make those photographs this many times smaller, each way.
+        host: Address to listen at; any but this machine's own asks browsers for a token.
+        port: Where to listen; 0 takes a free one.
+        token: The token to ask for; made where one is needed.
+        json_: Print one JSON object with the address on stdout, once the viewer is ready.
     """
-    from . import manifest, sweep
+    from . import viewing
 
     if not sources:
-        raise Misuse("bench: expected a manifest or scene files, got nothing")
-    wanted = manifest.gather(sources)
-    check_output(output, overwrite=overwrite or resume, folder=True)
-    if output == "-":
-        raise Misuse("-o: expected a folder, got stdout")
-    with console.quiet_stdout() as out, Progress() as progress:
-        report = sweep.run_sweep(
-            wanted, output, seed=seed, resume=resume and not overwrite, keep=keep,
-            progress=progress,
-        )  # fmt: skip
-    say(f"the report is {Path(output) / 'index.html'}")
-    _finish(report, json_, out)
+        raise Misuse("view: expected scene files, got nothing")
+    if not 0 <= port <= 65535:
+        raise Misuse(f"--port: expected 0 to 65535, got {port}")
+    with console.quiet_stdout() as out:
+        show = viewing.gather(sources, scene, downscale)
+
+        def ready(url: str) -> None:
+            say(f"open {url} in a browser; Ctrl-C ends")
+            if json_:
+                console.print_json({"url": url, "version": __version__}, out)
+
+        viewing.view(show, host=host, port=port, token=token, log=say, ready=ready)
 
 
 def info(source: Input, json_: Json = False) -> None:
@@ -316,11 +203,11 @@ def info(source: Input, json_: Json = False) -> None:
 
     with console.quiet_stdout() as out:
         report = press.describe(source)
-    _finish(report, json_, out)
+    finish(report, json_, out)
 
 
 def demo(
-    output: Annotated[str, _output("DIR")] = "demo-out",
+    output: Annotated[str, output_as("DIR")] = "demo-out",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -338,10 +225,10 @@ def demo(
     with console.quiet_stdout() as out, Progress() as progress, place as folder:
         report = run_demo(folder, progress=progress)
     say(f"the report is {Path(output) / 'report.html'}")
-    _finish({"output": output, **report}, json_, out)
+    finish({"output": output, **report}, json_, out)
 
 
-VERBS: dict[str, Callable[..., None]] = {
+VERBS: dict[str, Callable[..., int | None]] = {
     "compress": compress,
     "decompress": decompress,
     "convert": convert,
@@ -349,24 +236,16 @@ VERBS: dict[str, Callable[..., None]] = {
     "render": render,
     "eval": evaluate,
     "bench": bench,
+    "view": view,
+    "batch": batch,
     "info": info,
     "demo": demo,
 }
 
 
-FITS: dict[str, Callable[..., None]] = {"gaussians": fit_gaussians}  # fieldpress fit KIND
-
-
-def _need_room(output: str, json_: bool) -> None:
-    if output == "-" and json_:
-        raise Misuse("--json: stdout already carries the output; write that to a file")
-
-
-def _finish(report: Mapping[str, Any], json_: bool, out: Any) -> None:
-    if json_:
-        console.print_json(report, out)
-    else:
-        console.print_table(report, out)
+FITS: dict[str, Callable[..., int | None]] = {  # fieldpress fit KIND
+    "gaussians": fit_gaussians, **field_verbs.FITS,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -383,8 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     fits = args[:1] == ["fit"] and len(args) > 1
 
-    def verb() -> None:
-        tyro.extras.subcommand_cli_from_dict(
+    def verb() -> int | None:
+        return tyro.extras.subcommand_cli_from_dict(
             FITS if fits else VERBS,
             prog="fieldpress fit" if fits else "fieldpress",
             description=DESCRIPTION,

@@ -130,6 +130,8 @@ def _emit(text: str | bytes, out: Any) -> None:
 def _table_lines(report: Mapping[str, Any], indent: str) -> Iterator[str]:
     width = max((len(str(key)) for key in report), default=0)
     for key, value in report.items():
+        if isinstance(value, Mapping) and not value:
+            continue
         if isinstance(value, Mapping) and not indent:
             yield f"{key}:"
             yield from _table_lines(value, "  ")

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from . import models
 from .gaussians.compress import CompressSettings, compress
-from .gaussians.lightgaussian import truncated
 from .gaussians.memory import be_frugal
-from .gaussians.model import SplatModel
+from .gaussians.model import SplatModel, truncated
 from .gaussians.posthoc import (
     PosthocSettings,
     lightgaussian_posthoc,
     seen_weight,
-    spz_bytes,
     without_least,
 )
 from .gaussians.sanitize import sanitize
+from .gaussians.spz import write_spz
 from .gaussians.vectree import VecTreeSettings
 from .manifest import KNOBS, SceneEntry, Settings
 from .press import read_source, split_views
@@ -159,7 +158,7 @@ def _spz(stage: Stage, settings: Settings, path: Path) -> float:
         return _interchange(stage, settings, path)
     left, seconds = stage.without_least(settings["prune"])
     left = truncated(left, int(settings["sh_degree"]))
-    models.write_atomic(path, [spz_bytes(left, int(settings["sh_bits"]))])
+    models.write_atomic(path, [write_spz(left, sh_bits=int(settings["sh_bits"]))])
     return seconds
 
 
@@ -192,8 +191,12 @@ def label(method: str, settings: Mapping[str, float]) -> str:
     return ", ".join(f"{SHORT.get(key, key)} {value:g}" for key, value in turned.items())
 
 
-def measure(stage: Stage, method: str, settings: Settings, path: Path) -> dict[str, Any]:
+def measure(
+    stage: Stage, method: str, settings: Settings, path: Path, *, per_view: bool = False
+) -> dict[str, Any]:
     """Write a file, decode it again and look at it: one row of the results.
+
+    With `per_view` the figures of every view stand in it too.
 
     Raises:
         ValueError: if the method cannot do what its settings ask for.
@@ -207,7 +210,8 @@ def measure(stage: Stage, method: str, settings: Settings, path: Path) -> dict[s
     decode_seconds = time.perf_counter() - start
     render, original = decoded.renderer(), stage.model.renderer()
     found = evaluate(render, stage.holdout, reference=original, photos=stage.photos).to_json()
-    found.pop("per_view")
+    if not per_view:
+        found.pop("per_view")
     return {
         "output_bytes": size,
         "ratio": stage.float_bytes / size,

@@ -16,16 +16,16 @@ from .gaussians.from_surface import from_surface, refine_colors
 from .gaussians.model import SplatModel
 from .gaussians.ply import read_ply, write_ply
 from .gaussians.train import Trainer, TrainSettings
-from .press import bytes_by_attribute
+from .pictures import worst_views
 from .quant import container
 from .scenes.cameras import Scene
-from .scenes.evaluate import Report, evaluate
+from .scenes.evaluate import evaluate
 from .scenes.synthetic import capture, save_capture
-from .viewer.report import ViewPictures, html_report
+from .viewer.report import html_report
 
-WORST_VIEWS = 3
 SECTION_NAMES = {  # docs/format.md's keys, for people.
-    "pos": "positions", "fin": "positions, fine", "cls": "importance", "opa": "opacity",
+    "pos": "positions", "fin": "positions, fine", "cls": "importance", "gcl": "importance of shape",
+    "opa": "opacity",
     "scl": "scales", "tlt": "axis", "rol": "roll about it", "dc": "base colour",
     "ac": "colour by side", "lim": "colour by side, limits", "tab": "tables",
 }  # fmt: skip
@@ -122,32 +122,16 @@ def _measure(
         **measured.to_json(),
         "psnr_original": original.psnr,
         "ssim_original": original.ssim,
-        "bytes_by_section": bytes_by_attribute(container.sizes(data)),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
         "seed": seed,
         "version": __version__,
     }
-    pictures = worst_pictures(measured, scene, model, decoded)
+    pictures = worst_views(measured, scene.test, decoded, model, photos)
     page = html_report("A still life, compressed", report, pictures, SECTION_NAMES)
     (out / "report.html").write_text(page, encoding="utf-8")
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     with contextlib.suppress(ImportError):  # Without Pillow the photographs stay in memory.
         save_capture(scene, out / "capture")
     return report
-
-
-def worst_pictures(
-    measured: Report, scene: Scene, model: SplatModel, decoded: SplatModel
-) -> list[ViewPictures]:
-    """The views that lost most, each as uncompressed, compressed and photograph."""
-    pictures = []
-    for index in measured.worst(WORST_VIEWS):
-        camera = scene.test[index : index + 1]
-        score = measured.per_view[index].psnr_self
-        name = f"view {index}" if score is None else f"view {index}, {score:.1f} dB"
-        photo = None if scene.test_images is None else scene.test_images[index]
-        pictures.append(
-            ViewPictures(name, model.render(camera)[0], decoded.render(camera)[0], photo)
-        )
-    return pictures

@@ -15,6 +15,7 @@ from .gaussians.compress import CompressSettings, compress
 from .gaussians.fit import FitSettings, Fitted, about_fit, fit
 from .gaussians.model import SplatModel
 from .gaussians.ply import ply_blocks
+from .render.cuda import require
 from .scenes.cameras import Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import evaluate
@@ -33,6 +34,7 @@ def fit_gaussians(
     downscale: float = 1,
     pressing: CompressSettings,
     resume: bool = False,
+    device: str = "cpu",
     progress: Progress,
 ) -> dict[str, Any]:
     """Fit splats to the photographs in a folder and write them to .ply or, compressed, to .fpz.
@@ -43,6 +45,7 @@ def fit_gaussians(
     kind = Path(output).suffix.lower()
     if kind not in KINDS:
         raise ValueError(f"{output}: expected a name ending in {' or '.join(KINDS)}")
+    there = require(device)
     scene = read_scene(source, downscale=downscale)
     settings = replace(settings, init=_start(init, scene, source))
     checkpoint, about = checkpoint_path(output), about_fit(scene, settings)
@@ -52,6 +55,7 @@ def fit_gaussians(
         progress=progress.part(0, FIT_SHARE),
         keep=lambda state: save_checkpoint(checkpoint, state, about),
         state=load_checkpoint(checkpoint, about) if resume else None,
+        device=there,
     )
     with sink(output) as write:
         data = write(_encoded(fitted.model, scene, kind, pressing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import math
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from . import remote
 
 SPLAT_JSON = ("meta.json", "lod-meta.json")  # Unbundled SOG: scenes, not manifests.
 SAFE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,80}")  # A scene's name is also that of its folder.
@@ -70,7 +73,7 @@ class SceneEntry:
     """A splat file or folder, the photographs to measure it on, and what reports call it."""
 
     name: str
-    path: Path
+    path: Path | str  # A string is a URL.
     scene: Path | None = None
     downscale: float = 1.0
 
@@ -120,27 +123,29 @@ class Manifest:
         return {"scenes": scenes, "methods": methods}
 
 
-def gather(sources: Sequence[str]) -> Manifest:
-    """The manifest that is named, or one of default methods for the splat files that are.
+def gather(sources: Sequence[str], methods: Sequence[Any] = tuple(KNOBS)) -> Manifest:
+    """The manifest that is named, or one for the splat files, patterns and URLs that are.
+
+    `methods`, as a manifest has them, are those where it names none.
 
     Raises:
         ValueError: one line that names the file, the entry and what is wrong with it.
     """
     if not sources:
-        raise ValueError("expected a manifest (.json, .toml) or splat files, got nothing")
-    manifests = [s for s in sources if _is_manifest(Path(s))]
+        raise ValueError(f"expected a manifest ({', '.join(PARSERS)}) or splat files, got nothing")
+    manifests = [s for s in sources if not remote.is_url(s) and _is_manifest(Path(s))]
     if manifests and len(sources) > 1:
         raise ValueError(f"{manifests[0]}: a manifest stands alone, got {len(sources)} inputs")
     if manifests:
-        return read_manifest(manifests[0])
+        return read_manifest(manifests[0], methods)
     for source in sources:
-        if not Path(source).exists():
+        if not (_is_pattern(source) or remote.is_url(source) or Path(source).exists()):
             raise FileNotFoundError(f"{source}: no such file or folder")
-    return _Reader("inputs", Path()).manifest({"scenes": list(sources)})
+    return _Reader("inputs", Path()).manifest({"scenes": list(sources)}, methods)
 
 
-def read_manifest(path: str | Path) -> Manifest:
-    """A manifest from JSON or TOML; its paths are relative to its folder.
+def read_manifest(path: str | Path, methods: Sequence[Any] = tuple(KNOBS)) -> Manifest:
+    """A manifest from JSON, TOML or YAML; its paths are relative to its folder.
 
     Raises:
         ValueError: one line that names the file, the entry and what is wrong with it.
@@ -154,13 +159,34 @@ def read_manifest(path: str | Path) -> Manifest:
         raise ValueError(f"{path}: {(error.strerror or 'not readable').lower()}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: expected text in UTF-8") from None
-    kind, parse = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", json.loads)
+    kind, parse = PARSERS.get(path.suffix, PARSERS[".json"])
     try:
         raw = parse(text)
+    except ImportError:
+        raise ValueError(f"{path}: YAML needs PyYAML: pip install 'fieldpress[batch]'") from None
     except (ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"{path}: not {kind}: {said}") from None
-    return _Reader(str(path), path.parent).manifest(raw)
+    return _Reader(str(path), path.parent).manifest(raw, methods)
+
+
+def _parse_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("aliases are not taken")  # A few of them can stand for gigabytes.
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+PARSERS = {
+    ".json": ("JSON", json.loads),
+    ".toml": ("TOML", tomllib.loads),
+    ".yaml": ("YAML", _parse_yaml),
+    ".yml": ("YAML", _parse_yaml),
+}
 
 
 def _shown(value: Any) -> str:
@@ -169,7 +195,16 @@ def _shown(value: Any) -> str:
 
 
 def _is_manifest(path: Path) -> bool:
-    return path.suffix in (".json", ".toml") and path.name not in SPLAT_JSON and not path.is_dir()
+    if _is_pattern(str(path)):
+        return False
+    return path.suffix in PARSERS and path.name not in SPLAT_JSON and not path.is_dir()
+
+
+def _is_pattern(text: str) -> bool:
+    """Whether a path is to be looked up: it has wildcards, and is no file of that name."""
+    if remote.is_url(text):
+        return "*" in text  # A ? begins a query.
+    return glob.has_magic(text) and not Path(text).exists()
 
 
 @dataclass(frozen=True)
@@ -182,11 +217,11 @@ class _Reader:
     def wrong(self, where: str, expected: str, got: Any) -> ValueError:
         return ValueError(f"{self.name}: {where}: expected {expected}, got {_shown(got)}")
 
-    def manifest(self, raw: Any) -> Manifest:
+    def manifest(self, raw: Any, methods: Sequence[Any]) -> Manifest:
         table = self.table(raw, "manifest", ("scenes", "methods"))
         return Manifest(
             tuple(self.scenes(self.listed(table.get("scenes"), "scenes"))),
-            tuple(self.methods(self.listed(table.get("methods", list(KNOBS)), "methods"))),
+            tuple(self.methods(self.listed(table.get("methods", list(methods)), "methods"))),
         )
 
     def table(self, raw: Any, where: str, keys: Sequence[str]) -> Mapping[str, Any]:
@@ -205,14 +240,31 @@ class _Reader:
     def scenes(self, raw: list[Any]) -> list[SceneEntry]:
         found: list[SceneEntry] = []
         for number, item in enumerate(raw, 1):
-            entry = self.scene(item, f"scene {number}", {scene.name for scene in found})
-            found.append(entry)
+            for one in self.matches(item, f"scene {number}"):
+                entry = self.scene(one, f"scene {number}", {scene.name for scene in found})
+                found.append(entry)
+        return found
+
+    def matches(self, item: Any, where: str) -> list[Any]:
+        """The paths that a pattern with * stands for; all else as it is."""
+        if not isinstance(item, str) or "\x00" in item:
+            return [item]
+        if remote.is_url(item):
+            found = remote.matches(item) if _is_pattern(item) else [item]
+        elif _is_pattern(str(self.folder / item)):
+            found = sorted(glob.glob(item, root_dir=self.folder, recursive=True))
+        else:
+            return [item]
+        if not found:
+            raise self.wrong(where, "a pattern that matches files", item)
         return found
 
     def scene(self, raw: Any, where: str, taken: set[str]) -> SceneEntry:
         given = {"path": raw} if isinstance(raw, str) else raw
         table = self.table(given, where, ("path", "scene", "downscale", "name"))
-        path = self.path(table.get("path"), f"{where}, path")
+        path = table.get("path")
+        if not isinstance(path, str) or not remote.is_url(path):
+            path = self.path(path, f"{where}, path")
         photos = table.get("scene")
         downscale = Knob((), 1, 64).check(
             table.get("downscale", 1), f"{self.name}: {where}, downscale"
@@ -226,7 +278,9 @@ class _Reader:
             downscale=float(downscale),
         )
 
-    def scene_name(self, table: Mapping[str, Any], path: Path, where: str, taken: set[str]) -> str:
+    def scene_name(
+        self, table: Mapping[str, Any], path: Path | str, where: str, taken: set[str]
+    ) -> str:
         name = table.get("name")
         if name is None:  # The file's own, with a number where that is taken.
             own = _short_name(path)
@@ -282,9 +336,9 @@ class _Reader:
         return tuple(dict.fromkeys(checked))
 
 
-def _short_name(path: Path) -> str:
+def _short_name(path: Path | str) -> str:
     """What a scene is called that was given no name: the file's, or the folder's it lies in."""
-    place = path.resolve()
+    place = path.resolve() if isinstance(path, Path) else Path(path.partition("://")[2])
     name = SPLAT_SUFFIX.sub("", place.name)
     while name in ("", "point_cloud", "meta", "lod-meta") or name.startswith("iteration_"):
         place = place.parent

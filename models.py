@@ -5,21 +5,110 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .quant.container import MAGIC
+from . import remote
+from .quant.container import MAGIC, kind_of
 
-READABLE = ".ply, .compressed.ply, .spz, .sog, meta.json, lod-meta.json, .fpz"
-WRITABLE = ".ply, .compressed.ply, .spz, .sog, meta.json"
+if TYPE_CHECKING:
+    from .gaussians.limits import Limits
+
 SOG_META = "meta.json"  # Names a folder of textures.
 
 
+@dataclass(frozen=True)
+class Format:
+    """An interchange format: what its files are called and begin with, and who knows it.
+
+    Attributes:
+        suffix: of its files' names; without a dot it is all of the name.
+        marks: what its files begin with; none where a name alone can tell.
+        reader: module and function in `gaussians`: (source, *, name) -> model.
+        writer: likewise (model, **options) -> bytes, their pieces, or a folder's files by name, in
+            a module that has the format's LIMITS; or None.
+        by_path: reads a path as well as bytes: maps it, or finds other files beside it.
+        frame: the axes that its files are in unless one is told otherwise.
+        options: of the writer.
+    """
+
+    suffix: str
+    marks: tuple[bytes, ...]
+    reader: str
+    writer: str | None
+    by_path: bool = False
+    frame: str = "rdf"
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What --from and --to call it."""
+        return self.suffix.removeprefix(".")
+
+    def named(self, path: str | Path) -> bool:
+        """Whether a file's name says that it is of this format."""
+        name = Path(path).name.lower()
+        return name.endswith(self.suffix) if self.suffix[0] == "." else name == self.suffix
+
+    def limits(self) -> Limits:
+        """What the format can hold."""
+        return _imported(f"{str(self.writer).partition('.')[0]}.LIMITS")
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(".")
+    return getattr(import_module(f".gaussians.{module}", __package__), name)
+
+
+SPZ_OPTIONS = ("frame", "version", "sh_bits")
+FORMATS = (
+    Format(".ply", (b"ply",), "ply.read_ply", "ply.ply_blocks", by_path=True),
+    Format(".compressed.ply", (b"ply",), "ply.read_ply", "compressed_ply_write.write_compressed",
+           by_path=True),
+    Format(".spz", (b"NGSP", b"\x1f\x8b"), "spz.read_spz", "spz.write_spz", frame="rub",
+           options=SPZ_OPTIONS),
+    Format(".sog", (b"PK",), "sog.read_sog", "sog_write.sog_bundle", options=("palette",)),
+    Format(SOG_META, (), "sog.read_sog", "sog_write.write_sog", by_path=True,
+           options=("palette",)),
+    Format(".splat", (), "splat.read_splat", "splat.write_splat"),
+    Format(".ksplat", (), "ksplat.read_ksplat", "ksplat.write_ksplat", options=("level",)),
+    Format(".glb", (b"glTF",), "gltf.read_gltf", "gltf.glb_blocks", by_path=True, frame="luf"),
+    Format(".gltf", (), "gltf.read_gltf", "gltf.gltf_blocks", by_path=True, frame="luf"),
+    Format(".safetensors", (), "safetensors.read_safetensors", "safetensors.write_safetensors"),
+    Format(".fpz", (MAGIC,), "codec.decode", None),
+)  # fmt: skip
+READABLE = ", ".join(f.suffix for f in FORMATS) + ", lod-meta.json"
+WRITABLE = ", ".join(f.suffix for f in FORMATS if f.writer)
+
+
+def format_of(path: str | Path) -> Format | None:
+    """The format that a file's name says, by the longest suffix."""
+    named = [found for found in FORMATS if found.named(path)]
+    return max(named, key=lambda found: len(found.suffix)) if named else None
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a name is one of what image fields are exported to."""
+    return Path(path).suffix.lower() == ".png"
+
+
+def format_named(name: str) -> Format:
+    """The format that --from and --to name. Raises ValueError."""
+    for found in FORMATS:
+        if found.name == name.lower().removeprefix("."):
+            return found
+    raise ValueError(f"format: expected one of {', '.join(f.name for f in FORMATS)}, got {name!r}")
+
+
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file, or of stdin for "-". Raises FileNotFoundError or ValueError."""
+    """The bytes of a file, a URL or stdin ("-"). Raises FileNotFoundError or ValueError."""
     if str(path) == "-":
         return sys.stdin.buffer.read()
+    if remote.is_url(path):
+        return remote.read(str(path))
     _check_exists(Path(path))
     try:
         return Path(path).read_bytes()
@@ -27,86 +116,136 @@ def read_bytes(path: str | Path) -> bytes:
         raise ValueError(f"{path}: not readable: {error.strerror}") from None
 
 
-def load(path: str | Path, *, frame: str | None = None) -> Any:
-    """Read a model from a file, a folder or stdin ("-"), by its content before its extension.
+def load(path: str | Path, *, frame: str | None = None, kind: str | None = None) -> Any:
+    """Read a model from a file, a folder, a URL or stdin ("-"), by its content before its name.
 
-    `frame` overrides the axes an SPZ file is taken to be in ("rub" or "rdf").
+    `frame` overrides the axes that the file is taken to be in (see `gaussians.unpack.FRAMES`),
+    `kind` says which format it is, where neither content nor name does.
     Raises FileNotFoundError or ValueError, one line naming the file and the problem.
     """
-    if str(path) == "-":
-        return load_bytes(read_bytes(path), "stdin", frame)
+    if str(path) == "-" or remote.is_url(path):
+        data = read_bytes(path)
+        return load_bytes(data, "stdin" if str(path) == "-" else str(path), frame, kind)
     path = Path(path)
     _check_exists(path)
     try:
         if path.is_dir():
             return _load_folder(path, frame)
         with path.open("rb") as file:
-            magic = file.read(8)
-        if magic.startswith(b"ply"):  # Memory-mapped: large files are not read twice.
-            from .gaussians.ply import read_ply
-
-            return read_ply(path)
-        if path.suffix == ".json":
-            from .gaussians.sog import read_sog
-
-            return read_sog(path)
-        return load_bytes(read_bytes(path), str(path), frame)
+            found = _recognised(file.read(16), str(path), kind)
+        if found.by_path:  # Memory-mapped: large files are not read twice.
+            return _read(found, path, str(path), frame)
+        return _read(found, read_bytes(path), str(path), frame)
     except OSError as error:
         raise ValueError(f"{path}: not readable: {error.strerror or error}") from None
 
 
-def load_bytes(data: bytes, name: str, frame: str | None = None) -> Any:
-    """Decode a model by its first bytes: every format has a mark of its own.
+def load_bytes(data: bytes, name: str, frame: str | None = None, kind: str | None = None) -> Any:
+    """Decode a model by its first bytes, else by the name that stands for the file in messages.
 
-    `name` stands for the file in messages. Raises ValueError, one line.
+    Raises ValueError, one line.
     """
-    if data.startswith(b"ply"):
-        from .gaussians.ply import read_ply
+    return _read(_recognised(data[:16], name, kind), data, name, frame)
 
-        return read_ply(data, name=name)
-    if data.startswith((b"NGSP", b"\x1f\x8b")):
-        from .gaussians.spz import read_spz
 
-        return read_spz(data, frame=frame, name=name)
-    if data.startswith(b"PK"):
-        from .gaussians.sog import read_sog
-
-        return read_sog(data, name=name)
-    if data.startswith(MAGIC):
-        from .gaussians.codec import decode
-
-        return decode(data, name=name)
-    suffix = Path(name).suffix.lower()
-    if suffix in (".ply", ".spz", ".sog", ".fpz"):
-        raise ValueError(f"{name}: not a {suffix} file: it begins with {data[:4]!r}")
+def _recognised(head: bytes, name: str, kind: str | None) -> Format:
+    """The format of a file that begins with `head`. Raises ValueError."""
+    if kind is not None:
+        return format_named(kind)
+    for found in FORMATS:
+        if head.startswith(found.marks):
+            return found
+    found = format_of(name)
+    if found is None and Path(name).suffix.lower() == ".json":  # lod-meta.json, or any other name.
+        return format_named(SOG_META)
+    if found is not None and not found.marks:
+        return found
+    if found is not None:
+        raise ValueError(f"{name}: not a {found.suffix} file: it begins with {head[:4]!r}")
+    if head[8:10] == b'{"':  # Only these have a number before the text.
+        return format_named("safetensors")
     raise ValueError(f"{name}: unknown kind of model; expected one of {READABLE}")
 
 
-_load_bytes = load_bytes  # The old name; press.py still calls it.
+def decode_fpz(data: bytes, name: str) -> Any:
+    """The model of a .fpz file, of whatever kind. Raises ValueError, one line."""
+    from .fields import codec as fields
+    from .gaussians import codec as gaussians
+
+    is_field = kind_of(data, name=name) in fields.KINDS
+    return (fields if is_field else gaussians).decode(data, name=name)
 
 
-def save(model: Any, path: str | Path, *, frame: str = "rub") -> int:
-    """Write a model by extension, whole or not at all; the bytes written.
+def _read(found: Format, source: Path | bytes, name: str, frame: str | None) -> Any:
+    """Call a format's reader, its axes as `frame` says."""
+    if isinstance(source, bytes) and source.startswith(MAGIC) and frame is None:
+        return decode_fpz(source, name)
+    reader: Callable[..., Any] = _imported(found.reader)
+    if found.suffix == SOG_META and isinstance(source, bytes):
+        reader = _far_folder
+    if frame is None:
+        return reader(source, name=name)
+    if "frame" in found.options:  # Its files may say their own, which is not to count then.
+        return reader(source, name=name, frame=frame)
+    from .gaussians.unpack import flip_axes, frame_signs
 
-    .ply is INRIA's layout, .compressed.ply PlayCanvas's; .sog is a bundle, and a path that ends in
-    meta.json a SOG folder, made if its parent is there. `frame` is the axes an SPZ file is written
-    in. Raises ValueError naming the path.
+    return flip_axes(reader(source, name=name), frame_signs(frame, found.frame))
+
+
+def _far_folder(meta: bytes, *, name: str) -> Any:
+    """Read a SOG folder by the URL of its meta.json."""
+    from .gaussians.sog import read_sog_files
+
+    if not remote.is_url(name):
+        raise ValueError(f"{name}: a meta.json names other files: expected a path or a URL of it")
+    folder = name.rpartition("/")[0]
+    return read_sog_files(meta, lambda entry: remote.read(f"{folder}/{entry}"), name)
+
+
+def save(model: Any, path: str | Path, **options: Any) -> int:
+    """Write a model by the name of the file, whole or not at all; the bytes written.
+
+    A path that ends in meta.json is a SOG folder, made if its parent is there. `frame` is the axes
+    it is written in, each format's usual ones unless given; other options are the writer's: for SPZ
+    version and sh_bits, for .ksplat level, for SOG palette. Raises ValueError naming the path.
     """
-    path = Path(path)
+    found = format_of(path)
+    splats = model.kind == "gaussians"
+    if splats and (found is None or found.writer is None):
+        raise ValueError(f"{path}: cannot write this kind of file; expected one of {WRITABLE}")
     try:
-        if path.name == SOG_META:
-            from .gaussians.sog_write import write_sog
-
-            files, blocks = write_sog(model), []
+        if found is None or not splats:
+            made = iter(_encoded_field(model, Path(path).name.lower()))
         else:
-            files, blocks = {}, _encoded(model, path.name.lower(), frame)
+            made = encoded(model, found, **options)
     except ValueError as error:  # The writers know no paths.
         raise ValueError(f"{path}: {error}") from None
-    if files:
-        return write_folder(path.parent, files, [file.name for file in outputs(path)])
-    if blocks is None:
-        raise ValueError(f"{path}: cannot write this kind of file; expected one of {WRITABLE}")
-    return write_atomic(path, blocks)
+    if isinstance(made, dict):
+        folder = Path(path).parent
+        return write_folder(folder, made, [file.name for file in outputs(path)])
+    return write_atomic(path, made)
+
+
+def encoded(
+    model: Any, found: Format, *, frame: str | None = None, **options: Any
+) -> dict[str, bytes] | Iterator[bytes]:
+    """A file of a format in pieces, or the files of a folder by name.
+
+    Raises ValueError for an option that the format does not have, and what its writer refuses.
+    """
+    for key in options:
+        if key not in found.options:
+            raise ValueError(f"{key}: {found.suffix} has no such option")
+    if frame is not None and "frame" in found.options:
+        options["frame"] = frame
+    elif frame is not None and frame != found.frame:
+        from .gaussians.unpack import flip_axes, frame_signs
+
+        model = flip_axes(model, frame_signs(frame, found.frame))
+    made = _imported(str(found.writer))(model, **options)
+    if isinstance(made, dict):
+        return made
+    return iter([made] if isinstance(made, bytes) else made)
 
 
 def outputs(path: str | Path) -> list[Path]:
@@ -119,32 +258,29 @@ def outputs(path: str | Path) -> list[Path]:
     return [path.parent / name for name in FILES]
 
 
-def _encoded(model: Any, name: str, frame: str) -> Iterable[bytes] | None:
-    """The bytes of a file in pieces, by its name in lower case; None for an unknown kind."""
-    if name.endswith(".compressed.ply"):
-        from .gaussians.compressed_ply_write import write_compressed
+def _encoded_field(model: Any, name: str) -> Iterable[bytes]:
+    """A field in the open format of its kind. Raises ValueError for any other."""
+    if model.kind == "image" and name.endswith(".png"):
+        from .viewer.png import encode_png
 
-        return [write_compressed(model)]
-    if name.endswith(".ply"):
-        from .gaussians.ply import ply_blocks
+        return [encode_png(model.picture())]
+    if model.kind == "sdf" and name.endswith(".ply"):
+        from .fields.mesh_ply import mesh_ply
 
-        return ply_blocks(model)
-    if name.endswith(".spz"):
-        from .gaussians.spz import write_spz
-
-        return [write_spz(model, frame=frame)]
-    if name.endswith(".sog"):
-        from .gaussians.sog_write import bundle, write_sog
-
-        return [bundle(write_sog(model))]
-    return None
+        return [mesh_ply(*model.mesh())]
+    wanted = {"image": ".png", "sdf": ".ply"}.get(model.kind)
+    if wanted is None:
+        raise ValueError("no open format holds this kind of model; fieldpress render shows it")
+    raise ValueError(f"expected a name ending in {wanted} for this kind of model, {model.kind}")
 
 
 def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> int:
     """Write blocks to a temporary file beside `path` and rename it; removed on any error.
 
-    Returns the bytes written.
+    A URL is written when all blocks are there. Returns the bytes written.
     """
+    if remote.is_url(path):
+        return remote.write(str(path), blocks)
     path, size = Path(path), 0
     try:
         handle, temporary = tempfile.mkstemp(

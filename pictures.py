@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import __version__
 from .console import whole
+from .press import Evaluated
 from .scenes.cameras import Cameras
+from .scenes.evaluate import Report
+from .viewer.mp4 import write_mp4
 from .viewer.png import encode_png
+from .viewer.report import ViewPictures, html_report
 
 FRAMES_PER_SECOND = 30
+WORST_VIEWS = 3  # That a report shows.
 FRAME_NAME = "frame_{:05d}.png"
-VIDEO_CODECS = ("libx264", "libopenh264", "mpeg4")  # The first that this build of PyAV has.
 
 Progress = Callable[[str, float], None]
 
@@ -37,7 +41,7 @@ def render_file(model: Any, cameras: Cameras, output: Path, progress: Progress) 
     frames = _frames(model, cameras, progress)
     with whole(output) as new:
         if is_video(output):
-            _write_video(frames, new, output)
+            write_mp4(frames, new, FRAMES_PER_SECOND, str(output))
         else:
             _write_frames(frames, new)
     for stale in output.glob("frame_*.png") if output.is_dir() else ():
@@ -65,21 +69,36 @@ def _write_frames(frames: Iterator[Tensor], folder: Path) -> None:
         (folder / FRAME_NAME.format(i)).write_bytes(encode_png(frame))
 
 
-def _write_video(frames: Iterator[Tensor], path: Path, output: Path) -> None:
-    try:
-        import av
-    except ImportError:
-        raise ValueError(f"{output}: mp4 needs PyAV: pip install 'fieldpress[video]'") from None
-    codec = next(name for name in VIDEO_CODECS if name in av.codecs_available)
-    with av.open(str(path), "w") as container:
-        stream: Any = None
-        for frame in frames:
-            frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # For 4:2:0.
-            if stream is None:
-                stream = container.add_stream(codec, rate=Fraction(FRAMES_PER_SECOND))
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": "16"} if codec == "libx264" else {"b": "20000000"}
-            picture = av.VideoFrame.from_ndarray(frame.contiguous().numpy(), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+def worst_views(
+    measured: Report,
+    cameras: Cameras,
+    model: Any,
+    reference: Any | None,
+    photos: Tensor | None,
+) -> list[ViewPictures]:
+    """The views that lost most: the model's picture beside the reference's and the photograph.
+
+    Without a reference the photograph takes its place; without either there is nothing to see.
+    """
+    shown = []
+    for index in measured.worst(WORST_VIEWS) if reference is not None or photos is not None else ():
+        camera, view = cameras[index : index + 1], measured.per_view[index]
+        score = view.psnr if view.psnr_self is None else view.psnr_self
+        name = f"view {index}" if score is None else f"view {index}, {score:.1f} dB"
+        photo = None if photos is None else photos[index]
+        photo = photo / 255 if photo is not None and photo.dtype == torch.uint8 else photo
+        picture = model.render(camera)[0]
+        if reference is not None:
+            shown.append(ViewPictures(name, reference.render(camera)[0], picture, photo))
+        elif photo is not None:
+            shown.append(ViewPictures(name, photo, picture, basis="photograph"))
+    return shown
+
+
+def report_page(found: Evaluated) -> str:
+    """The page of an evaluation: figures, the worst views with swipe, bytes, a table of views."""
+    from .demo import SECTION_NAMES
+
+    views = worst_views(found.measured, found.cameras, found.model, found.reference, found.photos)
+    title = Path(str(found.report["input"])).name
+    return html_report(title, found.report, views, SECTION_NAMES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, models
+from . import __version__, field_jobs, models, remote
 from .console import Progress, say, sink
 from .gaussians.codec import decode
 from .gaussians.compress import (
@@ -24,8 +24,11 @@ from .gaussians.compress import (
 from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
+from .gaussians.tiled import TiledModel
+from .gaussians.tiles import TiledFile, joined
 from .quant import container
 from .recipes import Recipe
+from .render.cuda import require
 from .scenes.camera_file import read_cameras
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -54,15 +57,18 @@ class Source:
     data: bytes | None = None
 
 
-def read_source(path: str) -> Source:
-    """Read any scene file, folder or stdin ("-"). Raises ValueError or OSError."""
-    if path != "-" and not _is_compressed(Path(path)):
-        model = models.load(path)
+def read_source(path: str, *, frame: str | None = None, kind: str | None = None) -> Source:
+    """Read any scene file, folder, URL or stdin ("-"). Raises ValueError or OSError.
+
+    `frame` and `kind` as of `models.load`.
+    """
+    if path != "-" and not remote.is_url(path) and not _is_compressed(Path(path)):
+        model = models.load(path, frame=frame, kind=kind)
         return Source(model, _size_on_disk(Path(path), model))
     data = models.read_bytes(path)
     if data.startswith(container.MAGIC):
-        return Source(decode(data, name=_name(path)), len(data), data)
-    return Source(models.load_bytes(data, _name(path)), len(data))
+        return Source(models.decode_fpz(data, _name(path)), len(data), data)
+    return Source(models.load_bytes(data, _name(path), frame, kind), len(data))
 
 
 def read_compressed(path: str) -> Source:
@@ -71,6 +77,21 @@ def read_compressed(path: str) -> Source:
     if given.data is None:
         raise ValueError(f"{_name(path)}: not a .fpz file; fieldpress convert takes other formats")
     return given
+
+
+def read_gaussians(path: str) -> Source:
+    """Read a scene of Gaussians. Raises ValueError for a field, which has verbs of its own."""
+    given = read_source(path)
+    _check_gaussians(given.model, path)
+    return given
+
+
+def _check_gaussians(model: Any, path: str) -> None:
+    if model.kind != "gaussians":
+        raise ValueError(
+            f"{_name(path)}: expected Gaussians, got a field of kind {model.kind!r}; "
+            "decompress, eval and info take fields"
+        )
 
 
 def _name(path: str) -> str:
@@ -115,15 +136,38 @@ def orbit_views(model: SplatModel, count: int) -> Cameras:
 
 
 def model_and_views(
-    source: str, cameras: str | None, scene: str | None, orbit: int | None
-) -> tuple[SplatModel, Cameras]:
-    """What `render` shows: a model, and the views of a file, of a scene, or around its core."""
+    source: str, cameras: str | None, scene: str | None, orbit: int | None, device: str
+) -> tuple[Any, Cameras]:
+    """What `render` shows: a model, and the views of a file, of a scene, or around its core.
+
+    That of a file of tiles decodes what is seen, when it is.
+    """
+    there = require(device)
     views = None if cameras is None else read_cameras(cameras)
     if scene is not None:
         photos = read_scene(scene)
         views = _joined(photos.train, photos.test)
-    model = read_source(source).model
-    return model, orbit_views(model, orbit or 1) if views is None else views
+    file = TiledFile.open(source)
+    if file is not None:
+        _check_cpu(there, "files of tiles")
+        return TiledModel(file), orbit_views(
+            _coarsest(file), orbit or 1
+        ) if views is None else views
+    model: Any = read_source(source).model
+    if model.kind in ("sdf", "nerf"):
+        _check_cpu(there, "fields")
+        return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
+    _check_gaussians(model, source)
+    return model.to(there), orbit_views(model, orbit or 1) if views is None else views
+
+
+def _check_cpu(device: torch.device, what: str) -> None:
+    if device.type != "cpu":
+        raise ValueError(f"device: {what} are rendered on the cpu, got {device}")
+
+
+def _coarsest(file: TiledFile) -> SplatModel:
+    return joined([file.read(tile, file.levels - 1) for tile in range(len(file.tiles))])
 
 
 def _joined(first: Cameras, second: Cameras) -> Cameras:
@@ -149,7 +193,7 @@ def compress_file(
     photos = None if scene is None else read_scene(scene, downscale=downscale)
     given = _Input.read(source, photos, recipe.settings.seed)
     with sink(output) as write:
-        with _naming(source):
+        with naming(source):
             pressed = _press(given, recipe, photos, progress.part(0, ENCODE_SHARE))
         data, found = write(pressed.file.data), pressed.file.report
         start = time.perf_counter()
@@ -162,7 +206,7 @@ def compress_file(
         **_sizes(given, decoded, data),
         **_without_views(measured),
         "fps_reference": pressed.fps,
-        "bytes_by_section": bytes_by_attribute(container.sizes(data)),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
         "encode_seconds": pressed.seconds,
         "decode_seconds": decode_seconds,
         "seed": recipe.settings.seed,
@@ -196,7 +240,7 @@ class _Input:
 
     @staticmethod
     def read(source: str, photos: Scene | None, seed: int) -> _Input:
-        given = read_source(source)
+        given = read_gaussians(source)
         be_frugal(given.model.float_bytes)
         facts = len(given.model), given.model.float_bytes, given.model.sh_degree
         model, removed = _sanitised(given.model, _name(source), consume=True)
@@ -242,7 +286,7 @@ def _sanitised(
 
 
 @contextmanager
-def _naming(source: str) -> Iterator[None]:
+def naming(source: str) -> Iterator[None]:
     """Put the file's name before what is wrong with it."""
     try:
         yield
@@ -293,46 +337,50 @@ def _without_views(report: Report) -> dict[str, Any]:
     return {key: value for key, value in report.to_json().items() if key != "per_view"}
 
 
-def convert_file(read: Callable[[str], Source], source: str, output: str) -> dict[str, Any]:
-    """Read with `read` and write `output` by its extension, or a PLY to stdout."""
-    start = time.perf_counter()
-    given = read(source)
-    if output == "-":
-        from .gaussians.ply import ply_blocks
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured, and of what.
 
-        with sink(output) as write:
-            output_bytes = len(write(b"".join(ply_blocks(given.model))))
-    else:
-        output_bytes = models.save(given.model, output)
-    return {
-        "input": source,
-        "output": output,
-        "input_bytes": given.input_bytes,
-        "output_bytes": output_bytes,
-        "count_in": len(given.model),
-        "count_out": len(given.model),
-        "sh_degree": given.model.sh_degree,
-        "seconds": time.perf_counter() - start,
-        "version": __version__,
-    }
+    Attributes:
+        report: for JSON, with DESIGN's keys.
+        measured: the figures of every view.
+        cameras: the views.
+        model: the scene of the file; reference: what it was compared with, or None.
+        photos: [C, H, W, 3] or None.
+    """
+
+    report: dict[str, Any]
+    measured: Report
+    cameras: Cameras
+    model: SplatModel
+    reference: SplatModel | None
+    photos: Tensor | None
 
 
 def evaluate_file(
-    source: str, scene: str | None, reference: str | None, *, progress: Progress
-) -> dict[str, Any]:
-    """Quality against photographs and against a reference file, speed, and sizes."""
-    photos = None if scene is None else read_scene(scene)
+    source: str, scene: str | None, reference: str | None, *, device: str, progress: Progress
+) -> Evaluated | dict[str, Any]:
+    """Quality against photographs and against a reference file, speed on a device, and sizes.
+
+    Of a field the report alone.
+    """
+    there = require(device)
     start = time.perf_counter()
     given = read_source(source)
     decode_seconds = time.perf_counter() - start
-    original = None if reference is None else read_source(reference)
+    if given.model.kind != "gaussians":
+        report = field_jobs.evaluate_field(given.model, scene, reference)
+        return {**report, "input_bytes": given.input_bytes, "decode_seconds": decode_seconds,
+                "version": __version__, "input": source}  # fmt: skip
+    photos = None if scene is None else read_scene(scene)
+    original = None if reference is None else read_gaussians(reference)
     model = _sanitised(given.model, _name(source))[0]
     basis = model if original is None else _sanitised(original.model, _name(reference or ""))[0]
     cameras = split_views(basis, photos, seed=0)[1]
-    reference_model = None if original is None else basis
-    measured = _measure(model, cameras, reference_model, photos, progress)
+    reference_model = None if original is None else basis.to(there)
+    measured = _measure(model.to(there), cameras, reference_model, photos, progress)
     compared = original or given
-    return {
+    report = {
         "input_bytes": compared.input_bytes,
         "output_bytes": given.input_bytes,
         "ratio": compared.model.float_bytes / given.input_bytes if given.input_bytes else None,
@@ -345,6 +393,11 @@ def evaluate_file(
         "reference": reference,
         "scene": scene,
     }
+    if given.data is not None:
+        sizes = container.sizes(given.data, name=_name(source))
+        report["bytes_by_section"] = container.by_attribute(sizes)
+    images = None if photos is None else photos.test_images
+    return Evaluated(report, measured, cameras, model, reference_model, images)
 
 
 # Description
@@ -352,13 +405,36 @@ def evaluate_file(
 
 def describe(source: str) -> dict[str, Any]:
     """What is in a file, without rendering it."""
+    file = TiledFile.open(source)
+    if file is not None:
+        return _describe_tiles(file)
     given = read_source(source)
-    report = _describe_model(given.model)
+    is_field = given.model.kind != "gaussians"
+    report = (field_jobs.describe if is_field else _describe_model)(given.model)
     if given.data is not None:
         report |= _describe_sections(given.data, _name(source))
     if given.input_bytes:
         report["ratio"] = given.model.float_bytes / given.input_bytes
     return {**report, "input_bytes": given.input_bytes, "version": __version__}
+
+
+def _describe_tiles(file: TiledFile) -> dict[str, Any]:
+    """What the index says, nothing decoded."""
+    lows, highs = zip(*((tile.low, tile.high) for tile in file.tiles), strict=True)
+    bounds = [[min(x) for x in zip(*lows, strict=True)], [max(x) for x in zip(*highs, strict=True)]]
+    sizes = {f"{entry.name}": entry.coded_size for entry, _ in file.streams.values()}
+    counts = zip(*(tile.counts for tile in file.tiles), strict=True)
+    return {
+        "kind": "tiles",
+        "count": file.count,
+        "tiles": len(file.tiles),
+        "counts_by_level": [sum(level) for level in counts],
+        "bounding_box": bounds,
+        "bytes_by_attribute": container.by_attribute(sizes),
+        "provenance": {key: value for key, value in file.header.items() if key != "kind"},
+        "input_bytes": len(file.data),
+        "version": __version__,
+    }
 
 
 def _describe_sections(data: bytes, name: str) -> dict[str, Any]:
@@ -368,7 +444,7 @@ def _describe_sections(data: bytes, name: str) -> dict[str, Any]:
         for section in found.sections
     }
     sizes = container.sizes(data, name=name)
-    return {"bytes_by_attribute": bytes_by_attribute(sizes), "sections": sections}
+    return {"bytes_by_attribute": container.by_attribute(sizes), "sections": sections}
 
 
 def _describe_model(model: SplatModel) -> dict[str, Any]:
@@ -384,12 +460,3 @@ def _describe_model(model: SplatModel) -> dict[str, Any]:
         "bytes_by_attribute": {name: 4 * x.numel() for name, x in model.tensors().items()},
         "provenance": dict(model.extra),
     }
-
-
-def bytes_by_attribute(sections: Mapping[str, int]) -> dict[str, int]:
-    """Bytes of each kind of section, summed over blocks ("dc/0" and "dc/1" are both "dc")."""
-    total: dict[str, int] = {}
-    for name, size in sections.items():
-        kind = name.partition("/")[0]
-        total[kind] = total.get(kind, 0) + size
-    return total

@@ -61,6 +61,11 @@ class Recipe:
         return bool(self.finetune or self.self_distil)
 
     @property
+    def plain(self) -> bool:
+        """Whether it is our codec, without training."""
+        return self.method == "fieldpress" and not self.trains
+
+    @property
     def needs_photos(self) -> bool:
         return bool(self.finetune) or self.method == "lightgaussian"
 
@@ -81,7 +86,7 @@ class Recipe:
         """
         if self.needs_photos and (scene is None or scene.train_images is None):
             raise ValueError("expected training photographs, got none; --scene names their folder")
-        if self.trains or self.method != "fieldpress":
+        if not self.plain:
             return lambda: self._train(model, scene, views, holdout, progress)
         prepared = prepare(
             model, self.settings, views=views, holdout=holdout, pictures=pictures,

@@ -305,18 +305,22 @@ def panels(results: Mapping[str, Any], quality: str = "psnr_self") -> list[Panel
     return found
 
 
-def publish(results: Mapping[str, Any], folder: Path) -> None:
-    """Write results.json, curves.svg and index.html, all of them or none."""
+def report_files(results: Mapping[str, Any]) -> dict[str, str]:
+    """The text of results.json, curves.svg and index.html, the last two drawn from the first."""
     drawing = draw(panels(results), "PSNR against the uncompressed render, dB")
     seen = panels(results, "psnr")
     photographs = draw(seen, "PSNR against photographs, dB") if seen else ""
     points = [{**row, "knobs": label(row["method"], row["settings"])} for row in results["points"]]
     page = sweep_page({**results, "points": points}, drawing, photographs)
+    return {"results.json": to_json(results) + "\n", "curves.svg": drawing, "index.html": page}
+
+
+def publish(results: Mapping[str, Any], folder: Path) -> None:
+    """Write results.json, curves.svg and index.html, all of them or none."""
     with whole(folder) as new:
         new.mkdir()
-        (new / "results.json").write_text(to_json(results) + "\n", "utf-8")
-        (new / "curves.svg").write_text(drawing, "utf-8")
-        (new / "index.html").write_text(page, "utf-8")
+        for name, text in report_files(results).items():
+            (new / name).write_text(text, "utf-8")
 
 
 def _report(

@@ -9,6 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
+import field_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -226,6 +228,27 @@ def fuzz(result: dict) -> list[str]:
     ]
 
 
+def viewer(result: dict) -> list[str]:
+    lines = [
+        f"`fieldpress view` at {result['size'][0]}x{result['size'][1]}, a turn of 30 s, headless "
+        "Chromium on the same cores (`python bench/viewer.py`). "
+        + provenance(result)
+        + f" Load average {result['load_average']:.1f}.",
+        "",
+        "| scene | Gaussians | mode | frames/s | columns while moving "
+        "| ms from a move to its picture | ms to the full one |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['scene']} | {row['count']:,} | {row['mode']} | {row['fps']:.1f} "
+        f"| {row['width_moving']:.0f} | {row['latency_ms']:.0f} "
+        f"({row['latency_ms_spread'][0]:.0f} to {row['latency_ms_spread'][1]:.0f}) "
+        f"| {row['full_picture_ms']:.0f} |"
+        for row in result["rows"]
+    ]
+    return lines
+
+
 def render() -> str:
     parts = []
     for name, write in (
@@ -236,9 +259,13 @@ def render() -> str:
         ("lightgaussian", lightgaussian),
         ("fit", fits),
         ("raster_cpu", raster),
+        ("viewer", viewer),
         ("large", large),
         ("rate_control", rate_control),
         ("fuzz", fuzz),
+        ("encodings", field_tables.encodings),
+        ("image_field", field_tables.images),
+        ("neural_fields", field_tables.fields),
     ):
         result = load(name)
         if result is not None:

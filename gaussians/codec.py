@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..quant import container, entropy
 from ..quant.transforms import expand
-from . import blocks, fit_tables, vectree_file
+from . import blocks, fit_tables, tiles, vectree_file
 from .frames import from_angles, is_needle, logit_of_log
 from .layout import (
     BLOCK,
@@ -147,6 +147,17 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
     blocks, without the view-dependent colour whose sections are missing. Raises ValueError, in
     one line that names the file and the section.
     """
+    if container.locate(data, name=name)[0].get("kind") == tiles.KIND:
+        file = tiles.TiledFile.of(data, name, partial=partial)
+        if not partial:
+            file.verify()
+        parts = list(file.finest())
+        return tiles.joined(parts) if parts else _nothing()
+    return decode_one(data, partial=partial, name=name)
+
+
+def decode_one(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> SplatModel:
+    """The same for a file that is not of tiles, which a stream of a tile may not be."""
     found = container.read(data, partial=partial, name=name)
     kind = found.header.get("kind")
     if kind != "gaussians":
@@ -243,6 +254,12 @@ def restore(values: blocks.Values, layout: Layout, tables: Tables, out: Floats) 
         colors[:, 3:] = entropy.apply_basis(
             values.ac, tables.ac * unit["ac"], np.zeros(layout.rest)
         )
+
+
+def _nothing() -> SplatModel:
+    shapes = ((0, 3), (0, 4), (0, 3), (0,), (0, 1, 3), (0, 0, 3))
+    means, quats, scales, opacities, sh0, shN = (torch.zeros(shape) for shape in shapes)
+    return SplatModel(means, quats, scales, opacities, sh0, shN)
 
 
 def _to_bytes(basis: NDArray[np.float64]) -> NDArray[np.int8]:

@@ -6,11 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compressed_ply import CHUNK_ROWS, PACKED
+from .limits import BYTE_OPACITY, Limits
 from .model import SplatModel
 from .pack import alpha_bytes, drop_one, morton_order, stored_values
 from .unpack import SH_C0
 
 SCALE_LIMIT = 20.0  # Of the logarithm, either way: one absurd Gaussian would spoil its chunk.
+LIMITS = Limits(
+    sh_degree=3,
+    ranges={
+        "scales": (-SCALE_LIMIT, SCALE_LIMIT),
+        "opacities": BYTE_OPACITY,
+        "shN": (-4.0, 4.0),
+    },
+)
 CELLS = 1 << 21
 STRIP = 1 << 16
 BOUNDS = (("x", "y", "z"), ("scale_x", "scale_y", "scale_z"), ("r", "g", "b"))

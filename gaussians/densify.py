@@ -118,7 +118,8 @@ class DensifyingTrainer(Trainer):
         By inversion of the running sum: torch.multinomial refuses more than 2^24 categories.
         """
         total = weights.double().cumsum(0)
-        where = torch.rand(count, generator=self.generator, dtype=torch.float64) * total[-1]
+        draws = torch.rand(count, generator=self.generator, dtype=torch.float64)
+        where = draws.to(self.device) * total[-1]
         return torch.searchsorted(total, where).clamp_max(len(weights) - 1)
 
     def _split(self, chosen: Tensor) -> dict[str, Tensor]:
@@ -140,7 +141,8 @@ class DensifyingTrainer(Trainer):
         if not len(faint):
             return
         strength = torch.sigmoid(NOISE_SHARPNESS * ((1 - opacities[faint]) - NOISE_THRESHOLD))
-        noise = torch.randn(len(faint), 3, generator=self.generator) * strength[:, None]
+        noise = torch.randn(len(faint), 3, generator=self.generator).to(self.device)
+        noise *= strength[:, None]
         rotation = rotations(self.params["quats"][faint])
         # The paper's noise grows with the variance: right for scenes of about one unit. Here it
         # follows the extent, and no Gaussian jumps further than it is wide.

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from ..scenes.cameras import Scene
 from .densify import DensifyingTrainer, DensifySettings
 from .initialise import from_points, random_points
@@ -82,6 +84,7 @@ def fit(
     progress: Progress | None = None,
     keep: Callable[[dict[str, Any]], None] | None = None,
     state: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Fitted:
     """Fit splats to the training photographs (L1 and D-SSIM, MCMC densification to a budget).
 
@@ -94,6 +97,7 @@ def fit(
             when interrupted between two steps.
         state: go on from what `keep` was given, for the same scene and settings (`about_fit`); the
             result is the same as without the interruption.
+        device: where to train; photographs go there one by one, the result comes back.
 
     Raises:
         ValueError: no photographs, no points to start from, or nothing visible at the end.
@@ -101,7 +105,7 @@ def fit(
     if scene.train_images is None or not len(scene.train):
         raise ValueError(f"{scene.name}: expected photographs to fit, got none")
     say = progress or (lambda stage, done: None)
-    trainer = new_trainer(scene, settings)
+    trainer = new_trainer(scene, settings, device)
     if state is not None:
         trainer.load_state(state)
     began, first = time.perf_counter(), trainer.number
@@ -127,13 +131,15 @@ def fit(
         "steps_per_second": (settings.steps - first) / max(seconds, 1e-9),
         "resumed_at": first or None,
     }
-    model, _ = sanitize(trainer.model())
+    model, _ = sanitize(trainer.model().to("cpu"))
     if not len(model):
         raise ValueError(f"{scene.name}: the fit left no visible Gaussian")
     return Fitted(model, report)
 
 
-def new_trainer(scene: Scene, settings: FitSettings) -> DensifyingTrainer:
+def new_trainer(
+    scene: Scene, settings: FitSettings, device: torch.device | str = "cpu"
+) -> DensifyingTrainer:
     """A trainer at its first step."""
     assert scene.train_images is not None
     train = TrainSettings(
@@ -144,7 +150,7 @@ def new_trainer(scene: Scene, settings: FitSettings) -> DensifyingTrainer:
         seed=settings.seed,
     )
     trainer = DensifyingTrainer(
-        initial(scene, settings), scene.train, scene.train_images, train,
+        initial(scene, settings).to(device), scene.train, scene.train_images, train,
         masks=scene.train_masks,
     )  # fmt: skip
     trainer.densify = DensifySettings(budget=settings.budget)

@@ -18,7 +18,7 @@ from ..render.splat import rasterize
 from ..scenes.cameras import Cameras, Scene
 from ..scenes.evaluate import evaluate
 from .codec import decode
-from .model import SplatModel
+from .model import SplatModel, truncated
 from .ply import ply_blocks
 from .sanitize import sanitize
 from .significance import FORMS, keep_mask, significance
@@ -207,14 +207,6 @@ def recover(
         trainer.step()
         step("recovery")
     return trainer.model()
-
-
-def truncated(model: SplatModel, sh_degree: int) -> SplatModel:
-    """The same without the colour coefficients above a degree."""
-    if sh_degree >= model.sh_degree:
-        return model
-    rest = (sh_degree + 1) ** 2 - 1
-    return replace(model, sh0=model.sh0.clone(), shN=model.shN[:, :rest].clone())
 
 
 def distil(

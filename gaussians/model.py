@@ -80,6 +80,11 @@ class SplatModel:
     def meta(self) -> dict[str, Any]:
         return {"kind": self.kind, "antialiased": self.antialiased, **self.extra}
 
+    def to(self, device: torch.device | str) -> SplatModel:
+        """The same model on another device."""
+        moved = {name: value.to(device) for name, value in self.tensors().items()}
+        return replace(self, **moved)
+
     def __getitem__(self, index: Tensor | slice) -> SplatModel:
         """The Gaussians that a mask, a slice or an index tensor selects, in that order."""
         parts = {name: getattr(self, name)[index] for name in ("means", "quats", "scales")}
@@ -118,7 +123,7 @@ class SplatModel:
         return RasterOptions(sh_degree=self.sh_degree, rasterize_mode=mode)
 
     def renderer(self, options: RasterOptions | None = None) -> Callable[[Cameras], Tensor]:
-        """A function from C cameras to images [C, H, W, 3] float32 on black.
+        """A function from C cameras to images [C, H, W, 3] float32 on black, on the model's device.
 
         Activation happens once, here: render many views, or time them, through one renderer.
         """
@@ -127,8 +132,8 @@ class SplatModel:
 
         def render(cameras: Cameras) -> Tensor:
             image, _, _ = rasterize(
-                means, quats, scales, opacities, colors,
-                cameras.viewmats, cameras.Ks, cameras.width, cameras.height, options,
+                means, quats, scales, opacities, colors, cameras.viewmats.to(means.device),
+                cameras.Ks.to(means.device), cameras.width, cameras.height, options,
             )  # fmt: skip
             return image
 
@@ -137,3 +142,11 @@ class SplatModel:
     def render(self, cameras: Cameras, options: RasterOptions | None = None) -> Tensor:
         """[C, H, W, 3] float32 images on a black background."""
         return self.renderer(options)(cameras)
+
+
+def truncated(model: SplatModel, sh_degree: int) -> SplatModel:
+    """The same without the colour coefficients above a degree."""
+    if sh_degree >= model.sh_degree:
+        return model
+    rest = (sh_degree + 1) ** 2 - 1
+    return replace(model, sh0=model.sh0.clone(), shN=model.shN[:, :rest].clone())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .compressed_ply import is_compressed, read_compressed
+from .limits import Limits
 from .model import SplatModel
 from .ply_header import PlyHeader, open_bytes, parse_header
 
@@ -19,6 +21,7 @@ REST_COUNTS = (0, 9, 24, 45, 72)
 # A 2-D Gaussian (Huang et al. 2024) has no third axis: one constant, so that it codes to nothing.
 FLAT_SCALE = float(np.log(1e-6))
 MIP_COMMENTS = ("splatrendermode: mip", "antialiased 1", "antialiased: 1")
+LIMITS = Limits(finite=False)
 COLUMNS = {
     "means": ("x", "y", "z"),
     "quats": ("rot_0", "rot_1", "rot_2", "rot_3"),
@@ -39,7 +42,7 @@ def read_ply(source: str | Path | bytes | memoryview, *, name: str | None = None
     header = parse_header(data, file)
     if is_compressed(header):
         return read_compressed(header, data)
-    n_rest = _check_columns(header)
+    n_rest = check_columns(header)
     header.check_size(len(data))
     if header.mappable("vertex"):
         rows = header.rows("vertex", data)
@@ -55,16 +58,26 @@ def write_ply(model: SplatModel) -> bytes:
 
 def ply_blocks(model: SplatModel) -> Iterator[bytes]:
     """The bytes of `write_ply` piece by piece, so that a large model is never held twice."""
-    rest = model.shN.shape[1]
+    yield ply_head(len(model), model.shN.shape[1], model.antialiased)
+    yield from ply_rows(model)
+
+
+def ply_head(count: int, rest: int, antialiased: bool) -> bytes:
+    """The header for `count` rows of colours with so many coefficients beside DC."""
     names = ["x", "y", "z", "nx", "ny", "nz", *COLUMNS["sh0"]]
     names += [f"f_rest_{i}" for i in range(3 * rest)]
     names += ["opacity", *COLUMNS["scales"], *COLUMNS["quats"]]
     lines = ["ply", "format binary_little_endian 1.0"]
-    if model.antialiased:
+    if antialiased:
         lines.append("comment SplatRenderMode: mip")
-    lines.append(f"element vertex {len(model)}")
+    lines.append(f"element vertex {count}")
     lines += [f"property float {name}" for name in names]
-    yield ("\n".join([*lines, "end_header"]) + "\n").encode()
+    return ("\n".join([*lines, "end_header"]) + "\n").encode()
+
+
+def ply_rows(model: SplatModel) -> Iterator[bytes]:
+    """The rows that follow the header."""
+    rest = model.shN.shape[1]
     for start in range(0, len(model), BLOCK_ROWS):
         part = model[start : start + BLOCK_ROWS]
         stored = {key: value.detach().cpu().float() for key, value in part.tensors().items()}
@@ -80,7 +93,7 @@ def ply_blocks(model: SplatModel) -> Iterator[bytes]:
         yield torch.cat(columns, dim=1).numpy().astype("<f4", copy=False).tobytes()
 
 
-def _check_columns(header: PlyHeader) -> int:
+def check_columns(header: PlyHeader) -> int:
     """The count of f_rest columns; ValueError when the file does not hold Gaussians."""
     vertex = header.element("vertex")
     codes = vertex.codes() if vertex else {}
@@ -122,17 +135,21 @@ def _gather(header: PlyHeader, rows: np.ndarray, n_rest: int, file: object) -> S
     out = {key: np.empty(shape, np.float32) for key, shape in shapes.items()}
     colors = np.empty((n, 1 + n_rest // 3, 3), np.float32)
     out["sh0"] = colors[:, 0]
+    rest = [f"f_rest_{i}" for i in range(n_rest)]
     with np.errstate(over="ignore"):  # A double beyond float32 becomes inf: sanitize's task.
         for start in range(0, n, BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
             part = rows[block]
             for key, names in COLUMNS.items():
-                for j, column in enumerate(names):
-                    absent = flat and column == "scale_2"
-                    out[key][block, j] = FLAT_SCALE if absent else part[column]
-            for i in range(n_rest):
-                channel, k = divmod(i, n_rest // 3)
-                colors[block, k + 1, channel] = part[f"f_rest_{i}"]
+                known = names[:2] if flat and key == "scales" else names
+                _copy(part, known, out[key][block])
+            if flat:
+                out["scales"][block, 2] = FLAT_SCALE
+            if n_rest:  # Channel after channel in the file.
+                by_channel = colors[block, 1:].transpose(0, 2, 1)
+                for channel in range(3):
+                    k = n_rest // 3
+                    _copy(part, rest[channel * k : (channel + 1) * k], by_channel[:, channel])
             if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
                 file.madvise(mmap.MADV_DONTNEED, 0, header.offset + start * rows.itemsize)
     extra = {"source_format": "ply", **({"flat": True} if flat else {})}
@@ -146,6 +163,20 @@ def _gather(header: PlyHeader, rows: np.ndarray, n_rest: int, file: object) -> S
         antialiased=any(comment.lower() in MIP_COMMENTS for comment in header.comments),
         extra=extra,
     )
+
+
+def _copy(rows: np.ndarray, names: Sequence[str], out: np.ndarray) -> None:
+    """Copy columns to out [rows, names]: at once, where they lie side by side and are alike."""
+    table: Any = rows.dtype.fields
+    fields = [table[name] for name in names]
+    code, first = fields[0][:2]
+    size = code.itemsize
+    if all((kind, at) == (code, first + i * size) for i, (kind, at, *_) in enumerate(fields)):
+        row = (len(rows), len(names)), (rows.dtype.itemsize, size)
+        out[:, : len(names)] = np.lib.stride_tricks.as_strided(rows[names[0]], *row)
+        return
+    for j, name in enumerate(names):
+        out[:, j] = rows[name]
 
 
 def _read_by_plyfile(header: PlyHeader, data: memoryview) -> np.ndarray:

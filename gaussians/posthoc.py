@@ -5,26 +5,17 @@ They are what a rate-distortion sweep compares our codec with (`fieldpress bench
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..render.statistics import statistics
 from ..scenes.cameras import Cameras
-from .lightgaussian import truncated
-from .model import SplatModel
+from .model import SplatModel, truncated
 from .significance import FORMS, keep_mask, significance
-from .spz import GZIP_LEVEL, write_spz
-from .unpack import flip_axes
 from .vectree import VecTreeSettings, quantise
 from .vectree_file import encode
-
-SPZ_SIGNS = (1, -1, -1)  # From our axes (right, down, front) to SPZ's (right, up, back).
-FIRST_COEFFICIENTS = 3  # Of degree 1; SPZ's reference spends a bit more on each of these.
 
 
 @dataclass(frozen=True)
@@ -108,26 +99,3 @@ def without_least(model: SplatModel, weight: Tensor, share: float) -> SplatModel
     keep = torch.ones(len(model), dtype=torch.bool)
     keep[weight.argsort(stable=True)[:drop]] = False
     return model[keep]
-
-
-def spz_bytes(model: SplatModel, sh_bits: int) -> bytes:
-    """SPZ version 3 with other bits of colour than its reference's defaults, which are 5 and 4.
-
-    The degree-1 coefficients get `sh_bits` (1 to 8), those above one less, but at least 1: the
-    reference's options sh1Bits and shRestBits. Its readers need not know. Raises ValueError for
-    bits out of range and for values that the format cannot hold.
-    """
-    if sh_bits not in range(1, 9):
-        raise ValueError(f"sh_bits: expected 1..8, got {sh_bits}")
-    whole = gzip.decompress(write_spz(model))
-    head = whole[: len(whole) - model.shN.numel()]  # The colours come last, a byte a number.
-    rest = flip_axes(model, SPZ_SIGNS).shN.detach().cpu().double().numpy()
-    return gzip.compress(head + _coarse(rest, sh_bits).tobytes(), GZIP_LEVEL, mtime=0)
-
-
-def _coarse(rest: NDArray[np.float64], sh_bits: int) -> NDArray[np.uint8]:
-    """[N, K-1, 3] bytes, rounded to the middle of as many buckets as the bits can tell apart."""
-    step = np.full((rest.shape[1], 1), 1 << (8 - max(sh_bits - 1, 1)))
-    step[:FIRST_COEFFICIENTS] = 1 << (8 - sh_bits)
-    centred = np.rint(np.clip(rest, -2, 2) * 128).astype(np.int64) + 128
-    return np.clip((centred + step // 2) // step * step, 0, 255).astype(np.uint8)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .model import SplatModel
+from .turn import joined
 from .unpack import logit, restore_largest
 
 META_LIMIT = 64 << 20
@@ -86,12 +87,32 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def read_sog_files(meta: bytes, fetch: Fetch, name: str) -> SplatModel:
+    """Read the meta.json of a folder whose other files `fetch` gets by their names.
+
+    For folders that are not on a disk; of levels of detail, each has a meta.json of its own.
+    """
+
+    def within(entry: str) -> bytes:
+        _check_inside(entry, name)
+        return fetch(entry)
+
+    found = _parse_json(meta, name)
+    if "lodLevels" in found:
+        raise ValueError(f"{name}: expected the meta.json of one level, got a list of levels")
+    return _decode(found, within, name)
+
+
+def _check_inside(entry: str, file: str) -> PurePosixPath:
+    relative = PurePosixPath(entry)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in entry or "\0" in entry:
+        raise ValueError(f"{file}: SOG names a file outside its folder: {entry!r:.80}")
+    return relative
+
+
 def _read_loose(folder: Path, file: str) -> Fetch:
     def fetch(entry: str) -> bytes:
-        relative = PurePosixPath(entry)
-        if relative.is_absolute() or ".." in relative.parts or "\\" in entry or "\0" in entry:
-            raise ValueError(f"{file}: SOG names a file outside its folder: {entry!r:.80}")
-        path = folder / relative
+        path = folder / _check_inside(entry, file)
         if not path.is_file():
             raise ValueError(f"{file}: SOG file {entry!r:.80} is missing")
         return path.read_bytes()
@@ -131,7 +152,7 @@ def _read_levels(meta: dict[str, Any], folder: Path, file: str) -> SplatModel:
         extra["lod_files"] = " ".join(present)
         if len(present) < len(wanted):
             extra["lod_files_missing"] = len(wanted) - len(present)
-        return _join(parts, extra)
+        return joined(parts, extra)
     raise ValueError(f"{file}: lod-meta.json: none of its {len(names)} files exists")
 
 
@@ -153,18 +174,6 @@ def _files_by_level(meta: dict[str, Any], n_files: int, file: str) -> dict[int, 
                 )
             levels.setdefault(int(level), set()).add(number)
     return levels
-
-
-def _join(parts: list[SplatModel], extra: dict[str, Any]) -> SplatModel:
-    """One model of many, each padded with zeros to the highest SH degree among them."""
-    rest = max(part.shN.shape[1] for part in parts)
-    tensors = {
-        key: torch.cat([part.tensors()[key] for part in parts])
-        for key in ("means", "quats", "scales", "opacities", "sh0")
-    }
-    padded = [torch.nn.functional.pad(p.shN, (0, 0, 0, rest - p.shN.shape[1])) for p in parts]
-    antialiased = any(part.antialiased for part in parts)
-    return SplatModel(**tensors, shN=torch.cat(padded), antialiased=antialiased, extra=extra)
 
 
 def _decode(meta: Mapping[str, Any], fetch: Fetch, file: str) -> SplatModel:

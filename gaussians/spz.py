@@ -1,4 +1,4 @@
-"""SPZ, Niantic's packed Gaussians: versions 1 to 4 in, version 3 out."""
+"""SPZ, Niantic's packed Gaussians: versions 1 to 4 in, versions 2 to 4 out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from .limits import BYTE_OPACITY, Limits
 from .model import SplatModel
-from .unpack import flip_axes, logit, restore_largest
+from .unpack import FRAMES, flip_axes, frame_signs, logit, restore_largest
 
 MAGIC = b"NGSP"
 HEADER = struct.Struct("<4sIIBBBB")
@@ -23,16 +25,24 @@ RAW_FLOOR, RAW_RATIO = 64 << 20, 100
 EXTENSION_LIMIT = 1 << 20
 FLAG_ANTIALIASED, FLAG_EXTENSIONS = 1, 2
 FRAME_EXTENSION = 0xADBE0003
-# Left/Right, Up/Down, Back/Front: where x, y and z point. Enum values 1 to 8, in this order.
-STORED_FRAMES = ("ldb", "rdb", "lub", "rub", "ldf", "rdf", "luf", "ruf")
-FRAMES = ("rub", "rdf")
-OUR_FRAME = "rdf"
+DEFAULT_FRAME = "rub"
 REST = {0: 0, 1: 3, 2: 8, 3: 15, 4: 24}
 COLOR_SCALE = 0.15
 DEFAULT_FRACTION_BITS = 12
 POSITION_BITS = 15  # At least so many steps across half the scene, however small it is.
-SH_STEP_FIRST, SH_STEP_REST = 8, 16  # 5 bits for degree 1, 4 bits above: the reference's.
-GZIP_LEVEL = 9
+SH_BITS = 5  # Of degree 1, and one less above: the reference's.
+GZIP_LEVEL, ZSTD_LEVEL = 9, 12
+WRITABLE = (2, 3, 4)
+LARGEST_MEAN = float((1 << 23) - 1)  # Without any fractional bits.
+LIMITS = Limits(
+    ranges={
+        "means": (-LARGEST_MEAN, LARGEST_MEAN),
+        "scales": (-10.0, 255 / 16 - 10),
+        "opacities": BYTE_OPACITY,
+        "sh0": (-0.5 / COLOR_SCALE, 0.5 / COLOR_SCALE),
+        "shN": (-1.0, 127 / 128),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -58,14 +68,14 @@ def read_spz(
 ) -> SplatModel:
     """Read SPZ 1 to 4 from a path or bytes into our frame (RDF).
 
-    `frame` says what axes the file is in ("rub" or "rdf"); without it, the file's own
-    coordinate extension decides, else "rub" as documented. Tools that write SPZ from PLY
-    (spz's ply_to_spz, splat-transform) store "rdf" without saying so. Version 4 needs
-    zstandard. Raises ValueError in one line naming the file and what is wrong.
+    `frame` says what axes the file is in (see `unpack.FRAMES`); without it, the file's own
+    coordinate extension decides, else "rub" as documented. Some tools (spz's ply_to_spz, older
+    splat-transform) store "rdf" without saying so. Version 4 needs zstandard.
+    Raises ValueError in one line naming the file and what is wrong.
     """
     file = name or (str(source) if not isinstance(source, bytes) else "SPZ")
-    if frame is not None and frame not in FRAMES:
-        raise ValueError(f"{file}: SPZ frame: expected rub or rdf, got {frame!r}")
+    if frame is not None:
+        frame_signs(frame)
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if data.startswith(MAGIC):
         layout, arrays, extensions = _read_v4(data, file)
@@ -73,14 +83,9 @@ def read_spz(
         layout, arrays, extensions = _read_gzip(data, file)
     else:
         raise ValueError(f"{file}: not an SPZ file: it begins with {data[:4]!r}")
-    stored = frame or _stored_frame(extensions, file) or FRAMES[0]
+    stored = frame or _stored_frame(extensions, file) or DEFAULT_FRAME
     model = _decode(layout, arrays, stored)
-    return flip_axes(model, _signs(stored))
-
-
-def _signs(frame: str) -> tuple[int, int, int]:
-    x, y, z = (1 if a == b else -1 for a, b in zip(frame, OUR_FRAME, strict=True))
-    return x, y, z
+    return flip_axes(model, frame_signs(stored))
 
 
 def _check_layout(fields: tuple[int, ...], file: str, compressed: int) -> Layout:
@@ -166,13 +171,18 @@ def _read_v4(data: bytes, file: str) -> tuple[Layout, list[bytes], bytes]:
     return layout, whole, data[HEADER_V4.size : toc] if flags & FLAG_EXTENSIONS else b""
 
 
-def _unzstd(data: bytes, raw: int, file: str) -> bytes:
+def _zstandard(what: str) -> Any:
     try:
         import zstandard
     except ImportError:
         raise ValueError(
-            f"{file}: SPZ version 4 needs zstandard: pip install 'fieldpress[spz4]'"
+            f"{what} version 4 needs zstandard: pip install 'fieldpress[spz4]'"
         ) from None
+    return zstandard
+
+
+def _unzstd(data: bytes, raw: int, file: str) -> bytes:
+    zstandard = _zstandard(f"{file}: SPZ")
     try:
         with zstandard.ZstdDecompressor().stream_reader(data) as reader:
             out = reader.read(raw + 1)  # One more shows a stream that goes on.
@@ -195,12 +205,12 @@ def _stored_frame(extensions: bytes, file: str) -> str | None:
             )
         if kind == FRAME_EXTENSION and size >= 4:
             value = struct.unpack_from("<I", payload)[0]
-            if not 1 <= value <= len(STORED_FRAMES):
+            if not 1 <= value <= len(FRAMES):
                 raise ValueError(
                     f"{file}: SPZ coordinate system {value} is not supported (expected 1 to 8); "
                     "say which axes it is in (rub or rdf)"
                 )
-            return STORED_FRAMES[value - 1]
+            return FRAMES[value - 1]
         start += 8 + size
     return None
 
@@ -253,15 +263,22 @@ def _unpack_smallest_three(data: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(xyzw[:, [3, 0, 1, 2]])
 
 
-def write_spz(model: SplatModel, version: int = 3, frame: str = "rub") -> bytes:
-    """The model as SPZ version 3, its axes in `frame` ("rub" as documented, or "rdf").
+def write_spz(
+    model: SplatModel, version: int = 3, frame: str = DEFAULT_FRAME, sh_bits: int = SH_BITS
+) -> bytes:
+    """The model as SPZ version 2, 3 or 4, its axes in `frame` ("rub" as documented).
 
-    Positions get 12 fractional bits, fewer where the scene is larger than 2048 units, more
-    where it is smaller than 8. Raises ValueError for values that the format cannot hold.
+    Other axes are said in the file's coordinate extension, which not every reader knows. Positions
+    get 12 fractional bits, fewer where the scene is larger than 2048 units, more where it is
+    smaller than 8. SH of degree 1 get `sh_bits` (1 to 8), those above one less, but at least 1.
+    Version 4 needs zstandard. What is out of range goes to its end, see LIMITS. Raises ValueError
+    for values that are not finite and for a version or bits that there are not.
     """
-    if version != 3 or frame not in FRAMES:
-        raise ValueError(f"SPZ: expected version 3 and frame rub or rdf, got {version} and {frame}")
-    stored = flip_axes(model, _signs(frame))
+    if version not in WRITABLE or sh_bits not in range(1, 9):
+        raise ValueError(
+            f"SPZ: expected version 2 to 4 and sh_bits 1..8, got {version} and {sh_bits}"
+        )
+    stored = flip_axes(model, frame_signs(frame))
     values = {k: v.detach().cpu().float().numpy() for k, v in stored.tensors().items()}
     for key, value in values.items():
         if key != "opacities" and not np.isfinite(value).all():
@@ -269,20 +286,47 @@ def write_spz(model: SplatModel, version: int = 3, frame: str = "rub") -> bytes:
     if not 0 < len(model) <= MAX_COUNT:
         raise ValueError(f"SPZ count: expected 1 to {MAX_COUNT}, got {len(model)}")
     fraction_bits = _fraction_bits(float(np.abs(values["means"]).max()))
-    flags = FLAG_ANTIALIASED if model.antialiased else 0
-    head = HEADER.pack(MAGIC, 3, len(model), model.sh_degree, fraction_bits, flags, 0)
-    fixed = np.rint(values["means"].astype(np.float64) * (1 << fraction_bits)).astype("<i4")
+    extension = b"" if frame == DEFAULT_FRAME else _frame_extension(frame)
+    flags = (FLAG_ANTIALIASED if model.antialiased else 0) | (FLAG_EXTENSIONS if extension else 0)
+    fields = (MAGIC, version, len(model), model.sh_degree, fraction_bits, flags)
+    arrays = [a.tobytes() for a in _encoded(values, version, fraction_bits, sh_bits)]
+    if version == 4:
+        return _write_v4(fields, extension, [array for array in arrays if array])
+    whole = HEADER.pack(*fields, 0) + b"".join(arrays) + extension
+    return gzip.compress(whole, GZIP_LEVEL, mtime=0)
+
+
+def _write_v4(fields: tuple, extension: bytes, arrays: list[bytes]) -> bytes:
+    packer = _zstandard("SPZ").ZstdCompressor(level=ZSTD_LEVEL)
+    packed = [packer.compress(array) for array in arrays]
+    table = b"".join(
+        struct.pack("<QQ", len(p), len(a)) for p, a in zip(packed, arrays, strict=True)
+    )
+    head = HEADER_V4.pack(*fields, len(arrays), HEADER_V4.size + len(extension))
+    return head + extension + table + b"".join(packed)
+
+
+def _frame_extension(frame: str) -> bytes:
+    return struct.pack("<III", FRAME_EXTENSION, 4, FRAMES.index(frame) + 1)
+
+
+def _encoded(
+    values: dict[str, np.ndarray], version: int, fraction_bits: int, sh_bits: int
+) -> list[np.ndarray]:
+    """Positions, alphas, colors, scales, rotations and SH as bytes."""
+    most = (1 << 23) - 1
+    fixed = np.rint(values["means"].astype(np.float64) * (1 << fraction_bits)).clip(-most, most)
     with np.errstate(over="ignore"):  # A logit of -1000 is an opacity of exactly 0.
         alphas = 1 / (1 + np.exp(-values["opacities"].astype(np.float64)))
-    arrays = [
-        np.ascontiguousarray(fixed.reshape(-1, 1).view(np.uint8)[:, :3]),
+    pack = _pack_smallest_three if version >= 3 else _pack_xyz
+    return [
+        np.ascontiguousarray(fixed.astype("<i4").reshape(-1, 1).view(np.uint8)[:, :3]),
         _to_byte(255 * np.nan_to_num(alphas)),
         _to_byte(255 * (COLOR_SCALE * values["sh0"].astype(np.float64) + 0.5)),
         _to_byte((values["scales"].astype(np.float64) + 10) * 16),
-        _pack_smallest_three(values["quats"]),
-        _quantize_rest(values["shN"]),
+        pack(values["quats"]),
+        _quantize_rest(values["shN"], sh_bits),
     ]
-    return gzip.compress(head + b"".join(a.tobytes() for a in arrays), GZIP_LEVEL, mtime=0)
 
 
 def _fraction_bits(largest: float) -> int:
@@ -290,7 +334,7 @@ def _fraction_bits(largest: float) -> int:
     while fit >= 0 and round(largest * (1 << fit)) > (1 << 23) - 1:
         fit -= 1
     if fit < 0:
-        raise ValueError(f"SPZ means: expected coordinates below 2^23, got {largest:g}")
+        return 0
     wanted = POSITION_BITS - int(np.floor(np.log2(largest))) if largest else 0
     return min(fit, max(wanted, DEFAULT_FRACTION_BITS))
 
@@ -299,10 +343,21 @@ def _to_byte(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _pack_smallest_three(quats: np.ndarray) -> np.ndarray:
+def _unit(quats: np.ndarray) -> np.ndarray:
+    """[N, 4] xyzw of length 1, in double precision; the identity for those of none."""
     xyzw = quats[:, [1, 2, 3, 0]].astype(np.float64)
     norm = np.linalg.norm(xyzw, axis=1, keepdims=True)
-    xyzw = np.where(norm > 0, xyzw / np.where(norm > 0, norm, 1), [0, 0, 0, 1])
+    return np.where(norm > 0, xyzw / np.where(norm > 0, norm, 1), [0, 0, 0, 1])
+
+
+def _pack_xyz(quats: np.ndarray) -> np.ndarray:
+    """Version 2: x, y and z of the rotation whose w is positive."""
+    xyzw = _unit(quats)
+    return _to_byte(127.5 * np.where(xyzw[:, 3:] < 0, -xyzw, xyzw)[:, :3] + 127.5)
+
+
+def _pack_smallest_three(quats: np.ndarray) -> np.ndarray:
+    xyzw = _unit(quats)
     largest = np.abs(xyzw).argmax(axis=1)
     xyzw *= np.where(np.take_along_axis(xyzw, largest[:, None], 1) < 0, -1, 1)
     packed = largest.astype(np.uint32)
@@ -313,9 +368,9 @@ def _pack_smallest_three(quats: np.ndarray) -> np.ndarray:
     return packed.astype("<u4")
 
 
-def _quantize_rest(rest: np.ndarray) -> np.ndarray:
+def _quantize_rest(rest: np.ndarray, sh_bits: int = SH_BITS) -> np.ndarray:
     """Bytes of SH on a coarse lattice, which is what makes them small (not the container)."""
-    step = np.full((rest.shape[1], 1), SH_STEP_REST)
-    step[:3] = SH_STEP_FIRST
+    step = np.full((rest.shape[1], 1), 1 << (8 - max(sh_bits - 1, 1)))
+    step[:3] = 1 << (8 - sh_bits)
     centred = np.rint(np.clip(rest.astype(np.float64), -2, 2) * 128).astype(np.int64) + 128
     return np.clip((centred + step // 2) // step * step, 0, 255).astype(np.uint8)

@@ -69,10 +69,10 @@ def camera_extent(cameras: Cameras) -> float:
 
 
 class Trainer:
-    """Splats being trained on one view a step (Adam; Kerbl et al. 2023).
+    """Splats being trained on one view a step (Adam; Kerbl et al. 2023), on the model's device.
 
     Args:
-        model: where to start; it is not changed.
+        model: where to start; it is not changed. Views and pictures may lie elsewhere.
         cameras: [C] training views.
         images: [C, H, W, 3] float32 in [0, 1], their pictures.
         settings: rates and schedules.
@@ -97,6 +97,7 @@ class Trainer:
             raise ValueError(f"masks: expected {list(shape[:3])}, got {list(masks.shape)}")
         self.cameras, self.images, self.masks = cameras, images, masks
         self.settings, self.start = settings, model
+        self.device = model.means.device
         self.extent = camera_extent(cameras)
         self.number = 0  # steps done
         self.whole = True  # False in mid-step: what an interruption would leave is no state
@@ -105,7 +106,7 @@ class Trainer:
         self.params = {name: _leaf(getattr(model, name)) for name in NAMES}
         self.exposure = None
         if settings.exposure:
-            identity = torch.eye(3, 4).repeat(len(cameras), 1, 1)
+            identity = torch.eye(3, 4, device=self.device).repeat(len(cameras), 1, 1)
             self.exposure = _leaf(identity)
         self.optimizer = self._optimizer()
         self._order: list[int] = []
@@ -131,14 +132,16 @@ class Trainer:
         view, mask = None, None
         if cameras is None:
             view = self._next_view()
-            cameras, target = self.cameras[view : view + 1], self.images[view : view + 1]
-            mask = None if self.masks is None else self.masks[view : view + 1]
-        assert target is not None
+            cameras, photo = self.cameras[view : view + 1], self._prepared(view)
+            mask = None if self.masks is None else self.masks[view : view + 1].to(self.device)
+            target = photo.image
+        else:
+            assert target is not None
+            photo = target = target.to(self.device)
         image = self.render(cameras)
         if self.exposure is not None and view is not None:
             matrix = self.exposure[view]
             image = image @ matrix[:, :3].T + matrix[:, 3]
-        photo = target if view is None else self._prepared(view)
         loss = photometric_loss(image, photo, self.settings.ssim_weight, mask)
         loss.backward()
         self._watch(image.detach(), target)
@@ -168,7 +171,8 @@ class Trainer:
         colors = torch.cat([p["sh0"], p["shN"]], 1)
         return rasterize(
             p["means"], p["quats"], p["scales"].exp(), p["opacities"].sigmoid(), colors,
-            cameras.viewmats, cameras.Ks, cameras.width, cameras.height, options,
+            cameras.viewmats.to(self.device), cameras.Ks.to(self.device),
+            cameras.width, cameras.height, options,
         )[0]  # fmt: skip
 
     def before_update(self) -> None:
@@ -241,9 +245,9 @@ class Trainer:
         self.number, self._order = int(state["number"]), [int(v) for v in state["order"]]
         self._mse = float(state["mse"])
         self.generator.set_state(state["generator"])
-        self.params = {name: _leaf(state["params"][name]) for name in NAMES}
+        self.params = {name: _leaf(state["params"][name].to(self.device)) for name in NAMES}
         if state["exposure"] is not None:
-            self.exposure = _leaf(state["exposure"])
+            self.exposure = _leaf(state["exposure"].to(self.device))
         self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -267,7 +271,7 @@ class Trainer:
         """The photograph with its half of SSIM, blurred once as long as memory for it is small."""
         found = self._targets.get(view)
         if found is None:
-            found = PhotometricTarget.prepare(self.images[view : view + 1])
+            found = PhotometricTarget.prepare(self.images[view : view + 1].to(self.device))
             if 2 * self.images.numel() * self.images.element_size() <= CACHE_BYTES:
                 self._targets[view] = found
         return found

@@ -10,6 +10,9 @@ import torch
 from .model import SplatModel
 
 SH_C0 = 0.28209479177387814
+# Left/Right, Up/Down, Back/Front: where x, y and z point. SPZ numbers them 1 to 8, in this order.
+FRAMES = ("ldb", "rdb", "lub", "rub", "ldf", "rdf", "luf", "ruf")
+OUR_FRAME = "rdf"  # COLMAP's and INRIA's.
 ALPHA_MARGIN = 1e-6  # A byte of 0 or 255 would be an infinite logit.
 
 # How each SH coefficient changes sign when axes are mirrored: the axes it is odd in.
@@ -39,6 +42,14 @@ def restore_largest(three: np.ndarray, largest: np.ndarray) -> np.ndarray:
     quats[rows[:, None], places] = three
     quats[rows, largest] = np.sqrt(np.maximum(0, 1 - np.square(three).sum(1)))
     return quats
+
+
+def frame_signs(frame: str, base: str = OUR_FRAME) -> tuple[int, int, int]:
+    """The signs of the axes between two frames, either way. Raises ValueError for no frame."""
+    if frame not in FRAMES:
+        raise ValueError(f"frame: expected one of {', '.join(FRAMES)}, got {frame!r}")
+    x, y, z = (1 if a == b else -1 for a, b in zip(frame, base, strict=True))
+    return x, y, z
 
 
 def flip_axes(model: SplatModel, signs: tuple[int, int, int]) -> SplatModel:

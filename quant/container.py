@@ -56,12 +56,20 @@ class Container:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """What the table says of a section; the payload may lie anywhere."""
+
     name: str
     codec: str
     raw_size: int
     coded_size: int
     crc: int
+
+    @staticmethod
+    def of(section: Section) -> Entry:
+        """The entry of a section at hand."""
+        size, crc = len(section.payload), crc32c(section.payload)
+        return Entry(section.name, section.codec, section.raw_size, size, crc)
 
 
 def write(header: Mapping[str, Any], sections: Sequence[Section]) -> bytes:
@@ -70,14 +78,47 @@ def write(header: Mapping[str, Any], sections: Sequence[Section]) -> bytes:
     Equal arguments give equal bytes. Raises ValueError for a header that is not JSON or is over
     1 MiB, for a repeated or impossible section name, an unknown codec or an impossible raw_size.
     """
-    _check_sections(sections)
+    parts = [head(header, [Entry.of(section) for section in sections])]
+    return b"".join(parts + [section.payload for section in sections])
+
+
+def head(header: Mapping[str, Any], entries: Sequence[Entry]) -> bytes:
+    """All of a file that comes before its payloads, for writers that hold them one at a time.
+
+    Raises ValueError as `write` does.
+    """
+    _check_entries(entries)
     text = _encode_header(header)
-    table = b"".join(_encode_entry(section) for section in sections)
+    table = b"".join(_encode_entry(entry) for entry in entries)
     if len(table) > MAX_TABLE_BYTES:
         _refuse("section table", f"at most {MAX_TABLE_BYTES} bytes", len(table))
-    front = _FRONT.pack(MAGIC, VERSION, 0, len(text), len(sections), len(table)) + text
-    parts = [front, _CRC.pack(crc32c(front)), table, _CRC.pack(crc32c(table))]
-    return b"".join(parts + [section.payload for section in sections])
+    front = _FRONT.pack(MAGIC, VERSION, 0, len(text), len(entries), len(table)) + text
+    return b"".join((front, _CRC.pack(crc32c(front)), table, _CRC.pack(crc32c(table))))
+
+
+def locate(
+    data: bytes | memoryview, *, name: str = "<bytes>"
+) -> tuple[dict[str, Any], list[tuple[Entry, int]]]:
+    """The header, and each section's entry with the offset of its payload in the file.
+
+    `data` needs to hold no more than what comes before the payloads; a section may end beyond it.
+    Raises ValueError for a damaged header or table.
+    """
+    header, entries, at = _read_front(memoryview(data).cast("B"), name)
+    found = []
+    for entry in entries:
+        found.append((entry, at))
+        at += entry.coded_size
+    return header, found
+
+
+def payload(entry: Entry, data: bytes, *, name: str = "<bytes>") -> bytes:
+    """`data` if it is the payload that the table promises. Raises ValueError."""
+    where = f"{name}: section {entry.name!a}"
+    if len(data) != entry.coded_size:
+        _refuse(where, f"{entry.coded_size} bytes", len(data))
+    _check_crc(where, entry.crc, data)
+    return data
 
 
 def read(
@@ -98,9 +139,9 @@ def read(
             if partial:
                 return Container(header, sections, truncated=True)
             _refuse(where, f"{entry.coded_size} bytes", left)
-        payload = bytes(view[at : at + entry.coded_size])
-        _check_crc(where, entry.crc, payload)
-        sections.append(Section(entry.name, entry.codec, payload, entry.raw_size))
+        coded = bytes(view[at : at + entry.coded_size])
+        _check_crc(where, entry.crc, coded)
+        sections.append(Section(entry.name, entry.codec, coded, entry.raw_size))
         at += entry.coded_size
     if at != len(view):
         _refuse(f"{name}: end of file", f"{at} bytes", len(view))
@@ -124,6 +165,20 @@ def sizes(data: bytes | bytearray | memoryview, *, name: str = "<bytes>") -> dic
     if at != len(view):
         _refuse(f"{name}: end of file", f"{at} bytes", len(view))
     return found
+
+
+def by_attribute(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of each kind of section, summed over blocks ("dc/0" and "dc/1" are both "dc")."""
+    total: dict[str, int] = {}
+    for name, size in sizes.items():
+        attribute = name.partition("/")[0]
+        total[attribute] = total.get(attribute, 0) + size
+    return total
+
+
+def kind_of(data: bytes | bytearray | memoryview, *, name: str = "<bytes>") -> str:
+    """What a file says it holds, its header key "kind"; "" for none. Raises ValueError."""
+    return str(_read_front(memoryview(data).cast("B"), name)[0].get("kind", ""))
 
 
 def _refuse(where: str, expected: str, got: object) -> NoReturn:
@@ -157,15 +212,15 @@ def _check_claims(where: str, name: str, codec: str, raw_size: int, coded_size: 
 # Writing
 
 
-def _check_sections(sections: Sequence[Section]) -> None:
-    _check_unique("", (section.name for section in sections))
-    for section in sections:
-        where = f"section {section.name!a}"
-        if section.codec not in CODECS:
-            _refuse(where, f"a codec of {', '.join(CODECS)}", repr(section.codec))
-        if not 0 <= section.raw_size <= MAX_SIZE:
-            _refuse(where, f"raw size in 0..{MAX_SIZE}", section.raw_size)
-        _check_claims(where, section.name, section.codec, section.raw_size, len(section.payload))
+def _check_entries(entries: Sequence[Entry]) -> None:
+    _check_unique("", (entry.name for entry in entries))
+    for entry in entries:
+        where = f"section {entry.name!a}"
+        if entry.codec not in CODECS:
+            _refuse(where, f"a codec of {', '.join(CODECS)}", repr(entry.codec))
+        if not 0 <= entry.raw_size <= MAX_SIZE:
+            _refuse(where, f"raw size in 0..{MAX_SIZE}", entry.raw_size)
+        _check_claims(where, entry.name, entry.codec, entry.raw_size, entry.coded_size)
 
 
 def _encode_header(header: Mapping[str, Any]) -> bytes:
@@ -185,21 +240,21 @@ def _encode_header(header: Mapping[str, Any]) -> bytes:
     return text
 
 
-def _encode_entry(section: Section) -> bytes:
+def _encode_entry(entry: Entry) -> bytes:
     try:
-        name = section.name.encode()
+        name = entry.name.encode()
     except UnicodeEncodeError:
-        _refuse(f"section {section.name!a}", "a name in UTF-8", "a lone surrogate")
+        _refuse(f"section {entry.name!a}", "a name in UTF-8", "a lone surrogate")
     if not 1 <= len(name) <= 255:
-        _refuse(f"section {section.name!a}", "a name of 1..255 bytes", len(name))
+        _refuse(f"section {entry.name!a}", "a name of 1..255 bytes", len(name))
     return b"".join(
         (
             bytes((len(name),)),
             name,
-            bytes((CODECS[section.codec],)),
-            _encode_varint(section.raw_size),
-            _encode_varint(len(section.payload)),
-            _CRC.pack(crc32c(section.payload)),
+            bytes((CODECS[entry.codec],)),
+            _encode_varint(entry.raw_size),
+            _encode_varint(entry.coded_size),
+            _CRC.pack(entry.crc),
         )
     )
 
@@ -216,7 +271,7 @@ def _encode_varint(value: int) -> bytes:
 # Reading
 
 
-def _read_front(view: memoryview, name: str) -> tuple[dict[str, Any], list[_Entry], int]:
+def _read_front(view: memoryview, name: str) -> tuple[dict[str, Any], list[Entry], int]:
     """The header, the section table and the offset of the first payload."""
     where = f"{name}: header"
     if len(view) < _FRONT.size:
@@ -277,7 +332,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _decode_table(table: bytes, count: int, name: str) -> list[_Entry]:
+def _decode_table(table: bytes, count: int, name: str) -> list[Entry]:
     entries = []
     at = 0
     for index in range(count):
@@ -289,7 +344,7 @@ def _decode_table(table: bytes, count: int, name: str) -> list[_Entry]:
     return entries
 
 
-def _decode_entry(table: bytes, at: int, where: str, name: str) -> tuple[_Entry, int]:
+def _decode_entry(table: bytes, at: int, where: str, name: str) -> tuple[Entry, int]:
     length = table[at] if at < len(table) else 0
     raw_name = table[at + 1 : at + 1 + length]
     at += 1 + length
@@ -309,7 +364,7 @@ def _decode_entry(table: bytes, at: int, where: str, name: str) -> tuple[_Entry,
     if at + _CRC.size > len(table):
         _refuse(where, "a checksum", "the end of the table")
     (crc,) = _CRC.unpack_from(table, at)
-    return _Entry(section, codec, raw_size, coded_size, crc), at + _CRC.size
+    return Entry(section, codec, raw_size, coded_size, crc), at + _CRC.size
 
 
 def _decode_varint(table: bytes, at: int, where: str) -> tuple[int, int]:

@@ -15,13 +15,21 @@ MIN_CUT, CUT_STEPS, PROBES = 4096, 3, 16  # Of palettes that are searched by cel
 STRIP = 1 << 16  # Rows of which copies are made at once.
 POOL = 2  # Vectors an entry among which the first palette is sought.
 LARGEST = 1e15  # Beyond it squares of float32 leave their range.
+LEAST_MASS = 1e-30  # Of an entry that has vectors at all.
 BY_MASS = (0.05, 0.2)  # Shares of the levels that follow the mass of values, the rest being even.
 MASS_CELLS = 8192
 LLOYD_STEPS = 50
+EVEN = 0.2  # Share of levels that lie evenly, whatever the weights.
+RANGE_STEP, RANGE_STEPS = 0.85, 64
 
 
 def fit_palette(
-    x: Tensor, size: int, *, iterations: int = 1, seed: int = 0
+    x: Tensor,
+    size: int,
+    *,
+    weights: Tensor | None = None,
+    iterations: int = 1,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """A palette [K, D] float32 for vectors x [M, D], K <= size; if it is exact, indices [M] int64.
 
@@ -29,7 +37,9 @@ def fit_palette(
     which one each is. Else there are none (`nearest` finds them), and the palette begins with the
     vectors themselves (a random sample, where there are more than twice `size`), the nearest ones
     merged until `size` are left: with few vectors an entry that beats Lloyd's iterations from a
-    random start many times over. `iterations` of Lloyd's follow.
+    random start many times over. `iterations` of Lloyd's follow. With `weights` [M], above 0,
+    errors count that much, the vectors that begin are drawn by weight, and what merges is what
+    costs least (Ward 1963).
 
     Distances are float32 and need a few MB at a time. A function of the arguments and the seed (on
     one machine and number of threads). Raises ValueError for values that are not finite and for
@@ -49,8 +59,13 @@ def fit_palette(
         return x[first], inverse
     scale = 2.0 ** np.ceil(np.log2(most / LARGEST)) if most > LARGEST else 1.0
     rows = x if len(first) == len(x) and scale == 1 else x[first] / scale
-    palette = _merged(_sample(rows, POOL * size, seed), size)
-    weights = counts.float()
+    if weights is None:
+        weights, start = counts.float(), _sample(rows, POOL * size, seed)
+        palette = _merged(start, torch.ones(len(start)), size)
+    else:
+        weights = _mass(len(first), inverse, weights.detach().float())
+        drawn = _drawn(weights, POOL * size, seed)
+        palette = _merged(rows[drawn], weights[drawn], size)
     for _ in range(iterations):
         palette = _moved(rows, weights, palette, nearest(rows, palette))
     return palette * scale, None
@@ -185,16 +200,25 @@ def _sample(x: Tensor, count: int, seed: int) -> Tensor:
     return x[torch.randperm(len(x), generator=rng)[:count].sort().values]
 
 
-def _merged(x: Tensor, size: int) -> Tensor:
-    """At most `size` of M > size different vectors: the means of trees of shortest edges.
+def _drawn(weights: Tensor, count: int, seed: int) -> Tensor:
+    """[<= count] rows, ascending, drawn by weight without return (Efraimidis & Spirakis 2006)."""
+    if len(weights) <= count:
+        return torch.arange(len(weights))
+    rng = torch.Generator().manual_seed(seed)
+    keys = torch.rand(len(weights), generator=rng, dtype=torch.float64).log() / weights.double()
+    return keys.topk(count).indices.sort().values
 
-    Each vector's edge goes to its nearest other one; edges are taken from the shortest on, until
+
+def _merged(x: Tensor, weights: Tensor, size: int) -> Tensor:
+    """At most `size` of M > size different vectors: the means of trees of cheapest edges.
+
+    Each vector's edge goes to its nearest other one; edges are taken from the cheapest on, until
     as few trees are left (Kruskal), or all are taken: then trees are merged again.
     """
-    weights = torch.ones(len(x))
     while len(x) > size:
         other = nearest(x, x, skip_self=True)
         lengths = (x - x[other]).square().sum(1)
+        lengths *= weights * weights[other] / (weights + weights[other])
         trees = _forest(other.tolist(), torch.argsort(lengths, stable=True).tolist(), size)
         merged = torch.zeros(int(trees.max()) + 1, x.shape[1])
         mass = _mass(len(merged), trees, weights)
@@ -234,7 +258,7 @@ def _moved(x: Tensor, weights: Tensor, palette: Tensor, indices: Tensor) -> Tens
     for start in range(0, len(x), STRIP):
         s = slice(start, start + STRIP)
         sums.index_add_(0, indices[s], x[s] * weights[s, None])
-    moved = sums / mass.clamp_min(1)[:, None]
+    moved = sums / mass.clamp_min(LEAST_MASS)[:, None]
     empty = (mass == 0).nonzero()[:, 0]
     if len(empty):
         strips = [slice(start, start + STRIP) for start in range(0, len(x), STRIP)]
@@ -272,6 +296,57 @@ def fit_levels(
     for _ in range(LLOYD_STEPS):
         levels = _centred(x, levels)
     return np.unique(levels.astype(np.float32))
+
+
+def fit_weighted_levels(
+    values: NDArray[np.float32], weights: NDArray[np.floating], count: int = 256
+) -> NDArray[np.float32]:
+    """Levels [L] float32, ascending and different, L <= count, of least weighted squared error.
+
+    Values and weights have one shape; a fifth of the levels lies evenly, so that values of little
+    weight have some too. From density to the 1/3 (Panter & Dite 1951) by Lloyd's iterations.
+    """
+    order = np.argsort(values, axis=None, kind="stable")
+    x, w = values.reshape(-1)[order].astype(np.float64), weights.reshape(-1)[order]
+    distinct = x[np.concatenate([[True], np.diff(x) > 0])] if len(x) else x
+    if len(distinct) <= count:
+        return distinct.astype(np.float32)
+    mass = np.concatenate([[0.0], np.cumsum(w, dtype=np.float64)])
+    moment = np.concatenate([[0.0], np.cumsum(w * x)])
+    cells = np.linspace(x[0], x[-1], MASS_CELLS + 1)
+    density = np.cbrt(np.diff(np.interp(cells, x, mass[1:])))
+    levels = _spread(cells, density, EVEN, count)
+    for _ in range(LLOYD_STEPS):
+        edges = _edges(x, levels)
+        number = np.diff(mass[edges])
+        used = number > LEAST_MASS
+        levels[used] = np.diff(moment[edges])[used] / number[used]
+        levels = np.sort(levels)
+    return np.unique(levels.astype(np.float32))
+
+
+def even_levels(
+    values: NDArray[np.float32], weights: NDArray[np.floating], count: int
+) -> NDArray[np.float32]:
+    """An odd number <= count of levels [L] float32, evenly around 0, 0 being one of them.
+
+    They reach as far as makes the weighted squared error least, what is cut off included.
+    """
+    half = max((count - 1) // 2, 1)
+    size = np.abs(values.astype(np.float64)).reshape(-1)
+    w = np.broadcast_to(weights, values.shape).reshape(-1)
+    most = float(size.max()) if len(size) else 0.0
+    if not most:
+        return np.zeros(1, np.float32)
+    reaches = most * RANGE_STEP ** np.arange(RANGE_STEPS)
+    total = float(w.sum())
+    errors = []
+    for reach in reaches:
+        beyond = size > reach
+        cut = float((w[beyond] * np.square(size[beyond] - reach)).sum())
+        errors.append(cut + total * (reach / half) ** 2 / 12)
+    reach = reaches[int(np.argmin(errors))]
+    return np.unique((np.arange(-half, half + 1) / half * reach).astype(np.float32))
 
 
 def level_indices(values: NDArray[np.float32], levels: NDArray[np.float32]) -> NDArray[np.int64]:

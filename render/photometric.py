@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import _native
+from .splat import backend_of, check
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class PhotometricTarget:
         Raises:
             ValueError: a shape, dtype or device that does not fit, or a tensor with gradients.
         """
-        photo = _constant("target", _checked("target", image, _views("target", image)))
+        check("target", image, _views("target", image), image.device)
+        photo = _constant("target", image)
         mean, variance = torch.empty_like(photo), torch.empty_like(photo)
         if photo.numel():
-            _native.photometric_moments(photo, mean, variance, torch.get_num_threads())
+            backend = backend_of(photo.device)
+            backend.photometric_moments(photo, mean, variance, torch.get_num_threads())
         return cls(photo, mean, variance)
 
 
@@ -69,21 +72,24 @@ def photometric_loss(
         ValueError: a shape, dtype, device or value that does not fit, by argument.
     """
     shape = _views("image", image)
-    _checked("image", image, shape)
+    on = image.device
+    check("image", image, shape, on)
     weight = float(ssim_weight)
     if not 0 <= weight <= 1:
         raise ValueError(f"ssim_weight: expected in [0, 1], got {ssim_weight}")
     if mask is not None:
-        mask = _constant("mask", _checked("mask", mask, shape[:3]))
+        check("mask", mask, shape[:3], on)
+        mask = _constant("mask", mask)
     if not isinstance(target, PhotometricTarget):
-        target = PhotometricTarget.prepare(_checked("target", target, shape))
+        check("target", target, shape, on)
+        target = PhotometricTarget.prepare(target)
     for name in ("image", "mean", "variance"):
-        _checked(f"target.{name}", getattr(target, name), shape)
+        check(f"target.{name}", getattr(target, name), shape, on)
     if image.numel() == 0:
         return image.sum()
     if image.requires_grad and torch.is_grad_enabled():
         return _Photometric.apply(image, target, weight, mask)
-    return torch.tensor(_measure(image, target, weight, mask, None), dtype=torch.float32)
+    return _measure(image, target, weight, mask, None)
 
 
 def _measure(
@@ -92,12 +98,15 @@ def _measure(
     weight: float,
     mask: Tensor | None,
     gradient: Tensor | None,
-) -> float:
+) -> Tensor:
     """The loss; fills `gradient` unless it is None."""
     tensors = (image, target.image, target.mean, target.variance)
     x, y, mean, variance = (t.detach().contiguous() for t in tensors)
     threads = torch.get_num_threads()
-    return _native.photometric_loss(x, y, mean, variance, mask, weight, gradient, threads)
+    found = backend_of(image.device).photometric_loss(
+        x, y, mean, variance, mask, weight, gradient, threads
+    )
+    return torch.as_tensor(found, dtype=torch.float32)
 
 
 class _Photometric(torch.autograd.Function):
@@ -105,16 +114,17 @@ class _Photometric(torch.autograd.Function):
     def forward(
         ctx: Any, image: Tensor, target: PhotometricTarget, weight: float, mask: Tensor | None
     ) -> Tensor:
-        gradient = torch.empty(image.shape, dtype=torch.float32)
+        gradient = torch.empty(image.shape, dtype=torch.float32, device=image.device)
         loss = _measure(image, target, weight, mask, gradient)
         ctx.save_for_backward(gradient)
-        return torch.tensor(loss, dtype=torch.float32)
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         (gradient,) = ctx.saved_tensors
-        if float(upstream) != 1:  # As it is where this is the whole loss: spares a copy.
+        # 1 where this is the whole loss: spares a copy, which on CUDA is cheaper than to ask.
+        if upstream.device.type != "cpu" or float(upstream) != 1:
             gradient = gradient * upstream
         return gradient, None, None, None
 
@@ -128,18 +138,6 @@ def _views(name: str, value: Tensor) -> tuple[int, ...]:
     if not all(1 <= side <= _native.MAX_SIDE for side in shape[1:3]):
         raise ValueError(f"{name}: expected sides of 1 to {_native.MAX_SIDE}, got {list(shape)}")
     return shape
-
-
-def _checked(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if value.device.type != "cpu":
-        raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}")
-    if tuple(value.shape) != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
-    if value.dtype != torch.float32:
-        raise ValueError(f"{name}: expected float32, got {str(value.dtype).removeprefix('torch.')}")
-    return value
 
 
 def _constant(name: str, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The splat rasteriser: gsplat's argument order, on the CPU."""
+"""The splat rasteriser: gsplat's argument order, on the CPU or on CUDA."""
 
 from __future__ import annotations
 
@@ -116,9 +116,11 @@ def rasterize(
         height: image rows.
         options: everything else.
 
+    All tensors lie on one device, the CPU or a CUDA GPU, which then does the work.
+
     Returns:
         Image [C, H, W, channels], alpha [C, H, W, 1], and a dict: width, height, n_cameras,
-        tile_size, seconds (by stage, the backward pass's too once it has run); with
+        tile_size, seconds (by stage, the backward pass's too once it has run; none on CUDA); with
         options.details also gsplat's radii [C, N, 2] int32, means2d [C, N, 2], depths [C, N],
         conics [C, N, 3], opacities [C, N] and tiles_per_gauss [C, N] int32, all zero where a
         Gaussian is culled.
@@ -147,10 +149,11 @@ class _Call:
     def __init__(self, Ks: Tensor, width: int, height: int, options: RasterOptions) -> None:
         self.Ks, self.width, self.height, self.options = Ks, width, height, options
         self.settings = native_settings(width, height, options)
+        self.frames: Any = None
         self.meta: dict[str, Any] = {}
 
     def draw(
-        self, inputs: Sequence[Any], frames: _native.Frames | None = None
+        self, inputs: Sequence[Any], keep_frames: bool = False
     ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, Tensor]]:
         """What the kernels took (means to Ks), image and alpha; fills `meta`.
 
@@ -160,23 +163,26 @@ class _Call:
         options, settings = self.options, self.settings
         gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, self.Ks)
         n, count = len(gaussians[0]), len(cameras[0])
-        painted = _checked_colors(colors, n, count, options)
+        painted = _checked_colors(colors, n, count, options, gaussians[0].device)
         settings.color_channels = 0 if painted is None else painted.shape[-1]
         channels = settings.color_channels + options.has_depth
-        backgrounds = _full_backgrounds(options, count, settings.color_channels, channels)
-        image = torch.empty(count, self.height, self.width, channels)
-        alpha = torch.empty(count, self.height, self.width, 1)
-        details = _details(count, n) if options.details else {}
-        seconds = _native.render(
+        device = gaussians[0].device
+        backgrounds = full_backgrounds(options, count, channels, settings.color_channels, device)
+        image = torch.empty(count, self.height, self.width, channels, device=device)
+        alpha = torch.empty(count, self.height, self.width, 1, device=device)
+        details = _details(count, n, device) if options.details else {}
+        backend = backend_of(device)
+        self.frames = backend.Frames() if keep_frames else None
+        seconds = backend.render(
             *gaussians, painted, *cameras, settings, backgrounds, image, alpha,
-            tuple(details.values()) if details else None, frames,
+            tuple(details.values()) if details else None, self.frames,
         )  # fmt: skip
         self.meta |= {
             "width": self.width,
             "height": self.height,
             "n_cameras": count,
             "tile_size": _native.TILE,
-            "seconds": dict(zip(("project", "sort", "bin", "blend"), seconds, strict=True)),
+            "seconds": dict(zip(("project", "sort", "bin", "blend"), seconds, strict=False)),
         }
         self.meta |= details
         return (*gaussians, painted, *cameras), (image, alpha)
@@ -186,8 +192,8 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
         # A backward pass empties the frames; a second one, of a retained graph, makes them again.
-        ctx.call, ctx.frames = call, _native.Frames()
-        taken, outputs = call.draw(inputs, ctx.frames)
+        ctx.call = call
+        taken, outputs = call.draw(inputs, keep_frames=True)
         ctx.save_for_backward(*taken, *outputs)
         ctx.background_shape = None if inputs[5] is None else inputs[5].shape
         ctx.set_materialize_grads(False)
@@ -209,12 +215,12 @@ class _Rasterize(torch.autograd.Function):
         ]
         settings.threads = torch.get_num_threads()
         given: Any = (None if g is None else g.contiguous() for g in grad_outputs)
-        seconds = _native.render_backward(
+        seconds = backend_of(means.device).render_backward(
             means, quats, scales, opacities, colors, viewmats, Ks, settings,
-            (image, alpha, *given), tuple(grads), ctx.frames,
+            (image, alpha, *given), tuple(grads), ctx.call.frames,
         )  # fmt: skip
         stages = (f"backward_{stage}" for stage in ("prepare", "unblend", "reduce", "unproject"))
-        ctx.call.meta["seconds"] |= dict(zip(stages, seconds, strict=True))
+        ctx.call.meta["seconds"] |= dict(zip(stages, seconds, strict=False))
         if grads[5] is not None:
             each = grads[5][:, : settings.color_channels]
             grads[5] = each if len(ctx.background_shape) == 2 else each.sum(0)
@@ -234,35 +240,59 @@ def checked_scene(
     Raises ValueError naming the first argument that does not fit.
     """
     n = _length("means", means)
+    on = means.device
     gaussians = (
-        checked("means", means, (n, 3)),
-        checked("quats", quats, (n, 4)),
-        checked("scales", scales, (n, 3)),
-        checked("opacities", opacities, (n,)),
+        checked("means", means, (n, 3), on),
+        checked("quats", quats, (n, 4), on),
+        checked("scales", scales, (n, 3), on),
+        checked("opacities", opacities, (n,), on),
     )
     c = _length("viewmats", viewmats)
-    cameras = (checked("viewmats", viewmats, (c, 4, 4)), checked("Ks", Ks, (c, 3, 3)))
-    for name, value in zip(("viewmats", "Ks"), cameras, strict=True):
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-    if bool((cameras[1][:, (0, 1), (0, 1)] <= 0).any()):
-        raise ValueError("Ks: expected positive focal lengths, got one that is not")
+    cameras = (checked("viewmats", viewmats, (c, 4, 4), on), checked("Ks", Ks, (c, 3, 3), on))
+    if on.type == "cpu":
+        _check_cameras(*cameras)
     return gaussians, cameras
 
 
-def checked(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The tensor, contiguous and detached; ValueError unless float32 on the CPU of this shape."""
+def _check_cameras(viewmats: Tensor, Ks: Tensor) -> None:
+    """Elsewhere the kernels do it: asking would wait for the device."""
+    for name, value in (("viewmats", viewmats), ("Ks", Ks)):
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    if bool((Ks[:, (0, 1), (0, 1)] <= 0).any()):
+        raise ValueError("Ks: expected positive focal lengths, got one that is not")
+
+
+def check(name: str, value: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raises ValueError unless this is a float32 tensor of this shape on that device."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if value.device.type == "cuda":
-        raise ValueError(f"{name}: the CUDA kernels are not built yet (issue 7); got a CUDA tensor")
-    if value.device.type != "cpu":
-        raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}")
+    if value.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: expected a CPU tensor or a CUDA one, got one on {value.device}")
+    if value.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
     if value.dtype != torch.float32:
         raise ValueError(f"{name}: expected float32, got {str(value.dtype).removeprefix('torch.')}")
+
+
+def checked(name: str, value: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """The tensor, contiguous and detached; raises as `check`."""
+    check(name, value, shape, device)
     return value.detach().contiguous()
+
+
+def backend_of(device: torch.device) -> Any:
+    """The kernels of a device: `_native`, or `splat_cuda.Backend` with the same calls.
+
+    Raises ValueError with one sentence where a GPU cannot be used.
+    """
+    if device.type == "cpu":
+        return _native
+    from . import splat_cuda  # Not before there is something for it to do.
+
+    return splat_cuda.backend_on(device)
 
 
 def native_settings(width: int, height: int, options: RasterOptions) -> _native.Settings:
@@ -290,7 +320,9 @@ def _length(name: str, value: Tensor) -> int:
     return len(value)
 
 
-def _checked_colors(colors: Tensor | None, n: int, c: int, options: RasterOptions) -> Tensor | None:
+def _checked_colors(
+    colors: Tensor | None, n: int, c: int, options: RasterOptions, device: torch.device
+) -> Tensor | None:
     if not options.has_color:
         return None
     if not isinstance(colors, Tensor):
@@ -305,28 +337,30 @@ def _checked_colors(colors: Tensor | None, n: int, c: int, options: RasterOption
             f"colors: expected [{n}, D] or [{c}, {n}, D], D from 1 to {_native.MAX_CHANNELS},"
             f" got {got}"
         )
-    return checked("colors", colors, tuple(got))
+    return checked("colors", colors, tuple(got), device)
 
 
-def _full_backgrounds(
-    options: RasterOptions, cameras: int, colors: int, channels: int
+def full_backgrounds(
+    options: RasterOptions, cameras: int, channels: int, colors: int, device: torch.device
 ) -> Tensor | None:
+    """[C, channels] of which the first `colors` have a background; None where there is none."""
     if options.backgrounds is None or not options.has_color:
         return None
     shape = (cameras, colors) if options.backgrounds.ndim == 2 else (colors,)
-    given = checked("backgrounds", options.backgrounds, shape)
-    full = torch.zeros(cameras, channels)
+    given = checked("backgrounds", options.backgrounds, shape, device)
+    full = torch.zeros(cameras, channels, device=device)
     full[:, :colors] = given
     return full
 
 
-def _details(cameras: int, n: int) -> dict[str, Tensor]:
+def _details(cameras: int, n: int, device: torch.device) -> dict[str, Tensor]:
     """In the order in which the kernels take them."""
+    rows = (cameras, n)
     return {
-        "radii": torch.zeros(cameras, n, 2, dtype=torch.int32),
-        "means2d": torch.zeros(cameras, n, 2),
-        "depths": torch.zeros(cameras, n),
-        "conics": torch.zeros(cameras, n, 3),
-        "opacities": torch.zeros(cameras, n),
-        "tiles_per_gauss": torch.zeros(cameras, n, dtype=torch.int32),
+        "radii": torch.zeros(*rows, 2, dtype=torch.int32, device=device),
+        "means2d": torch.zeros(*rows, 2, device=device),
+        "depths": torch.zeros(rows, device=device),
+        "conics": torch.zeros(*rows, 3, device=device),
+        "opacities": torch.zeros(rows, device=device),
+        "tiles_per_gauss": torch.zeros(rows, dtype=torch.int32, device=device),
     }

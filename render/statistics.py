@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import _native
-from .splat import DEFAULTS, RasterOptions, checked_scene, native_settings
+from .splat import DEFAULTS, RasterOptions, backend_of, checked_scene, native_settings
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,23 @@ def statistics(
 ) -> SplatStatistics:
     """Contributions of N Gaussians to C views; the same bits whatever the number of threads.
 
+    On CUDA the last bits of the sums depend on the order in which tiles finish.
+
     Takes the tensors that `rasterize` takes, without colours, and raises the same errors. Of the
     options those about geometry and opacity matter; in antialiased mode the opacity summed is the
     compensated one.
     """
     gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, Ks)
     settings = native_settings(width, height, options)
-    n = len(means)
+    n, device = len(means), means.device
     sums = SplatStatistics(
-        hits=torch.zeros(n, dtype=torch.int64),
-        opacity_hits=torch.zeros(n, dtype=torch.float64),
-        weight=torch.zeros(n, dtype=torch.float64),
-        weight_sq=torch.zeros(n, dtype=torch.float64),
-        max_weight=torch.zeros(n, dtype=torch.float32),
+        hits=torch.zeros(n, dtype=torch.int64, device=device),
+        opacity_hits=torch.zeros(n, dtype=torch.float64, device=device),
+        weight=torch.zeros(n, dtype=torch.float64, device=device),
+        weight_sq=torch.zeros(n, dtype=torch.float64, device=device),
+        max_weight=torch.zeros(n, dtype=torch.float32, device=device),
     )
-    _native.statistics(
+    backend_of(device).statistics(
         *gaussians, *cameras, settings,
         sums.hits, sums.opacity_hits, sums.weight, sums.weight_sq, sums.max_weight,
     )  # fmt: skip

@@ -114,7 +114,9 @@ def evaluate(
         photo = _picture(photos, index, camera)[0]
         if callable(reference):
             reference_seconds.append(elapsed)
-        views.append(_view(index, image[0], photo, truth, lpips, seconds))
+        # Compared on the CPU wherever they were made, so that figures do not depend on the device.
+        truth, photo = (None if t is None else t.cpu() for t in (truth, photo))
+        views.append(_view(index, image[0].cpu(), photo, truth, lpips, seconds))
         if progress is not None:
             progress((index + 1) / len(cameras))
     fps = _fps(render, cameras, [view.seconds for view in views])

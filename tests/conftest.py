@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ctypes
+import hashlib
 import os
-from collections.abc import Callable
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +21,9 @@ import torch
 
 from fieldpress.gaussians import codec
 from fieldpress.gaussians.model import SplatModel
+from fieldpress.render import cuda
+from fieldpress.viewer.exhibit import Exhibition
+from fieldpress.viewer.server import Server
 
 torch.set_num_threads(1)
 
@@ -151,3 +163,87 @@ def splat_ply(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@contextlib.contextmanager
+def _serving(show: Exhibition, **options: Any) -> Iterator[tuple[Server, list[str]]]:
+    pytest.importorskip("websockets", reason="the viewer's extra is not installed")
+    pytest.importorskip("PIL", reason="the viewer's extra is not installed")
+    lines: list[str] = []
+    server = Server(show, log=lines.append, **options)
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+    task = loop.create_task(server.run(lambda url: ready.set()))
+
+    def run() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield server, lines
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., contextlib.AbstractContextManager[tuple[Server, list[str]]]]:
+    """A context: with serving(exhibition, **options) as (server, lines that it logs).
+
+    The viewer's server runs in a thread of its own meanwhile.
+    """
+    return _serving
+
+
+class EmulatedKernels:
+    """`cuda.Kernels` on the CPU: g++ compiles the CUDA sources behind native/cuda_emulation.h."""
+
+    def __init__(self, folder: Path, native: Path = cuda.NATIVE, order: int = 0) -> None:
+        self.device, self.processors = torch.device("cpu"), 1
+        self.folder, self.native, self.order = folder, native, order
+        self._loaded: dict[tuple[str, cuda.Macros], ctypes.CDLL] = {}
+
+    def launch(
+        self, kernel: str, blocks: int, threads: int, *arguments: int, macros: cuda.Macros = ()
+    ) -> None:
+        library = self.load(cuda.UNIT_OF.get(kernel, kernel), macros)
+        packed = (ctypes.c_uint64 * 4)(*arguments)
+        if library.emulate(getattr(library, kernel), blocks, threads, packed, self.order):
+            raise RuntimeError(f"{kernel}: threads wait for each other for ever")
+
+    def source(self, name: str, seen: set[str]) -> str:
+        """A file and all that it includes, each once."""
+        seen.add(name)
+        text = (self.native / name).read_text()
+        headers = [h for h in re.findall(r'#include "(.*)"', text) if h != "simd.h"]
+        return text + "".join(self.source(h, seen) for h in headers if h not in seen)
+
+    def load(self, unit: str, macros: cuda.Macros) -> ctypes.CDLL:
+        if (unit, macros) not in self._loaded:
+            digest = hashlib.sha256(self.source(f"{unit}.cu", set()).encode())
+            path = self.folder / f"{unit}-{digest.hexdigest()[:16]}-{hash(macros)}.so"
+            if not path.exists():
+                defines = ["FIELDPRESS_CUDA", *(f"{k}={v}" for k, v in macros)]
+                command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-x", "c++"]
+                command += [f"-D{define}" for define in defines]
+                command += [f"-I{self.native}", f"-I{cuda.NATIVE}/nvrtc", f"-I{cuda.NATIVE}"]
+                command += ["-include", "cuda_emulation.h", str(self.native / f"{unit}.cu")]
+                subprocess.run([*command, "-o", str(path)], check=True)
+            self._loaded[unit, macros] = ctypes.CDLL(str(path))
+        return self._loaded[unit, macros]
+
+
+@pytest.fixture(scope="session")
+def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EmulatedKernels]:
+    """A factory: emulate(native=cuda.NATIVE, order=0), kernels from those sources on the CPU.
+
+    order: in which the threads of a block are run; what depends on it is a race.
+    """
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the CUDA sources for the CPU")
+    folder = tmp_path_factory.mktemp("emulated")
+    return lambda native=cuda.NATIVE, order=0: EmulatedKernels(folder, native, order)

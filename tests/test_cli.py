@@ -226,7 +226,7 @@ def test_odd_scenes_compress(
         ["compress", "a.ply", "-o", "b.fpz", "--finetune", "many"],
         ["fit"],
         ["fit", "gaussians"],
-        ["fit", "nerf", "photos", "-o", "b.fpz"],
+        ["fit", "video", "photos", "-o", "b.fpz"],
         ["compress", "a.ply", "-o", "-", "--json"],
         ["compress", "a.ply", "b.ply", "-o", "b.fpz"],
         ["decompress", "a.fpz"],
@@ -255,8 +255,10 @@ def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
         "convert": "OUT --overwrite --json",
         "fit": "gaussians",
         "bench": "-o --resume --json",
+        "batch": "-o --jobs --ray --retries --timeout --layout --resume --json",
         "render": "--cameras --scene --orbit -o --overwrite --json",
         "eval": "--scene --reference -o --overwrite --json",
+        "view": "--scene --host --port --token --json",
         "info": "--json",
         "demo": "-o --overwrite --json",
     }
@@ -346,6 +348,10 @@ def test_eval_against_a_reference(
     assert 30 < report["psnr_self"] < 100
     assert report["psnr"] is None
     assert len(report["per_view"]) == report["views"]
+    assert report["bytes_by_section"]["pos"] > 0
+    assert main([*args[:-1], str(out / "r.html")]) == 0
+    capsys.readouterr()
+    assert (out / "r.html").read_text().count("class='stage'") == min(3, report["views"])
     assert report["output_bytes"] == pressed.stat().st_size
     assert report["input_bytes"] == scene.stat().st_size
     same = run_json(["eval", str(scene), "--reference", str(scene)], capsys)

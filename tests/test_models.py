@@ -178,7 +178,7 @@ def test_missing_file(tmp_path):
         models.read_bytes(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.splat", "lod-meta.json", "a", "a.fpz"])
+@pytest.mark.parametrize("name", ["a.obj", "lod-meta.json", "a", "a.fpz"])
 def test_unknown_output(tiny_model, tmp_path, name):
     with pytest.raises(ValueError, match=r"cannot write this kind of file; expected one of \.ply"):
         models.save(tiny_model(2), tmp_path / name)

@@ -103,3 +103,14 @@ def test_every_module_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.wheel
+def test_pages_are_installed() -> None:
+    """Files that are no Python go into the wheel with their folder."""
+    from fieldpress.viewer.server import page
+    from fieldpress.viewer.splat_page import SCRIPTS
+
+    assert "class App" in page("title")
+    folder = Path(str(fieldpress.__file__)).parent / "viewer" / "page"
+    assert all((folder / name).is_file() for name in (*SCRIPTS, "splat_page.html"))

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldpress.quant import palette
-from fieldpress.quant.palette import fit_levels, fit_palette, level_indices, nearest
+from fieldpress.quant.palette import (
+    even_levels,
+    fit_levels,
+    fit_palette,
+    fit_weighted_levels,
+    level_indices,
+    nearest,
+)
 
 
 def cloud(n: int, d: int = 6, seed: int = 0) -> torch.Tensor:
@@ -107,6 +114,24 @@ def test_frequent_vectors_weigh_more():
     torch.testing.assert_close(entries.sort(0).values[:, 0], torch.tensor([0.1, 5.25]))
 
 
+@pytest.mark.parametrize("size", [30, 400])
+def test_weights_say_whose_errors_count(size):
+    """The weighted error is less than without weights; equal weights are none."""
+    x = cloud(1000)
+    heavy = torch.where(torch.arange(1000) % 10 == 0, 100.0, 1e-3)
+
+    def weighed(entries: torch.Tensor) -> float:
+        return float((distances(x, entries).min(1).values * heavy).sum())
+
+    plain, _ = fit_palette(x, size, iterations=2)
+    fitted, indices = fit_palette(x, size, weights=heavy, iterations=2)
+    assert indices is None
+    assert weighed(fitted) < 0.6 * weighed(plain)
+    assert error(x, fit_palette(x, size, weights=torch.ones(1000))[0]) < 1.2 * error(x, plain)
+    exact, indices = fit_palette(x, 1000, weights=heavy)
+    assert torch.equal(exact[indices], x)
+
+
 def test_a_colour_that_everything_has_and_huge_values():
     x = cloud(300) * 1e30
     entries, _ = fit_palette(x, 100)
@@ -168,6 +193,40 @@ def test_levels_rise_and_the_nearest_is_taken(values, count, tolerance):
     assert (chosen == gaps.min(1)).all()
     if len(np.unique(x)) <= count:
         assert (chosen == 0).all()
+
+
+@pytest.mark.parametrize("count", [2, 16, 256])
+def test_weighted_levels_serve_what_weighs(count):
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.normal(size=9000), rng.normal(40, 5, size=1000)]).astype(np.float32)
+    weight = np.where(x > 20, 1.0, 1e-4)
+
+    def weighed(levels: np.ndarray) -> float:
+        near = levels[level_indices(x, levels)].astype(np.float64)
+        return float((weight * np.square(near - x)).sum())
+
+    levels = fit_weighted_levels(x, weight, count)
+    assert (np.diff(levels) > 0).all()
+    assert len(levels) <= count
+    if count > 2:
+        assert weighed(levels) < 0.5 * weighed(fit_weighted_levels(x, np.ones_like(weight), count))
+    assert np.array_equal(
+        fit_weighted_levels(x[:count], weight[:count], count), np.unique(x[:count])
+    )
+
+
+@pytest.mark.parametrize("count", [3, 64, 128])
+def test_even_levels_have_0_and_cut_what_is_far_and_light(count):
+    rng = np.random.default_rng(2)
+    x = rng.laplace(0, 0.1, size=(4000, 3)).astype(np.float32)
+    x[0] = 1000
+    levels = even_levels(x, np.where(np.arange(4000) == 0, 1e-9, 1.0)[:, None], count)
+    assert len(levels) == 2 * ((count - 1) // 2) + 1
+    assert 0 in levels
+    np.testing.assert_allclose(np.diff(levels), np.diff(levels)[0], rtol=1e-4)
+    assert levels[-1] < 3
+    assert even_levels(np.zeros((4, 3), np.float32), np.ones((4, 1)), count).tolist() == [0]
+    assert even_levels(np.zeros((0, 3), np.float32), np.ones((0, 1)), count).tolist() == [0]
 
 
 def test_levels_are_even_where_they_may_be():

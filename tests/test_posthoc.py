@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-
 import pytest
 import torch
 
@@ -12,11 +10,9 @@ from fieldpress.gaussians.posthoc import (
     PosthocSettings,
     lightgaussian_posthoc,
     seen_weight,
-    spz_bytes,
     without_least,
 )
 from fieldpress.gaussians.significance import keep_mask, significance
-from fieldpress.gaussians.spz import read_spz, write_spz
 from fieldpress.gaussians.vectree import VecTreeSettings
 from fieldpress.quant import container
 from fieldpress.quant.codebook import CodebookSettings
@@ -59,40 +55,6 @@ def test_what_no_view_sees_goes_first_and_what_is_seen_most_goes_last(tiny_model
     most = model[weight.argsort(descending=True, stable=True)[30:]]
     lost = (left.render(views) - whole).square().mean()
     assert lost < (most.render(views) - whole).square().mean() / 10
-
-
-@pytest.mark.parametrize("degree", range(5))
-def test_five_bits_are_what_the_writer_does_by_itself(tiny_model, degree):
-    model = tiny_model(50, degree)
-    assert gzip.decompress(spz_bytes(model, 5)) == gzip.decompress(write_spz(model))
-
-
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_colours_come_back_within_half_a_bucket(tiny_model, bits):
-    """In our axes, though SPZ stores them in its own; nothing else depends on the bits."""
-    model = tiny_model(300)
-    model.shN.clamp_(-0.9, 0.9)
-    data = spz_bytes(model, bits)
-    found, usual = read_spz(data), read_spz(write_spz(model))
-    for name in ("means", "quats", "scales", "opacities", "sh0"):
-        assert torch.equal(getattr(found, name), getattr(usual, name))
-    error = (found.shN - model.shN).abs()
-    first, rest = 2.0 ** (1 - bits), 2.0 ** (1 - max(bits - 1, 1))
-    byte = 1 / 256  # Rounding to bytes comes first.
-    assert error[:, :3].max() <= first / 2 + byte
-    assert error[:, 3:].max() <= rest / 2 + byte or bits <= 2  # Then the top bucket is cut off.
-    if bits == 8:
-        assert error[:, :3].max() > 0
-    assert spz_bytes(model, bits) == data
-
-
-def test_fewer_bits_are_fewer_bytes(tiny_model):
-    model = tiny_model(500)
-    sizes = [len(spz_bytes(model, bits)) for bits in (8, 6, 4, 2)]
-    assert sizes == sorted(sizes, reverse=True)
-    for bits in (0, 9):
-        with pytest.raises(ValueError, match=r"sh_bits: expected 1\.\.8"):
-            spz_bytes(model, bits)
 
 
 @pytest.mark.parametrize(("degree", "expected"), [(3, 2), (1, 1), (0, 0)])

@@ -10,28 +10,27 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .heat import ERROR_GAIN, HEAT, heat_map
 from .png import encode_png
 
-ERROR_GAIN = 10  # An error of 1/10 of full brightness is the hottest colour.
-HEAT = (  # Dark to bright, monotone in lightness, safe for colour-blind readers.
-    (0.00, 0.00, 0.02), (0.25, 0.05, 0.40), (0.60, 0.15, 0.42),
-    (0.90, 0.36, 0.22), (0.98, 0.68, 0.10), (0.99, 1.00, 0.70),
-)  # fmt: skip
 TIMES, DASH = "\u00d7", "\u2013"
 ROW, LABEL, BAR = 26, 160, 400  # Pixels of the chart of bytes.
 
 
 @dataclass(frozen=True)
 class ViewPictures:
-    """One view to be shown: a name, and pictures [H, W, 3] float in [0, 1] of one size."""
+    """One view to be shown: a name, and pictures [H, W, 3] float in [0, 1] of one size.
+
+    `basis` says what the original is, where it is not the uncompressed scene.
+    """
 
     name: str
     original: Tensor
     compressed: Tensor
     photo: Tensor | None = None
+    basis: str = "uncompressed"
 
 
 def html_report(
@@ -74,16 +73,6 @@ def html_report(
         + "\n".join(part for part in sections if part)
         + f"\n{_notes(report)}\n</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
-
-
-def heat_map(image: Tensor, reference: Tensor) -> Tensor:
-    """Error of a picture [H, W, 3] as colours: black for none, pale yellow for 0.1 and more."""
-    error = (image.float() - reference.float()).abs().mean(-1) * ERROR_GAIN
-    place = error.nan_to_num(1.0).clamp(0, 1) * (len(HEAT) - 1)
-    colors = torch.tensor(HEAT)
-    low = place.floor().long().clamp_max(len(HEAT) - 2)
-    share = (place - low)[..., None]
-    return colors[low] * (1 - share) + colors[low + 1] * share
 
 
 def _subtitle(report: Mapping[str, Any]) -> str:
@@ -137,7 +126,7 @@ def _comparison(pictures: Sequence[ViewPictures]) -> str:
             f"{escape(view.name)}</button>"
         )
         stages.append(_stage(i, view))
-    sides = [("compressed", "compressed"), ("error", f"error {TIMES}{ERROR_GAIN}")]
+    sides = [("compressed", "compressed"), ("error", f"error {TIMES}{ERROR_GAIN:g}")]
     if all(view.photo is not None for view in pictures):
         sides.append(("photo", "photograph"))
     buttons = "".join(
@@ -147,7 +136,8 @@ def _comparison(pictures: Sequence[ViewPictures]) -> str:
     )
     return (
         "<section id='compare'><h2>Look for yourself</h2>"
-        "<p class='hint'>Drag across the picture. Left: uncompressed. Right: what you choose.</p>"
+        f"<p class='hint'>Drag across the picture. Left: {pictures[0].basis}. "
+        "Right: what you choose.</p>"
         f"<div class='choices' role='group' aria-label='View'>{''.join(choices)}</div>"
         f"<div class='choices' role='group' aria-label='Right side'>{buttons}</div>"
         f"{''.join(stages)}{_heat_legend()}</section>"
@@ -157,7 +147,7 @@ def _comparison(pictures: Sequence[ViewPictures]) -> str:
 def _stage(index: int, view: ViewPictures) -> str:
     height, width = view.original.shape[:2]
     named = {
-        "original": ("uncompressed", view.original),
+        "original": (view.basis, view.original),
         "compressed": ("compressed", view.compressed),
         "error": ("error heat map", heat_map(view.compressed, view.original)),
     }
@@ -172,7 +162,7 @@ def _stage(index: int, view: ViewPictures) -> str:
     hidden = "" if index == 0 else " hidden"
     return (
         f"<div class='stage' data-view='{index}' style='--w:{width}'{hidden}>{pictures}"
-        "<span class='tag left'>uncompressed</span><span class='tag right'>compressed</span>"
+        f"<span class='tag left'>{view.basis}</span><span class='tag right'>compressed</span>"
         "<i class='line'></i><input type='range' min='0' max='100' step='0.1' value='50' "
         f"aria-label='Swipe between the pictures of {escape(view.name)}'></div>"
     )

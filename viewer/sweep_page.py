@@ -39,14 +39,16 @@ def sweep_page(results: Mapping[str, Any], curves: str, photographs: str = "") -
 
     Args:
         results: scenes, points (with `knobs`, their settings in words), bd_rate, bd_rate_median,
-            machine, seed and version, as a sweep has them.
+            machine, seed and version, as a sweep has them; a batch has a title and medians too.
         curves: the SVG of all scenes against their uncompressed renders.
         photographs: the same against photographs, or nothing.
     """
     here = resources.files(__package__ or "")
     style = (here / "report.css").read_text("utf-8") + STYLE
     script = (here / "report.js").read_text("utf-8")
+    title = escape(results.get("title", "Rate-distortion sweep"))
     sections = [
+        _medians(results.get("medians", [])),
         _deltas(results),
         _drawing("Quality against size", curves, "Lines join the points that no other of the "
                  "method beats; pale marks are beaten. Upper axis: ratio to 4 bytes a number."),
@@ -59,9 +61,9 @@ def sweep_page(results: Mapping[str, Any], curves: str, photographs: str = "") -
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>Rate-distortion sweep</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         f"<header><p class='brand'>fieldpress {escape(str(results['version']))}</p>"
-        f"<h1>Rate-distortion sweep</h1>{_subtitle(results)}</header>\n"
+        f"<h1>{title}</h1>{_subtitle(results)}</header>\n"
         + "\n".join(part for part in sections if part)
         + f"\n{_notes(results)}\n</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
@@ -78,6 +80,24 @@ def _subtitle(results: Mapping[str, Any]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _medians(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row a method with its settings: the median of each figure over scenes."""
+    shown = [c for c in COLUMNS if any(row.get(c[0]) is not None for row in rows)]
+    if not shown:
+        return ""
+    head = "".join(f"<th scope='col'>{heading}</th>" for _, heading, _ in shown)
+    body = "".join(
+        f"<tr><th scope='row'>{escape(row['method'])}<small>{escape(row['knobs'])}</small></th>"
+        f"<td>{row['scenes']}</td>{''.join(_cell(row, column) for column in shown)}</tr>"
+        for row in rows
+    )
+    return (
+        "<section><h2>Medians over scenes</h2><p class='hint'>Of each figure by itself.</p>"
+        f"<div class='scroll'><table class='delta'><thead><tr><th></th><th scope='col'>scenes</th>"
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
+    )
 
 
 def _deltas(results: Mapping[str, Any]) -> str:
@@ -177,7 +197,7 @@ def _failures(points: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     return (
-        "<section><h2>Not possible</h2><p class='hint'>Points that a method could not make.</p>"
+        "<section><h2>Failed</h2><p class='hint'>Points that could not be made, and why.</p>"
         f"<div class='scroll'><table class='failed'>{rows}</table></div></section>"
     )
 

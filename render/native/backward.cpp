@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "camera.h"
 #include "constants.h"
 #include "dispatch.h"
 #include "render.h"
@@ -129,35 +130,13 @@ void unproject_all(const Kernels& k, const Scene& scene, const Camera& camera, c
   });
 }
 
-// camera = R world + t; its centre is -R^-1 t, which the direction of view starts from.
-void pose_to_view(const std::vector<PoseGrad>& poses, const float* view, const Camera& camera,
-                  float* out) {
+PoseGrad total_pose(const std::vector<PoseGrad>& poses) {
   PoseGrad sum = {};
   for (const PoseGrad& pose : poses) {
     for (int i = 0; i < 9; ++i) sum.outer[i] += pose.outer[i];
     for (int i = 0; i < 3; ++i) sum.shift[i] += pose.shift[i], sum.center[i] += pose.center[i];
   }
-  double r[3][3], turned[3], center[3];
-  for (int i = 0; i < 3; ++i) {
-    center[i] = static_cast<double>(camera.center[i]);
-    for (int j = 0; j < 3; ++j) r[i][j] = static_cast<double>(view[4 * i + j]);
-  }
-  // Row i of R^-T is a cross product of the other rows, over the determinant.
-  double det = 0;
-  for (int i = 0; i < 3; ++i) {
-    const double *a = r[(i + 1) % 3], *b = r[(i + 2) % 3];
-    const double row[3] = {a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2],
-                           a[0] * b[1] - a[1] * b[0]};
-    if (i == 0) det = r[0][0] * row[0] + r[0][1] * row[1] + r[0][2] * row[2];
-    turned[i] = (row[0] * sum.center[0] + row[1] * sum.center[1] + row[2] * sum.center[2]) / det;
-  }
-  for (int i = 0; i < 3; ++i) {
-    for (int j = 0; j < 3; ++j)
-      out[4 * i + j] = static_cast<float>(sum.outer[3 * i + j] +
-                                          (sum.shift[i] - turned[i]) * center[j]);
-    out[4 * i + 3] = static_cast<float>(sum.shift[i] - turned[i]);
-  }
-  for (int j = 0; j < 4; ++j) out[12 + j] = 0.0f;
+  return sum;
 }
 
 // Fresh gradients of a large scene would be faulted in page by page, at the price of all the rest;
@@ -250,7 +229,8 @@ BackwardTimes render_backward(const Scene& scene, const Views& views, const Sett
     grads.fresh = c == 0;
     grads.fresh_colors = c == 0 || back.colors_per_camera != 0;
     unproject_all(k, seen, camera, set, grads, *work, poses);
-    if (back.viewmats) pose_to_view(poses, views.viewmats + 16 * c, camera, back.viewmats + 16 * c);
+    if (back.viewmats)
+      pose_to_view(total_pose(poses), views.viewmats + 16 * c, camera, back.viewmats + 16 * c);
     put_back(std::move(work));
     total.unproject += watch.lap();
   }

@@ -37,4 +37,9 @@ constexpr double SH_OFFSET = 0.5;                    // colour = max(0, SH + thi
 
 constexpr double HALF_LOG2_E = 0.7213475204444817;   // exp(-q / 2) = 2^(-q * this)
 
+// What tests of extent err by towards keeping, in pixels and in log2 of alpha: rounding must not
+// drop a pixel.
+constexpr float SLACK_PIXELS = 0.02f;
+constexpr float SLACK_REACH = 1e-3f;
+
 }  // namespace fieldpress::render

@@ -61,6 +61,22 @@ struct TileShare {
   uint32_t hits;
 };
 
+// Optional per-camera, per-Gaussian outputs, gsplat's names; zero where a Gaussian is culled.
+struct Details {
+  int32_t* radii = nullptr;  // [C, N, 2]; null: none of these is wanted
+  float* means2d = nullptr;  // [C, N, 2]
+  float* depths = nullptr;   // [C, N]
+  float* conics = nullptr;   // [C, N, 3]
+  float* opacities = nullptr;         // [C, N]
+  int32_t* tiles_per_gauss = nullptr;  // [C, N]
+};
+
+struct Sums {
+  int64_t* hits = nullptr;
+  double *opacity_hits = nullptr, *weight = nullptr, *weight_sq = nullptr;
+  float* max_weight = nullptr;
+};
+
 struct Tile {
   int x, y;                  // its top left pixel
   const uint32_t* list;      // indices into splats, front to back

@@ -12,6 +12,7 @@
 #include "constants.h"
 #include "frame.h"
 #include "simd.h"
+#include "span_simd.h"
 
 namespace fieldpress::render::FIELDPRESS_ISA {
 namespace {
@@ -79,13 +80,8 @@ constexpr int pixel_y(int i) { return i / LANES * ROWS + i % LANES % ROWS; }
 FP_INLINE Bytes touched(const Splat& s, float x, float y) {
   const Eight low = Eight{0.5f, 2.5f, 4.5f, 6.5f, 8.5f, 10.5f, 12.5f, 14.5f} - y;
   const Eight high = low + 1.0f;
-  const Eight ay = all<Eight>(s.ay), axy = all<Eight>(s.axy), widest = all<Eight>(s.widest_y);
-  const Eight up = least(most(widest, low), high), down = least(most(-widest, low), high);
-  const Eight reach = all<Eight>(s.reach + SLACK_REACH);
-  const Eight ru = rough_root(reach - (ay * up) * (ay * up));
-  const Eight rd = rough_root(reach - (ay * down) * (ay * down));
-  const Eight right = (x + SLACK_PIXELS) + (ru - axy * up) * s.inverse_ax;
-  const Eight left = (x - SLACK_PIXELS) - (rd + axy * down) * s.inverse_ax;
+  Eight left, right;
+  span(s, x, low, high, left, right);
   EightInts hit[COLUMNS];
   for (int c = 0; c < COLUMNS; ++c)
     hit[c] = (right >= c * COLUMNS + 0.5f) & (left <= c * COLUMNS + (COLUMNS - 0.5f));

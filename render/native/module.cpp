@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "constants.h"
+#include "cuda_module.h"
 #include "dispatch.h"
 #include "loss_module.h"
 #include "render.h"
@@ -273,5 +274,6 @@ NB_MODULE(_native, m) {
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);
   bind_loss(m);
+  bind_cuda(m);
   export_constants(m);
 }

@@ -1,9 +1,9 @@
-// The pieces of EWA projection that the gradients walk through again.
+// EWA projection, lane by lane: the CPU takes LANES Gaussians side by side, a GPU thread one.
 #pragma once
 
 #include "constants.h"
 #include "frame.h"
-#include "simd.h"
+#include "lanes.h"
 
 namespace fieldpress::render::FIELDPRESS_ISA {
 
@@ -73,6 +73,83 @@ FP_INLINE void to_camera(const Camera& c, const Floats offset[3], Floats cam[3])
 // 1 / length.
 FP_INLINE Floats inverse_length(const Floats v[3]) {
   return 1.0f / root(most(v[0] * v[0] + v[1] * v[1] + v[2] * v[2], all<Floats>(1e-30f)));
+}
+
+// LANES Gaussians side by side.
+struct Group {
+  Floats mean[3], quat[4], scale[3], opacity;
+};
+
+// 2x3 factor F with cov2d = F F^T: Jacobian * view rotation * Gaussian rotation * scales.
+FP_INLINE void screen_factor(const Group& g, const Camera& c, const Floats cam[3], Floats f[2][3]) {
+  const Tangent t = tangent(c, cam);
+  const Rotation r = rotation(g.quat);
+  for (int row = 0; row < 2; ++row)
+    for (int k = 0; k < 3; ++k)
+      f[row][k] = (t.rows[row][0] * r.at[0][k] + t.rows[row][1] * r.at[1][k] +
+                   t.rows[row][2] * r.at[2][k]) * g.scale[k];
+}
+
+// Fields of LANES splats, to be transposed into records.
+struct Projected {
+  Floats x, y, ax, axy, ay, reach, ceiling, widest_y, inverse_ax, extent_y, depth;
+  Ints alive;
+};
+
+FP_INLINE Ints finite(Floats v) { return (v - v) == 0.0f; }
+
+// Culls what lies off the screen by gsplat's box. The ceiling of a radius, a pixel at most, never
+// decides what is drawn.
+FP_INLINE Ints on_screen(const Projected& p, const Settings& set, Floats rx, Floats ry) {
+  Ints in = (p.x + rx > -1.0f) & (p.x - rx < static_cast<float>(set.width) + 1.0f) &
+            (p.y + ry > -1.0f) & (p.y - ry < static_cast<float>(set.height) + 1.0f);
+  if (set.radius_clip > 0.0f) {  // ceil(r) <= clip says r <= floor(clip).
+    const float clip = std::floor(set.radius_clip);
+    in &= (rx > clip) | (ry > clip);
+  }
+  return in;
+}
+
+// Ellipse, opacity and extent from the blurred covariance.
+FP_INLINE void shape(Projected& p, const Covariance& raw, Floats opacity, const Settings& set) {
+  const Floats xx = raw.xx + set.eps2d, yy = raw.yy + set.eps2d;
+  const Floats det = raw.det + set.eps2d * (raw.xx + raw.yy + set.eps2d);
+  if (set.antialiased)
+    opacity *= root(most(raw.det / det,
+                         all<Floats>(set.compensation_floor * set.compensation_floor)));
+  p.alive &= (opacity >= single(ALPHA_CUTOFF)) & finite(opacity) & (det > 0.0f);
+  p.reach = log2_of(most(opacity * 255.0f, all<Floats>(1.0f)));
+  p.ceiling = least(opacity, all<Floats>(set.alpha_clamp));
+
+  const float root_half = std::sqrt(single(HALF_LOG2_E));
+  const Floats sigma_x = root(xx), sigma_y = root(yy);
+  const Floats inverse = root_half / root(det);  // Roots first: products of variances overflow.
+  p.ax = sigma_y * inverse;
+  p.axy = -raw.xy / sigma_y * inverse;
+  p.ay = root_half / sigma_y;
+  p.inverse_ax = 1.0f / p.ax;
+  const Floats sigmas = root(p.reach * single(1.0 / HALF_LOG2_E));
+  p.extent_y = sigmas * sigma_y;
+  p.widest_y = sigmas * raw.xy / sigma_x;
+  const Floats bound = least(sigmas, all<Floats>(single(EXTENT_SIGMAS)));
+  p.alive &= on_screen(p, set, bound * sigma_x, bound * sigma_y);
+}
+
+FP_INLINE Projected project_group(const Group& g, const Camera& c, const Settings& set,
+                                  Floats offset[3]) {
+  Projected p;
+  Floats cam[3], factor[2][3];
+  for (int k = 0; k < 3; ++k) offset[k] = g.mean[k] - c.center[k];
+  to_camera(c, offset, cam);
+  p.depth = cam[2];
+  p.alive = (p.depth >= set.near_plane) & (p.depth <= set.far_plane) & (p.depth > 0.0f);
+  p.x = c.fx * cam[0] / cam[2] + c.cx;
+  p.y = c.fy * cam[1] / cam[2] + c.cy;
+  screen_factor(g, c, cam, factor);
+  shape(p, square(factor), g.opacity, set);
+  p.alive &= finite(p.x + p.y) & finite(p.ax + p.axy + p.ay + p.inverse_ax) &
+             finite(p.extent_y + p.widest_y);
+  return p;
 }
 
 }  // namespace fieldpress::render::FIELDPRESS_ISA

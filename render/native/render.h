@@ -20,28 +20,12 @@ struct Times {
   double project = 0, sort = 0, bin = 0, blend = 0;
 };
 
-// Optional per-camera, per-Gaussian outputs, gsplat's names; zero where a Gaussian is culled.
-struct Details {
-  int32_t* radii = nullptr;  // [C, N, 2]; null: none of these is wanted
-  float* means2d = nullptr;  // [C, N, 2]
-  float* depths = nullptr;   // [C, N]
-  float* conics = nullptr;   // [C, N, 3]
-  float* opacities = nullptr;         // [C, N]
-  int32_t* tiles_per_gauss = nullptr;  // [C, N]
-};
-
 struct Images {
   float* image = nullptr;             // [C, H, W, channels]
   float* alpha = nullptr;             // [C, H, W, 1]
   const float* backgrounds = nullptr;  // [C, channels] or null
   int64_t colors_per_camera = 0;      // floats from one camera's colours to the next; 0: shared
   Details details;
-};
-
-struct Sums {
-  int64_t* hits = nullptr;
-  double *opacity_hits = nullptr, *weight = nullptr, *weight_sq = nullptr;
-  float* max_weight = nullptr;
 };
 
 struct Workspace;

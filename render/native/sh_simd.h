@@ -2,7 +2,7 @@
 #pragma once
 
 #include "constants.h"
-#include "simd.h"
+#include "lanes.h"
 
 namespace fieldpress::render::FIELDPRESS_ISA {
 

@@ -69,11 +69,6 @@ FP_INLINE V select(M mask, V yes, V no) {
                              (reinterpret_cast<M>(no) & ~mask));
 }
 
-// What tests of extent err by towards keeping, in pixels and in log2 of alpha: rounding must not
-// drop a pixel.
-constexpr float SLACK_PIXELS = 0.02f;
-constexpr float SLACK_REACH = 1e-3f;
-
 // rough_root(x): at least the root and at most a thousandth above it; NaN below zero.
 constexpr float ROUGH = 1.0005f;
 

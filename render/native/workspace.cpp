@@ -1,11 +1,11 @@
 #include "workspace.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
 
+#include "camera.h"
 #include "constants.h"
 
 namespace fieldpress::render {
@@ -85,39 +85,10 @@ size_t Workspace::bytes() const {
 std::unique_ptr<Workspace> take_workspace() { return shelf().take(); }
 void put_back(std::unique_ptr<Workspace> work) { shelf().put_back(std::move(work)); }
 
-// In double: the camera's centre is subtracted from the means before they are rotated, which
-// keeps scenes far from the origin steady.
 Camera make_camera(const float* view, const float* K, const Settings& set) {
   Camera c;
-  double r[9], t[3];
-  for (int i = 0; i < 3; ++i) {
-    for (int j = 0; j < 3; ++j) r[3 * i + j] = view[4 * i + j];
-    t[i] = view[4 * i + 3];
-  }
-  const double cof[9] = {r[4] * r[8] - r[5] * r[7], r[2] * r[7] - r[1] * r[8],
-                         r[1] * r[5] - r[2] * r[4], r[5] * r[6] - r[3] * r[8],
-                         r[0] * r[8] - r[2] * r[6], r[2] * r[3] - r[0] * r[5],
-                         r[3] * r[7] - r[4] * r[6], r[1] * r[6] - r[0] * r[7],
-                         r[0] * r[4] - r[1] * r[3]};
-  const double det = r[0] * cof[0] + r[1] * cof[3] + r[2] * cof[6];
-  if (!(det != 0) || !std::isfinite(det))
+  if (!fill_camera(view, K, set, c))
     throw std::invalid_argument("viewmats: expected invertible rotations, got determinant 0");
-  for (int i = 0; i < 3; ++i)
-    c.center[i] = static_cast<float>(
-        -(cof[3 * i] * t[0] + cof[3 * i + 1] * t[1] + cof[3 * i + 2] * t[2]) / det);
-  for (int i = 0; i < 3; ++i) {
-    double shift = t[i];
-    for (int j = 0; j < 3; ++j) shift += r[3 * i + j] * static_cast<double>(c.center[j]);
-    c.shift[i] = static_cast<float>(shift);
-  }
-  for (int i = 0; i < 9; ++i) c.rotation[i] = static_cast<float>(r[i]);
-  c.fx = K[0], c.fy = K[4], c.cx = K[2], c.cy = K[5];
-  const float margin_x = single(FRUSTUM_MARGIN) * 0.5f * static_cast<float>(set.width) / c.fx;
-  const float margin_y = single(FRUSTUM_MARGIN) * 0.5f * static_cast<float>(set.height) / c.fy;
-  c.limit_x_low = -(c.cx / c.fx + margin_x);
-  c.limit_x_high = (static_cast<float>(set.width) - c.cx) / c.fx + margin_x;
-  c.limit_y_low = -(c.cy / c.fy + margin_y);
-  c.limit_y_high = (static_cast<float>(set.height) - c.cy) / c.fy + margin_y;
   return c;
 }
 

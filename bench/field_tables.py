@@ -1,0 +1,90 @@
+"""The parts of the results table that are about neural fields; table.py puts them together."""
+
+from __future__ import annotations
+
+PEERS = {
+    "grid / Dr.Jit grid": "grid beside Dr.Jit's hash grid",
+    "kuhn / Dr.Jit permuto": "Kuhn beside Dr.Jit's permutohedral, the same lattice",
+    "simplex / Dr.Jit permuto": "simplex beside Dr.Jit's permutohedral",
+    "grid / torch": "grid beside torch",
+    "simplex / torch": "simplex beside torch",
+    "simplex / grid": "simplex beside our grid",
+    "simplex at equal vertices / grid": "the same at as many vertices",
+}
+
+
+def encodings(result: dict) -> list[str]:
+    """Times as fast; "torch" stands for whatever the peer was called."""
+    tables = [
+        {
+            key.replace(f"torch ({result['torch_peer']})", "torch"): value
+            for key, value in case["ratios"].items()
+        }
+        for case in result["cases"]
+    ]
+    dims = " | ".join(f"{case['dims']}D forward | {case['dims']}D step" for case in result["cases"])
+    lines = [
+        "Encodings of neural fields on one core, times as fast as a peer "
+        f"(`python bench/encodings.py`; {result['points']:,} points, 16 levels, 2^19 rows; torch "
+        f"is {result['torch_peer']}; a step is forward, gradient and optimiser). "
+        f"Commit {result['commit']}, {result['cpu']}, {result['fields_isa']}, "
+        f"Dr.Jit {result['drjit']}, torch {result['torch']}.",
+        "",
+        f"| | {dims} |",
+        "| --- |" + " ---: |" * (2 * len(tables)),
+    ]
+    for key, label in PEERS.items():
+        cells = [
+            f"{table[f'{key}, {what}']:.2f}" if f"{key}, {what}" in table else ""
+            for table in tables
+            for what in ("forward", "step")
+        ]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def images(result: dict) -> list[str]:
+    lines = [
+        f"Image fields after {result['steps']} steps of {result['batch']:,} pixels "
+        "(`python bench/image_field.py`): a simplex's time to the grid's PSNR less 0.05 dB over "
+        "the grid's, and files of `fit image` beside the smallest JPEG and AVIF that are as good. "
+        f"Commit {result['commit']}.",
+        "",
+        "| picture | grid | simplex | time | at as many vertices | bytes | PSNR | JPEG | AVIF |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in result["cases"]:
+        race = case["race"]
+        times = [
+            "never" if race[k]["time_ratio"] is None else f"{race[k]['time_ratio']:.2f}"
+            for k in ("simplex", "simplex at equal vertices")
+        ]
+        for i, row in enumerate(case["files"]):
+            fit = [f"{race[k]['psnr']:.2f}" for k in ("grid", "simplex")] + times
+            cells = [case["picture"], *fit] if i == 0 else [""] * 5
+            others = [f"{row[k]['bytes']:,}" if row[k] else "" for k in ("JPEG", "AVIF")]
+            cells += [f"{row['bytes']:,}", f"{row['psnr']:.2f}", *others]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def fields(result: dict) -> list[str]:
+    lines = [
+        "`fit sdf` and `fit nerf`, decoded files (`python bench/neural_fields.py`). "
+        f"Commit {result['commit']}.",
+        "",
+    ]
+    for row in result["rows"]:
+        size = f"- {row['name']}: {row['output_bytes']:,} bytes, {row['ratio']:.1f}x its floats, "
+        if row["kind"] == "sdf":
+            draco = row["draco"]
+            beside = f"; Draco {draco['bytes']:,} and {draco['chamfer']:.5f}" if draco else ""
+            size += f"IoU {row['iou']:.4f}, Chamfer {row['chamfer']:.5f} edges{beside}; "
+        else:
+            width, height = row["render_size"]
+            size += (
+                f"{row['psnr']:.2f} dB on test views of {width}x{height} "
+                f"({row['psnr_unrounded']:.2f} before rounding), {row['fps']:.1f} FPS; "
+            )
+        lines.append(size + f"fitted in {row['fit_seconds']:.0f} s.")
+    return lines

@@ -1,0 +1,153 @@
+"""Scenes larger than memory is to be: `compress --tiles` on a city of seeded blocks.
+
+A block is the scene of large.py; a city is so many of them side by side, written as one PLY block
+by block. Measured: peak memory of every process, processor seconds per million Gaussians (other
+jobs on the machine do not count in them), decoding by tile, and with --cut the cutting of a larger
+city alone. Writes bench/results/tiles.json, or tiles_cut.json where nothing else is measured.
+
+    python bench/tiles.py [--blocks 1 2] [--block 100000] [--tile 50000]
+    python bench/tiles.py --cut 20 --blocks
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from large import scene
+from record import write
+
+from fieldpress.gaussians.cut import Rows, cut
+from fieldpress.gaussians.ply import ply_head, ply_rows
+from fieldpress.gaussians.tiles import TiledFile
+
+SPACING = 40.0  # Between blocks, which reach 15 from their middles.
+
+
+def city(path: Path, blocks: int, count: int) -> int:
+    """Write a city; the bytes of its PLY."""
+    block = scene(count)
+    side = math.ceil(math.sqrt(blocks))
+    with path.open("wb") as file:
+        file.write(ply_head(blocks * count, block.shN.shape[1], False))
+        for number in range(blocks):
+            shift = torch.tensor([number % side, 0, number // side]) * SPACING
+            for rows in ply_rows(replace(block, means=block.means + shift)):
+                file.write(rows)
+    return path.stat().st_size
+
+
+# A process of its own, so that the peak is that of one job; it says that of its children as well.
+CHILD = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[1])
+import tiles
+print(json.dumps(getattr(tiles, sys.argv[2])(*sys.argv[3:])))
+"""
+
+
+def alone(function: str, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), function, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr.strip())
+    return json.loads(done.stdout)
+
+
+def peak(who: int = resource.RUSAGE_SELF) -> int:
+    return 1024 * resource.getrusage(who).ru_maxrss
+
+
+def decode_by_tile(path: str) -> dict[str, Any]:
+    """Every tile decoded, one at a time."""
+    file = TiledFile.open(path)
+    assert file is not None
+    start = time.process_time()
+    count = sum(len(model) for model in file.finest())
+    return {"cpu_seconds": time.process_time() - start, "count": count, "peak_bytes": peak()}
+
+
+def cut_alone(path: str, folder: str, most: str) -> dict[str, Any]:
+    start = time.perf_counter()
+    parts = cut(Rows.open(path), Path(folder), int(most))
+    counts = [count for _, count in parts]
+    return {
+        "seconds": time.perf_counter() - start, "tiles": len(parts), "count": sum(counts),
+        "largest_tile": max(counts), "smallest_tile": min(counts), "peak_bytes": peak(),
+    }  # fmt: skip
+
+
+def measure(folder: Path, blocks: int, count: int, tile: int, jobs: int) -> dict[str, Any]:
+    source, output = folder / "city.ply", folder / f"city-{blocks}.fpz"
+    city(source, blocks, count)
+    command = [
+        sys.executable, "-m", "fieldpress", "compress", str(source), "-o", str(output),
+        "--tiles", str(tile), "--effort", "fast", "--jobs", str(jobs), "--json",
+    ]  # fmt: skip
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr.strip())
+    report = json.loads(done.stdout)
+    cpu = sum(report["tile_cpu_seconds"])
+    row = {
+        **{key: value for key, value in report.items() if key not in ("input", "output")},
+        "blocks": blocks,
+        "jobs": jobs,
+        "wall_seconds": time.perf_counter() - start,
+        "cpu_seconds_per_million": cpu / (blocks * count / 1e6),
+        "decode": alone("decode_by_tile", str(output)),
+    }
+    print(
+        f"{blocks * count:9,d} Gaussians, {row['tiles']} tiles: {cpu:.0f} processor s ="
+        f" {row['cpu_seconds_per_million']:.0f} a million, ratio {row['ratio']:.1f},"
+        f" {row['psnr_self_worst_tile']:.2f} dB or more, peak"
+        f" {row['peak_bytes_of_a_process'] / 1e6:.0f} MB; decoding"
+        f" {row['decode']['cpu_seconds']:.1f} s, peak {row['decode']['peak_bytes'] / 1e6:.0f} MB",
+        flush=True,
+    )
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--blocks", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--block", type=int, default=100_000)
+    parser.add_argument("--tile", type=int, default=50_000)
+    parser.add_argument("--jobs", type=int, default=0, help="0: as many as blocks, weak scaling")
+    parser.add_argument("--cut", type=int, default=0, help="millions of Gaussians to cut alone")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {"block": arguments.block, "tile": arguments.tile}
+    with tempfile.TemporaryDirectory(prefix="fieldpress-tiles-") as name:
+        folder = Path(name)
+        if arguments.cut:
+            source, parts = folder / "large.ply", folder / "parts"
+            parts.mkdir()
+            size = city(source, arguments.cut, 1_000_000)
+            result["cut"] = {"bytes": size, **alone("cut_alone", str(source), str(parts), "500000")}
+            print("cut:", json.dumps(result["cut"]), flush=True)
+            source.unlink()
+        result["rows"] = [
+            measure(folder, blocks, arguments.block, arguments.tile, arguments.jobs or blocks)
+            for blocks in arguments.blocks
+        ]
+    if not result["rows"]:
+        print("wrote", write("tiles_cut", result))
+        return
+    rates = [row["cpu_seconds_per_million"] for row in result["rows"]]
+    result["spread_of_cpu_seconds_per_million"] = max(rates) / min(rates) - 1
+    print("wrote", write("tiles", result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""The jobs of neural fields: fit pictures, solids and scenes, measure and describe them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .console import Progress, sink
+from .fields import codec
+from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
+from .fields.fit_nerf import NerfSettings, fit_nerf
+from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
+from .fields.image import MAX_SIDE, ImageField
+from .fields.levels import Encoding
+from .fields.nerf import NerfField
+from .fields.sdf import SdfField
+from .quant import container
+from .scenes import metrics
+from .scenes.cameras import Cameras, Scene
+from .scenes.datasets import read_scene
+from .scenes.evaluate import evaluate
+from .scenes.orbit import orbit
+
+FIT_SHARE = 0.95  # Of the time; the rest is writing and measuring.
+LOSS_DB = {"small": 1.5, "balanced": 0.4, "high": 0.05}
+SDF_LEVELS, SDF_GROWTH = 8, 1.38  # From 16 to 152 cells.
+NERF_LEVELS, NERF_GROWTH = 10, 1.5  # From 16 to 615 cells.
+ORBIT_REACH = 1.6  # Distance of an orbit's cameras, in edges of the cube.
+TRAINED = ("small", "balanced")  # Presets that train through the rounding.
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """What `fit image` was asked for."""
+
+    otype: str = "SimplexGrid"
+    log2_hashmap_size: int | None = None
+    neurons: int = 64
+    steps: int = 1500
+    batch: int = 1 << 15
+    preset: str = "balanced"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.settings(64, 64)  # Refuses what no picture could be fitted with.
+
+    def settings(self, width: int, height: int) -> ImageSettings:
+        loss = LOSS_DB[self.preset] if self.preset in TRAINED else None
+        encoding = encoding_for(width, height, self.otype, self.log2_hashmap_size)
+        return ImageSettings(
+            encoding, self.neurons, steps=self.steps, batch=self.batch, quantise_db=loss,
+            seed=self.seed,
+        )  # fmt: skip
+
+
+def read_picture(path: str) -> Tensor:
+    """[H, W, 3] uint8 of a picture file. Raises ValueError or OSError naming it."""
+    try:
+        import numpy as np
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise ValueError(
+            f"{path}: pictures need Pillow: pip install 'fieldpress[images]'"
+        ) from None
+    try:
+        with Image.open(path) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
+            return torch.from_numpy(np.array(picture.convert("RGB")))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not a picture that Pillow reads") from None
+    except (SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not readable: {error}") from None
+
+
+def fit_image_file(
+    source: str, output: str, job: ImageJob, *, progress: Progress
+) -> dict[str, Any]:
+    """Fit a field to a picture and write it, compressed; decoded again before it is measured."""
+    _check_name(output)
+    picture = read_picture(source)
+    height, width = picture.shape[:2]
+    settings = job.settings(width, height)
+    share = progress.part(0, FIT_SHARE)
+    fitted = fit_image(picture, settings, progress=share)
+    start = time.perf_counter()
+    steps = fitted.steps or search_steps(
+        fitted.model.network, fitted.used, picture, LOSS_DB[job.preset]
+    )
+    with sink(output) as write:
+        data = write(codec.encode(fitted.model, steps, fitted.used, {"seed": job.seed}))
+        encode_seconds, start = time.perf_counter() - start, time.perf_counter()
+        decoded = codec.decode(data, name=output)
+        decode_seconds = time.perf_counter() - start
+        assert isinstance(decoded, ImageField)
+        measured = _compare(decoded, picture)
+    return {
+        "input_bytes": Path(source).stat().st_size,
+        "output_bytes": len(data),
+        "ratio": fitted.model.float_bytes / len(data),
+        "bits_per_pixel": 8 * len(data) / (width * height),
+        **measured,
+        "psnr_unrounded": float(metrics.psnr(fitted.model.picture(), picture.float() / 255)),
+        "render_size": [width, height],
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
+        "fit_seconds": fitted.seconds,
+        "encode_seconds": encode_seconds,
+        "decode_seconds": decode_seconds,
+        "encoding": fitted.model.network.encoding.config(),
+        "device": "cpu",
+        "seed": job.seed,
+        "version": __version__,
+        "input": source,
+        "output": output,
+    }
+
+
+@dataclass(frozen=True)
+class SdfJob:
+    """What `fit sdf` was asked for."""
+
+    otype: str = "SimplexGrid"
+    log2_hashmap_size: int = 14
+    steps: int = 2000
+    quantise: float = 5e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.settings()
+
+    def settings(self) -> SdfSettings:
+        encoding = Encoding(3, self.otype, SDF_LEVELS, 2, self.log2_hashmap_size, 16, SDF_GROWTH)
+        return SdfSettings(encoding, steps=self.steps, quantise=self.quantise, seed=self.seed)
+
+
+def read_solid(path: str) -> Solid:
+    """A mesh of any format that Open3D reads. Raises ValueError or OSError naming it."""
+    import numpy as np
+
+    try:
+        import open3d
+    except ImportError:
+        raise ValueError(f"{path}: meshes need Open3D: pip install 'fieldpress[meshes]'") from None
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
+        mesh = open3d.io.read_triangle_mesh(Path(path))
+    try:
+        return Solid(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.triangles, np.uint32))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a mesh that Open3D reads: {error}") from None
+
+
+def fit_sdf_file(source: str, output: str, job: SdfJob, *, progress: Progress) -> dict[str, Any]:
+    """Fit a field to a mesh and write it, compressed; decoded again before it is measured."""
+    _check_name(output)
+    solid = read_solid(source)
+    fitted = fit_sdf(solid, job.settings(), progress=progress.part(0, FIT_SHARE))
+    start = time.perf_counter()
+    with sink(output) as write:
+        data = write(codec.encode(fitted.model, fitted.steps, fitted.used, {"seed": job.seed}))
+        encode_seconds, start = time.perf_counter() - start, time.perf_counter()
+        decoded = codec.decode(data, name=output)
+        decode_seconds = time.perf_counter() - start
+        assert isinstance(decoded, SdfField)
+        measured = compare(decoded, solid)
+    return {
+        "input_bytes": Path(source).stat().st_size,
+        "output_bytes": len(data),
+        "ratio": fitted.model.float_bytes / len(data),
+        "faces": len(solid.faces),
+        **measured,
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
+        "fit_seconds": fitted.seconds,
+        "encode_seconds": encode_seconds,
+        "decode_seconds": decode_seconds,
+        "encoding": fitted.model.network.encoding.config(),
+        "device": "cpu",
+        "seed": job.seed,
+        "version": __version__,
+        "input": source,
+        "output": output,
+    }
+
+
+@dataclass(frozen=True)
+class NerfJob:
+    """What `fit nerf` was asked for."""
+
+    otype: str = "SimplexGrid"
+    log2_hashmap_size: int = 16
+    steps: int = 2000
+    rays: int = 1024
+    loss_db: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.settings()
+
+    def settings(self) -> NerfSettings:
+        encoding = Encoding(3, self.otype, NERF_LEVELS, 2, self.log2_hashmap_size, 16, NERF_GROWTH)
+        return NerfSettings(
+            encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db, seed=self.seed
+        )
+
+
+def fit_nerf_file(
+    source: str, output: str, job: NerfJob, *, downscale: float, progress: Progress
+) -> dict[str, Any]:
+    """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
+    _check_name(output)
+    scene = read_scene(source, downscale=downscale)
+    fitted = fit_nerf(scene, job.settings(), progress=progress.part(0, FIT_SHARE))
+    start = time.perf_counter()
+    with sink(output) as write:
+        data = write(codec.encode(fitted.model, fitted.steps, fitted.used, {"seed": job.seed}))
+        encode_seconds, start = time.perf_counter() - start, time.perf_counter()
+        decoded = codec.decode(data, name=output)
+        decode_seconds = time.perf_counter() - start
+        measured = _measure(decoded, scene)
+        unrounded = _measure(fitted.model, scene)
+    return {
+        "output_bytes": len(data),
+        "ratio": fitted.model.float_bytes / len(data),
+        **measured,
+        "psnr_unrounded": unrounded["psnr"],
+        "fps_reference": unrounded["fps"],
+        "train_views": len(scene.train),
+        "bytes_by_section": container.by_attribute(container.sizes(data)),
+        "fit_seconds": fitted.seconds,
+        "encode_seconds": encode_seconds,
+        "decode_seconds": decode_seconds,
+        "encoding": fitted.model.network.encoding.config(),
+        "seed": job.seed,
+        "version": __version__,
+        "input": source,
+        "output": output,
+    }
+
+
+def _measure(model: Any, scene: Scene) -> dict[str, Any]:
+    report = evaluate(model.render, scene.test, photos=scene.test_images).to_json()
+    keys = ("psnr", "ssim", "lpips", "fps", "render_size", "views", "device")
+    return {key: report[key] for key in keys}
+
+
+def orbit_views(model: SdfField | NerfField, count: int) -> Cameras:
+    """`count` views on a circle around a field's cube, y up for solids and z up for captures."""
+    up = [0.0, 1.0, 0.0] if model.kind == "sdf" else [0.0, 0.0, 1.0]
+    center = [x + model.edge / 2 for x in model.low]
+    return orbit(center, ORBIT_REACH * model.edge, count, width=640, height=480, up=up)
+
+
+def _check_name(output: str) -> None:
+    if Path(output).suffix.lower() != ".fpz":
+        raise ValueError(f"{output}: expected a name ending in .fpz")
+
+
+def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
+    """Quality against the picture, and what decoding all pixels takes."""
+    start = time.perf_counter()
+    found = model.picture()
+    seconds = time.perf_counter() - start
+    truth = picture.float() / 255
+    return {
+        "psnr": float(metrics.psnr(found, truth)),
+        "ssim": float(metrics.ssim(found, truth)),
+        "fps": 1 / seconds,
+    }
+
+
+def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict[str, Any]:
+    """Quality of a field against the picture that `reference` names. Raises ValueError."""
+    if model.kind == "nerf":
+        if scene is None or reference is not None:
+            raise ValueError("eval: expected --scene with the photographs of a radiance field")
+        return _measure(model, read_scene(scene))
+    if scene is not None or reference is None:
+        raise ValueError("eval: expected --reference with the picture or mesh of a field")
+    if model.kind == "sdf":
+        return {**compare(model, read_solid(reference)), "reference": reference, "device": "cpu"}
+    picture = read_picture(reference)
+    if tuple(picture.shape[:2]) != (model.height, model.width):
+        raise ValueError(
+            f"{reference}: expected {model.width}x{model.height} pixels, got "
+            f"{picture.shape[1]}x{picture.shape[0]}"
+        )
+    return {**_compare(model, picture), "render_size": [model.width, model.height],
+            "reference": reference, "device": "cpu"}  # fmt: skip
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """What `info` says of a field."""
+    network = model.network
+    return {
+        "kind": model.kind,
+        **{k: v for k, v in model.meta().items() if k in ("width", "height", "low", "edge")},
+        "encoding": network.encoding.config(),
+        "rows": network.encoding.rows,
+        "layers": [len(weight) for weight in network.weights],
+        "float_bytes": model.float_bytes,
+        "bytes_by_attribute": {name: 4 * x.numel() for name, x in model.tensors().items()},
+        "provenance": dict(model.extra),
+    }

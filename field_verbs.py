@@ -1,0 +1,136 @@
+"""`fieldpress fit` of neural fields: one typed function a kind. Torch is imported inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from . import console
+from .console import Misuse, Progress, check_output
+
+Json = Annotated[bool, tyro.conf.arg(name="json")]
+OUTPUT: Any = tyro.conf.arg(name="output", aliases=["-o"], metavar="OUT.fpz")
+Lattice = Literal["HashGrid", "KuhnGrid", "SimplexGrid", "PermutoGrid"]
+
+
+def fit_image(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")],
+    output: Annotated[str, OUTPUT],
+    otype: Lattice = "SimplexGrid",
+    log2_hashmap_size: int | None = None,
+    neurons: int = 64,
+    steps: int = 1500,
+    batch: int = 32768,
+    preset: Literal["small", "balanced", "high"] = "balanced",
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Fit a neural field to a picture, compressed; the written bytes are decoded and measured.
+
+    Args:
+        source: A picture: PNG, JPEG and what else Pillow reads.
+        output: The .fpz file to write.
+        otype: The lattice of the encoding.
+        log2_hashmap_size: Rows of a level at most, as a power of two; by default by the pixels.
+        neurons: Of each of the two hidden layers.
+        steps: Training steps.
+        batch: Pixels of a step.
+        preset: How much rounding may lose: with high 0.05 dB and no training through it.
+        seed: Of every random choice.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import field_jobs
+
+    check_output(output, overwrite=overwrite)
+    try:
+        wanted = field_jobs.ImageJob(otype, log2_hashmap_size, neurons, steps, batch, preset, seed)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = field_jobs.fit_image_file(source, output, wanted, progress=progress)
+    (console.print_json if json_ else console.print_table)(report, out)
+
+
+def fit_sdf(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MESH")],
+    output: Annotated[str, OUTPUT],
+    otype: Lattice = "SimplexGrid",
+    log2_hashmap_size: int = 14,
+    steps: int = 2000,
+    quantise: float = 5e-4,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Fit a neural signed distance to a closed mesh, compressed, decoded and measured.
+
+    Args:
+        source: A mesh: OBJ, PLY, STL and what else Open3D reads.
+        output: The .fpz file to write.
+        otype: The lattice of the encoding.
+        log2_hashmap_size: Rows of a level at most, as a power of two.
+        steps: Training steps.
+        quantise: How coarsely tables are rounded; larger gives smaller files.
+        seed: Of every random choice.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import field_jobs
+
+    check_output(output, overwrite=overwrite)
+    try:
+        wanted = field_jobs.SdfJob(otype, log2_hashmap_size, steps, quantise, seed)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = field_jobs.fit_sdf_file(source, output, wanted, progress=progress)
+    (console.print_json if json_ else console.print_table)(report, out)
+
+
+def fit_nerf(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    output: Annotated[str, OUTPUT],
+    otype: Lattice = "SimplexGrid",
+    log2_hashmap_size: int = 16,
+    steps: int = 2000,
+    rays: int = 1024,
+    loss_db: float = 0.1,
+    downscale: float = 1.0,
+    seed: int = 0,
+    overwrite: bool = False,
+    json_: Json = False,
+) -> None:
+    """Fit a radiance field to a folder of posed photographs, compressed, decoded and measured.
+
+    Args:
+        source: A COLMAP model with images, transforms.json, Blender or LLFF.
+        output: The .fpz file to write.
+        otype: The lattice of the encoding.
+        log2_hashmap_size: Rows of a level at most, as a power of two.
+        steps: Training steps.
+        rays: Of a step.
+        loss_db: What rounding may cost on training views, in dB.
+        downscale: Make photographs this many times smaller, each way.
+        seed: Of every random choice.
+        overwrite: Replace an output that exists.
+        json_: Print one JSON object on stdout.
+    """
+    from . import field_jobs
+
+    check_output(output, overwrite=overwrite)
+    try:
+        wanted = field_jobs.NerfJob(otype, log2_hashmap_size, steps, rays, loss_db, seed)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = field_jobs.fit_nerf_file(
+            source, output, wanted, downscale=downscale, progress=progress
+        )
+    (console.print_json if json_ else console.print_table)(report, out)
+
+
+FITS: dict[str, Callable[..., None]] = {"image": fit_image, "sdf": fit_sdf, "nerf": fit_nerf}

@@ -1,0 +1,49 @@
+"""Stub of the compiled encodings (fields/native/module.cpp); twins in `_reference.py`."""
+
+from torch import Tensor
+
+LEVEL_SHIFT: float
+MAX_LEVELS: int
+PERMUTO_FACTOR: int
+PRIMES: tuple[int, int, int, int]
+ROW_GROUP: int
+
+class Grid:
+    rows: int
+    lines: int
+    def __init__(
+        self,
+        dims: int,
+        features: int,
+        lattice: str,
+        scales: list[float],
+        sides: list[int],
+        rows: list[int],
+    ) -> None: ...
+
+def encode(
+    grid: Grid, table: Tensor, steps: Tensor | None, points: Tensor, out: Tensor, threads: int
+) -> None: ...
+def scatter(
+    grid: Grid,
+    points: Tensor,
+    upstream: Tensor,
+    grad: Tensor,
+    touched: Tensor,
+    moments: tuple[Tensor, Tensor, Tensor] | None,
+    step: tuple[float, float, float, float, float] | None,
+    threads: int,
+) -> None: ...
+def slope(
+    grid: Grid, table: Tensor, points: Tensor, upstream: Tensor, dx: Tensor, threads: int
+) -> None: ...
+def adam(
+    moments: tuple[Tensor, Tensor, Tensor],
+    step: tuple[float, float, float, float, float],
+    grad: Tensor,
+    touched: Tensor,
+    threads: int,
+) -> None: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def available_isas() -> list[str]: ...

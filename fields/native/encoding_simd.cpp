@@ -1,0 +1,313 @@
+// Encoding, its gradients, and the optimiser that visits only what they touched: one copy per
+// instruction set.
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "blend_simd.h"
+
+namespace fieldpress::fields::FIELDPRESS_ISA {
+
+// Kingma and Ba 2015, for parameters whose gradient is not exactly zero: what a batch did not see
+// keeps its moments, as in torch's SparseAdam and in tiny-cuda-nn.
+void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint8_t* touched) {
+  const AdamStep step = moments.step;
+  const float keep1 = 1 - step.beta1, keep2 = 1 - step.beta2, over_root = 1 / step.root;
+  float *const table = moments.table, *const mean = moments.mean, *const square = moments.square;
+  for (int64_t line = first; line < last; ++line) {
+    if (!touched[line]) continue;
+    touched[line] = 0;
+    const int64_t start = line * LINE, end = std::min(moments.size, start + LINE);
+    for (int64_t i = start; i < end; ++i) {
+      const float g = grad[i];
+      const bool seen = g != 0;
+      const float m = step.beta1 * mean[i] + keep1 * g, v = step.beta2 * square[i] + keep2 * (g * g);
+      const float move = step.rate * m / (__builtin_sqrtf(v) * over_root + step.epsilon);
+      mean[i] = seen ? m : mean[i];
+      square[i] = seen ? v : square[i];
+      table[i] = seen ? table[i] - move : table[i];
+      grad[i] = 0;
+    }
+  }
+}
+
+namespace {
+
+constexpr int64_t FAR_BYTES = 1 << 18;  // Of a level: what is larger is asked for ahead of its use.
+
+// Asks for the rows of a block before they are used, so that their latencies overlap. The two
+// corners of a cube along x lie in one cache line seven times of eight.
+template <int N, Lattice L>
+void fetch(const Corners& at, const char* rows, int64_t row_bits) {
+  for (int v = 0; v < corners_of<N, L>(); v += L == Lattice::grid ? 2 : 1)
+    for (int p = 0; p < BLOCK; ++p)
+      __builtin_prefetch(rows + (at.row[v][p] * row_bits >> 3), 0, 2);
+}
+
+// Goes through all points, level by level, one block ahead of what uses them: a level stays near.
+template <int N, Lattice L, typename Use>
+void walk(const Grid& grid, int first_level, int last_level, const Axes<N>& axes, int64_t count,
+          const char* rows, int64_t row_bits, const Use& use) {
+  Corners corners[2];
+  const int64_t blocks = (count + BLOCK - 1) / BLOCK;
+  const int64_t steps = blocks * (last_level - first_level);
+  int64_t block = 0;
+  size_t number = static_cast<size_t>(first_level);
+  const auto prepare = [&](int64_t step) {
+    const Level& level = grid.levels[number];
+    place<N, L>(grid, level, axes, block * BLOCK, corners[step & 1]);
+    if (level.rows * row_bits / 8 > FAR_BYTES)
+      fetch<N, L>(corners[step & 1], rows + level.first * row_bits / 8, row_bits);
+    if (++block == blocks) block = 0, ++number;
+  };
+  if (steps > 0) prepare(0);
+  for (int64_t step = 0; step < steps; ++step) {
+    const int64_t at = step % blocks * BLOCK;
+    if (step + 1 < steps) prepare(step + 1);
+    use(static_cast<size_t>(first_level + step / blocks), at,
+        static_cast<int>(std::min<int64_t>(BLOCK, count - at)), corners[step & 1]);
+  }
+}
+
+struct Encode {
+  const Grid& grid;
+  const Table& table;
+  const float* points;
+  int64_t count;
+  float* out;
+  int64_t stride;
+
+  template <int N, Lattice L>
+  void run() const {
+    const int64_t row_bits = grid.features * bits_of(table.storage);
+    const Axes<N> axes(points, count);
+    alignas(64) float values[BLOCK * MAX_FEATURES];
+    walk<N, L>(grid, 0, static_cast<int>(grid.levels.size()), axes, count,
+               static_cast<const char*>(table.rows), row_bits,
+               [&](size_t level, int64_t first, int size, const Corners& at) {
+                 blend(grid, table, level, at, corners_of<N, L>(), values);
+                 float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
+                 for (int f = 0; f < grid.features; ++f)
+                   std::copy_n(values + f * BLOCK, size, to + f * stride);
+               });
+  }
+};
+
+template <int F>
+FP_INLINE void add_row_of(float* row, float weight, const float (&g)[F]) {
+#if defined(__SSE2__)
+  if constexpr (F == 2) {
+    double* const both = reinterpret_cast<double*>(row);
+    const __m128 sum = _mm_castpd_ps(_mm_load_sd(both));
+    const __m128 part = _mm_setr_ps(g[0], g[1], 0, 0);
+    _mm_store_sd(both, _mm_castps_pd(sum + part * _mm_set1_ps(weight)));
+    return;
+  }
+#endif
+  float sum[F];
+  __builtin_memcpy(sum, row, sizeof sum);
+  for (int f = 0; f < F; ++f) sum[f] += weight * g[f];
+  __builtin_memcpy(row, sum, sizeof sum);
+}
+
+// With `touched` null, the level's lines are marked already.
+template <int F>
+void add_rows(const Corners& at, int corners, int count, const float* upstream, int64_t stride,
+              float* grad, int64_t first_float, uint8_t* touched) {
+  float* const rows = grad + first_float;
+  for (int p = 0; p < count; ++p) {
+    float g[F];
+    for (int f = 0; f < F; ++f) g[f] = upstream[f * stride + p];
+    for (int v = 0; v < corners; ++v)
+      add_row_of<F>(rows + static_cast<int64_t>(at.row[v][p]) * F, at.weight[v][p], g);
+  }
+  if (!touched) return;
+  for (int v = 0; v < corners; ++v)
+    for (int p = 0; p < count; ++p)  // Two threads may meet in a line: both write a one.
+      __atomic_store_n(touched + (first_float + static_cast<int64_t>(at.row[v][p]) * F) / LINE,
+                       uint8_t{1}, __ATOMIC_RELAXED);
+}
+
+struct Scatter {
+  const Grid& grid;
+  int first_level, last_level;
+  const float* points;
+  int64_t count;
+  const float* upstream;
+  float* grad;
+  uint8_t* touched;
+  const Moments* moments;
+
+  void add(const Corners& at, int corners, int size, const float* g, int64_t start,
+           uint8_t* marks) const {
+    switch (grid.features) {
+      case 1: return add_rows<1>(at, corners, size, g, count, grad, start, marks);
+      case 2: return add_rows<2>(at, corners, size, g, count, grad, start, marks);
+      case 4: return add_rows<4>(at, corners, size, g, count, grad, start, marks);
+      default: return add_rows<8>(at, corners, size, g, count, grad, start, marks);
+    }
+  }
+
+  // Lines [first, last) of a level: all that it has a part in.
+  std::pair<int64_t, int64_t> lines_of(const Level& level) const {
+    const int64_t start = level.first * grid.features, end = start + level.rows * grid.features;
+    return {start / LINE, (end + LINE - 1) / LINE};
+  }
+
+  // Where points have many more corners than a level has lines, nearly all are touched.
+  bool is_crowded(const Level& level, int corners) const {
+    const auto [first, last] = lines_of(level);
+    return count * corners > 2 * (last - first);
+  }
+
+  void finish(const Level& level) const {
+    auto [first, last] = lines_of(level);
+    first += level.first * grid.features % LINE != 0;
+    last -= (level.first + level.rows) * grid.features % LINE != 0;
+    adam(*moments, first, last, grad, touched);
+  }
+
+  template <int N, Lattice L>
+  void run() const {
+    constexpr int V = corners_of<N, L>();
+    const Axes<N> axes(points, count);
+    walk<N, L>(grid, first_level, last_level, axes, count, reinterpret_cast<const char*>(grad),
+               32 * grid.features,
+               [&](size_t number, int64_t first, int size, const Corners& at) {
+                 const Level& level = grid.levels[number];
+                 const bool crowded = is_crowded(level, V);
+                 if (crowded && first == 0) {
+                   const auto [from, to] = lines_of(level);
+                   for (int64_t line = from; line < to; ++line)
+                     __atomic_store_n(touched + line, uint8_t{1}, __ATOMIC_RELAXED);
+                 }
+                 const float* g =
+                     upstream + static_cast<int64_t>(number) * grid.features * count + first;
+                 add(at, V, size, g, level.first * grid.features, crowded ? nullptr : touched);
+                 if (moments && first + size == count) finish(level);
+               });
+  }
+};
+
+// d value / d part_i of the cell, from the products of each corner's row with the upstream.
+template <int N>
+FP_INLINE void cube_slopes(const Cell<N>& cell, const float (&dots)[MAX_CORNERS][BLOCK], int lane,
+                           Floats (&slopes)[N]) {
+  constexpr int V = 1 << N;
+  for (int axis = 0; axis < N; ++axis) {
+    Floats sum[V];
+    for (int v = 0; v < V; ++v) sum[v] = load<Floats>(dots[v] + lane);
+    for (int i = N - 1; i >= 0; --i) {  // The highest axis first: halves lie together.
+      const int half = 1 << i;
+      for (int v = 0; v < half; ++v) {
+        const Floats rise = sum[v + half] - sum[v];
+        sum[v] = i == axis ? rise : sum[v] + cell.part[i] * rise;
+      }
+    }
+    slopes[axis] = sum[0];
+  }
+}
+
+// Along the axis of rank r the value goes from corner r to corner r + 1.
+template <int N>
+FP_INLINE void simplex_slopes(const Cell<N>& cell, const float (&dots)[MAX_CORNERS][BLOCK],
+                              int lane, Floats (&slopes)[N]) {
+  Words ranks[N];
+  rank<N>(cell.part, ranks);
+  for (int i = 0; i < N; ++i) {
+    slopes[i] = Floats{};
+    for (int k = 0; k < N; ++k) {
+      const Floats rise = load<Floats>(dots[k + 1] + lane) - load<Floats>(dots[k] + lane);
+      slopes[i] += where(reinterpret_cast<Ints>(ranks[i] == static_cast<uint32_t>(k)), rise);
+    }
+  }
+}
+
+struct Slope {
+  const Grid& grid;
+  const float* table;
+  const float* points;
+  int64_t count;
+  const float* upstream;
+  int64_t stride;
+  float* dx;
+
+  using Dots = float[MAX_CORNERS][BLOCK];
+
+  void dot(const Corners& at, int corners, int size, const float* g, const float* rows,
+           Dots& dots) const {
+    const int features = grid.features;
+    for (int v = 0; v < corners; ++v)
+      for (int p = 0; p < BLOCK; ++p) {
+        float sum = 0;
+        if (p < size)
+          for (int f = 0; f < features; ++f)
+            sum += rows[static_cast<int64_t>(at.row[v][p]) * features + f] * g[f * stride + p];
+        dots[v][p] = sum;
+      }
+  }
+
+  template <int N, Lattice L>
+  void add(const Level& level, const Axes<N>& axes, int64_t first, const Dots& dots,
+           float* sums) const {
+    for (int lane = 0; lane < BLOCK; lane += LANES) {
+      const Cell<N> cell = locate<N, L>(grid, level, axes, first + lane);
+      Floats slopes[N];
+      if constexpr (L == Lattice::grid)
+        cube_slopes<N>(cell, dots, lane, slopes);
+      else
+        simplex_slopes<N>(cell, dots, lane, slopes);
+      Floats all_axes{};
+      for (int i = 0; i < N; ++i) all_axes += slopes[i];
+      for (int j = 0; j < N; ++j) {
+        Floats d = slopes[j];
+        if constexpr (L == Lattice::simplex) d += SKEW[N] * all_axes;
+        if constexpr (L == Lattice::permuto) {
+          d = Floats{};
+          for (int i = 0; i < N; ++i) d += grid.lift[i][j] * slopes[i];
+        }
+        float* to = sums + j * BLOCK + lane;
+        store(to, load<Floats>(to) + level.scale * d);
+      }
+    }
+  }
+
+  template <int N, Lattice L>
+  void run() const {
+    const Axes<N> axes(points, count);
+    alignas(64) Dots dots;
+    const int64_t blocks = (count + BLOCK - 1) / BLOCK;
+    std::vector<float> sums(static_cast<size_t>(blocks * BLOCK * N));
+    walk<N, L>(grid, 0, static_cast<int>(grid.levels.size()), axes, count,
+               reinterpret_cast<const char*>(table), 32 * grid.features,
+               [&](size_t number, int64_t first, int size, const Corners& at) {
+                 const Level& level = grid.levels[number];
+                 dot(at, corners_of<N, L>(), size,
+                     upstream + static_cast<int64_t>(number) * grid.features * stride + first,
+                     table + level.first * grid.features, dots);
+                 add<N, L>(level, axes, first, dots, sums.data() + first * N);
+               });
+    for (int64_t p = 0; p < count; ++p)
+      for (int i = 0; i < N; ++i)
+        dx[p * N + i] = sums[static_cast<size_t>((p / BLOCK * N + i) * BLOCK + p % BLOCK)];
+  }
+};
+
+}  // namespace
+
+void encode(const Grid& grid, const Table& table, const float* points, int64_t count, float* out,
+            int64_t stride) {
+  by_kind(grid, Encode{grid, table, points, count, out, stride});
+}
+
+void scatter(const Grid& grid, int first, int last, const float* points, int64_t count,
+             const float* upstream, float* grad, uint8_t* touched, const Moments* moments) {
+  by_kind(grid, Scatter{grid, first, last, points, count, upstream, grad, touched, moments});
+}
+
+void slope(const Grid& grid, const float* table, const float* points, int64_t count,
+           const float* upstream, int64_t stride, float* dx) {
+  by_kind(grid, Slope{grid, table, points, count, upstream, stride, dx});
+}
+
+}  // namespace fieldpress::fields::FIELDPRESS_ISA

@@ -1,0 +1,157 @@
+// The Python face: checks nothing that encoding.py has checked, but trusts no shape.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include "encoding.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace fieldpress::fields {
+namespace {
+
+template <typename T>
+using In = nb::ndarray<const T, nb::device::cpu, nb::c_contig>;
+template <typename T>
+using Out = nb::ndarray<T, nb::device::cpu, nb::c_contig>;
+
+void expect(bool good, const char* what) {
+  if (!good) throw std::invalid_argument(std::string(what) + ": unexpected shape");
+}
+
+size_t size_of(const Grid& grid) {
+  return static_cast<size_t>(grid.rows()) * static_cast<size_t>(grid.features);
+}
+
+int64_t count_of(const Grid& grid, const In<float>& points) {
+  expect(points.ndim() == 2 && points.shape(1) == static_cast<size_t>(grid.dims), "points");
+  return static_cast<int64_t>(points.shape(0));
+}
+
+Table make_table(const Grid& grid, const nb::ndarray<nb::device::cpu, nb::c_contig>& rows,
+                 const std::optional<In<float>>& steps) {
+  Table table;
+  table.rows = rows.data();
+  const size_t size = size_of(grid);
+  if (rows.dtype() == nb::dtype<float>()) {
+    table.storage = Storage::f32;
+  } else if (rows.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) &&
+             rows.dtype().bits == 16) {
+    table.storage = Storage::f16;
+  } else if (rows.dtype() == nb::dtype<int8_t>()) {
+    table.storage = Storage::i8;
+  } else if (rows.dtype() == nb::dtype<uint8_t>()) {
+    table.storage = Storage::b1;
+  } else {
+    throw std::invalid_argument("table: expected float32, float16, int8 or packed uint8");
+  }
+  // Rows are a multiple of 8 a level, so that levels of bits begin at whole bytes.
+  expect(rows.size() == (table.storage == Storage::b1 ? size / 8 : size), "table");
+  const bool scaled = table.storage == Storage::i8 || table.storage == Storage::b1;
+  expect(steps.has_value() == scaled, "steps");
+  if (steps) {
+    expect(steps->size() == grid.levels.size(), "steps");
+    table.steps = steps->data();
+  }
+  return table;
+}
+
+void encode_points(const Grid& grid, const nb::ndarray<nb::device::cpu, nb::c_contig>& rows,
+                   const std::optional<In<float>>& steps, const In<float>& points, Out<float> out,
+                   int threads) {
+  const Table table = make_table(grid, rows, steps);
+  const int64_t count = count_of(grid, points);
+  expect(out.size() == points.shape(0) * static_cast<size_t>(grid.width()), "out");
+  float* const to = out.data();
+  const float* const from = points.data();
+  nb::gil_scoped_release release;
+  encode(grid, table, from, count, threads, to);
+}
+
+using MomentArrays = std::tuple<Out<float>, Out<float>, Out<float>>;  // table, mean, square
+using StepNumbers = std::tuple<float, float, float, float, float>;  // AdamStep, in its order
+
+Moments make_moments(MomentArrays& arrays, const StepNumbers& numbers, size_t size) {
+  auto& [table, mean, square] = arrays;
+  expect(table.size() == size && mean.size() == size && square.size() == size, "moments");
+  const auto& [rate, beta1, beta2, root, epsilon] = numbers;
+  return {{rate, beta1, beta2, root, epsilon}, static_cast<int64_t>(size), table.data(),
+          mean.data(), square.data()};
+}
+
+void scatter_points(const Grid& grid, const In<float>& points, const In<float>& upstream,
+                    Out<float> grad, Out<uint8_t> touched, std::optional<MomentArrays> arrays,
+                    std::optional<StepNumbers> numbers, int threads) {
+  const int64_t count = count_of(grid, points);
+  expect(upstream.size() == points.shape(0) * static_cast<size_t>(grid.width()), "upstream");
+  expect(grad.size() == size_of(grid), "grad");
+  expect(touched.size() == static_cast<size_t>(grid.lines()), "touched");
+  expect(arrays.has_value() == numbers.has_value(), "moments");
+  Moments moments{};
+  if (arrays) moments = make_moments(*arrays, *numbers, size_of(grid));
+  float* const sums = grad.data();
+  uint8_t* const marks = touched.data();
+  const float *const from = points.data(), *const g = upstream.data();
+  nb::gil_scoped_release release;
+  scatter(grid, from, count, g, threads, sums, marks, arrays ? &moments : nullptr);
+}
+
+void slope_points(const Grid& grid, const In<float>& table, const In<float>& points,
+                  const In<float>& upstream, Out<float> dx, int threads) {
+  const int64_t count = count_of(grid, points);
+  expect(table.size() == size_of(grid), "table");
+  expect(upstream.size() == points.shape(0) * static_cast<size_t>(grid.width()), "upstream");
+  expect(dx.size() == points.size(), "dx");
+  float* const to = dx.data();
+  const float *const rows = table.data(), *const from = points.data(), *const g = upstream.data();
+  nb::gil_scoped_release release;
+  slope(grid, rows, from, count, g, threads, to);
+}
+
+void adam_step(MomentArrays arrays, const StepNumbers& numbers, Out<float> grad,
+               Out<uint8_t> touched, int threads) {
+  const size_t size = grad.size();
+  const Moments moments = make_moments(arrays, numbers, size);
+  expect(touched.size() == (size + LINE - 1) / LINE, "touched");
+  float* const g = grad.data();
+  uint8_t* const marks = touched.data();
+  nb::gil_scoped_release release;
+  adam(moments, threads, g, marks);
+}
+
+}  // namespace
+}  // namespace fieldpress::fields
+
+NB_MODULE(_native, m) {
+  using namespace fieldpress::fields;
+  nb::set_leak_warnings(false);
+  nb::class_<Grid>(m, "Grid")
+      .def(nb::new_(&make_grid), "dims"_a, "features"_a, "lattice"_a, "scales"_a, "sides"_a,
+           "rows"_a)
+      .def_prop_ro("rows", [](const Grid& grid) { return grid.rows(); })
+      .def_prop_ro("lines", [](const Grid& grid) { return grid.lines(); });
+  m.def("encode", &encode_points, "grid"_a, "table"_a.noconvert(), "steps"_a.noconvert().none(),
+        "points"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
+  m.def("scatter", &scatter_points, "grid"_a, "points"_a.noconvert(), "upstream"_a.noconvert(),
+        "grad"_a.noconvert(), "touched"_a.noconvert(), "moments"_a.noconvert().none(),
+        "step"_a.none(), "threads"_a);
+  m.def("slope", &slope_points, "grid"_a, "table"_a.noconvert(), "points"_a.noconvert(),
+        "upstream"_a.noconvert(), "dx"_a.noconvert(), "threads"_a);
+  m.def("adam", &adam_step, "moments"_a.noconvert(), "step"_a, "grad"_a.noconvert(),
+        "touched"_a.noconvert(), "threads"_a);
+  m.def("isa", &isa);
+  m.def("set_isa", &set_isa, "name"_a);
+  m.def("available_isas", &available_isas);
+  m.attr("MAX_LEVELS") = MAX_LEVELS;
+  m.attr("ROW_GROUP") = ROW_GROUP;
+  m.attr("PRIMES") = nb::make_tuple(PRIMES[0], PRIMES[1], PRIMES[2], PRIMES[3]);
+  m.attr("PERMUTO_FACTOR") = PERMUTO_FACTOR;
+  m.attr("LEVEL_SHIFT") = LEVEL_SHIFT;
+}

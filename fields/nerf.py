@@ -1,0 +1,147 @@
+"""Radiance fields: density and colour at places, marched through along rays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..render.sh import sh_bases
+from ..scenes.cameras import Cameras
+from .network import Network, layers
+from .sdf import pixel_rays
+
+SH_DEGREE = 3
+GEOMETRY = 16  # Outputs of the first network: the log of the density, and what colours are made of.
+CELL_SIDE = 64
+MARCH = 192  # Steps along the diagonal of the cube.
+STEP = math.sqrt(3) / MARCH  # Edges of the cube.
+MAX_LOG_DENSITY = 12.0
+RAYS = 1 << 12  # Rays of a picture that are marched together.
+LARGEST = 1e9  # World units.
+
+
+@dataclass(frozen=True)
+class NerfField:
+    """A radiance field with an occupancy grid (Müller et al. 2022, section 5.4), on black.
+
+    Attributes:
+        network: [0, 1]^3 to 16 numbers, the first the natural log of the density per edge.
+        head: matrices from those 16 and 16 spherical harmonics of the direction to colours, whose
+            sigmoid is sRGB.
+        cells: [64^3] bool, x fastest, where there may be something.
+        low: the cube's corner of least coordinates, world units.
+        edge: its edge, world units.
+        extra: numbers and strings that travel with the model (provenance).
+    """
+
+    network: Network
+    head: tuple[Tensor, ...]
+    cells: Tensor
+    low: tuple[float, float, float]
+    edge: float
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    kind = "nerf"
+    dims = 3
+    side = CELL_SIDE
+    head_inputs = GEOMETRY + (SH_DEGREE + 1) ** 2
+
+    def __post_init__(self) -> None:
+        if self.network.encoding.dims != self.dims or len(self.network.weights[-1]) != GEOMETRY:
+            raise ValueError(f"nerf: expected a network from 3 coordinates to {GEOMETRY} numbers")
+        if self.head[0].shape[1] != self.head_inputs or len(self.head[-1]) != 3:
+            raise ValueError(f"nerf: expected a head from {self.head_inputs} numbers to 3 colours")
+
+    @property
+    def float_bytes(self) -> int:
+        """Of parameters at 4 bytes each; the cells are derived from them."""
+        return self.network.float_bytes + 4 * sum(w.numel() for w in self.head)
+
+    def tensors(self) -> dict[str, Tensor]:
+        heads = {f"head/{i}": w for i, w in enumerate(self.head)}
+        return self.network.tensors() | heads | {"cells": self.cells}
+
+    def meta(self) -> dict[str, Any]:
+        return {"kind": self.kind, "low": list(self.low), "edge": self.edge, **self.extra}
+
+    def place(self) -> dict[str, Any]:
+        """What `at` needs beside the tensors: keys of a file's layout."""
+        return {"low": list(self.low), "edge": self.edge}
+
+    @staticmethod
+    def at(network: Network, layout: dict[str, Any], extra: dict[str, Any]) -> NerfField:
+        """The model of a file's layout, its head and cells. Raises ValueError naming the key."""
+        from .sdf import SdfField
+
+        low, edge = SdfField.cube_of(layout)
+        return NerfField(network, layout["head"], layout["cells"], low, edge, extra)
+
+    def render(self, cameras: Cameras) -> Tensor:
+        """[C, H, W, 3] float32 pictures."""
+        return torch.stack([self._view(cameras[i : i + 1]) for i in range(len(cameras))])
+
+    @torch.no_grad()
+    def _view(self, camera: Cameras) -> Tensor:
+        rays_o, rays_d = pixel_rays(camera)
+        colors = []
+        for part in torch.arange(len(rays_o)).split(RAYS):
+            origins = (rays_o[part] - rays_o.new_tensor(self.low)) / self.edge
+            found = march(origins, rays_d[part], self.cells, 0.5 * torch.ones(len(part)))
+            raw = self.network(found.points)
+            sigmas, rgb = shade(raw, rays_d[part][found.ray], self.head)
+            colors.append(composite(sigmas, rgb, found, len(part)))
+        return torch.cat(colors).reshape(camera.height, camera.width, 3)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """M samples along rays, in their order: places [M, 3] in the unit cube, ray numbers [M]."""
+
+    points: Tensor
+    ray: Tensor
+
+
+def march(origins: Tensor, rays_d: Tensor, cells: Tensor, jitter: Tensor) -> Samples:
+    """Samples a fixed step apart in cells where there may be something.
+
+    Args:
+        origins: [R, 3] in edges of the cube, whose low corner is 0.
+        rays_d: [R, 3] unit directions.
+        cells: [64^3] bool, x fastest.
+        jitter: [R] in [0, 1), where in its step the first sample of a ray lies.
+    """
+    inverse = 1 / torch.where(rays_d.abs() < 1e-9, 1e-9, rays_d)
+    a, b = -origins * inverse, (1 - origins) * inverse
+    near = torch.minimum(a, b).amax(1).clamp_min(0)
+    far = torch.maximum(a, b).amin(1)
+    t = near[:, None] + STEP * (torch.arange(MARCH) + jitter[:, None])
+    points = origins[:, None] + t[..., None] * rays_d[:, None]
+    cell = (points * CELL_SIDE).long().clamp_(0, CELL_SIDE - 1)
+    index = cell[..., 0] + CELL_SIDE * (cell[..., 1] + CELL_SIDE * cell[..., 2])
+    live = cells[index] & (t < far[:, None])
+    return Samples(points[live].clamp(0, 1), live.nonzero()[:, 0])
+
+
+def shade(raw: Tensor, rays_d: Tensor, head: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Densities [M] per edge and colours [3, M] of network outputs [16, M] seen along rays_d."""
+    sigmas = raw[0].clamp_max(MAX_LOG_DENSITY).exp()
+    inputs = torch.cat([raw, sh_bases(SH_DEGREE, rays_d).T])
+    return sigmas, layers(inputs, head)[-1].sigmoid()
+
+
+def composite(sigmas: Tensor, rgb: Tensor, samples: Samples, rays: int) -> Tensor:
+    """[R, 3] colours of rays on black: Max 1995, each step of one density and colour."""
+    depth = sigmas.double() * STEP  # Sums over all rays at once would drown single precision.
+    before = depth.cumsum(0) - depth
+    first = torch.ones_like(samples.ray, dtype=torch.bool)
+    first[1:] = samples.ray[1:] != samples.ray[:-1]
+    start = before.detach().new_zeros(rays)
+    start = start.index_put((samples.ray[first],), before[first])
+    trans = (start[samples.ray] - before).exp().float()
+    weights = trans * (1 - (-depth.float()).exp())
+    return rgb.new_zeros(rays, 3).index_add(0, samples.ray, (weights * rgb).T)

@@ -1,0 +1,160 @@
+"""An encoding and the small network behind it: the function that every field is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .encoding import LazyAdam, encode, new_table
+from .levels import Encoding
+
+CHUNK = 1 << 12  # Points whose activations stay in the cache.
+BATCH = 1 << 17  # Points encoded together.
+WEIGHT_RATE = 0.5  # Of the table's learning rate.
+MAX_LAYERS, MAX_NEURONS = 8, 256
+
+
+@dataclass(frozen=True)
+class Network:
+    """Features of an encoding through a perceptron with rectifiers and no biases.
+
+    Attributes:
+        encoding: the levels.
+        table: [rows, F] float32.
+        weights: matrices [out, in] float32, at least one; the first has as many columns as the
+            encoding has features.
+    """
+
+    encoding: Encoding
+    table: Tensor
+    weights: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        shape = (self.encoding.rows, self.encoding.features)
+        if tuple(self.table.shape) != shape:
+            raise ValueError(f"table: expected {list(shape)}, got {list(self.table.shape)}")
+        check_widths([self.encoding.width, *(len(w) for w in self.weights)])
+        columns = self.encoding.width
+        for i, weight in enumerate(self.weights):
+            if weight.ndim != 2 or weight.shape[1] != columns:
+                raise ValueError(f"weights {i}: expected [N, {columns}], got {list(weight.shape)}")
+            columns = len(weight)
+
+    @property
+    def float_bytes(self) -> int:
+        """At 4 bytes a parameter."""
+        return 4 * (self.table.numel() + sum(w.numel() for w in self.weights))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"table": self.table} | {f"mlp/{i}": w for i, w in enumerate(self.weights)}
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """[out, N] float32 at points [N, n] in [0, 1]; without gradients."""
+        out = torch.empty(len(self.weights[-1]), len(points))
+        with torch.no_grad():
+            for first in range(0, len(points), BATCH):
+                features = encode(self.encoding, points[first : first + BATCH], self.table)
+                for part in chunks(features.shape[1]):
+                    x = layers(features[:, part], self.weights)[-1]
+                    out[:, first + part.start : first + part.start + x.shape[1]] = x
+        return out
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raises ValueError for layers that no network here has."""
+    if not 2 <= len(widths) <= MAX_LAYERS + 1 or not all(1 <= w <= MAX_NEURONS for w in widths):
+        raise ValueError(
+            f"network: expected 1 to {MAX_LAYERS} layers of 1 to {MAX_NEURONS} neurons, "
+            f"got {list(widths)[:10]}"
+        )
+
+
+def new_weights(widths: Sequence[int], seed: int) -> tuple[Tensor, ...]:
+    """Matrices for layers of these widths, uniform as Glorot and Bengio 2010 have it."""
+    check_widths(widths)
+    rng = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.empty(rows, columns).uniform_(-1, 1, generator=rng) * math.sqrt(6 / (rows + columns))
+        for columns, rows in pairwise(widths)
+    )
+
+
+def layers(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """The input [in, N] and the output of each layer, rectified but for the last."""
+    found = [x]
+    for weight in weights[:-1]:
+        found.append((weight @ found[-1]).relu_())
+    return [*found, weights[-1] @ found[-1]]
+
+
+def chunks(count: int) -> Iterator[slice]:
+    return (slice(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK))
+
+
+class Trainer:
+    """Fits a network to a loss whose slope with respect to its outputs is known.
+
+    Attributes:
+        encoding: the levels. table, weights: what is being learned.
+    """
+
+    def __init__(self, encoding: Encoding, widths: Sequence[int], seed: int = 0) -> None:
+        self.encoding, self.table = encoding, new_table(encoding, seed)
+        self.weights = new_weights([encoding.width, *widths], seed)
+        for weight in self.weights:
+            weight.grad = torch.zeros_like(weight)
+        self._lazy = LazyAdam(encoding, self.table)
+        self._adam = torch.optim.Adam(self.weights, betas=(0.9, 0.99), eps=1e-15)
+
+    @property
+    def network(self) -> Network:
+        """A copy of what has been learned so far."""
+        return Network(
+            self.encoding, self.table.clone(), tuple(w.detach().clone() for w in self.weights)
+        )
+
+    def step(
+        self, points: Tensor, slope: Callable[[Tensor, slice], Tensor], rate: float,
+        table: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """One step of Adam at points [N, n].
+
+        Args:
+            points: [N, n] in [0, 1].
+            slope: of outputs [out, M] of the points in a slice, the gradient of the loss.
+            rate: learning rate of the table; that of the weights is half of it.
+            table: look features up here, as where the gradient goes straight through rounding.
+        """
+        features = encode(self.encoding, points, self.table if table is None else table)
+        upstream = torch.empty_like(features)
+        for weight in self.weights:
+            assert weight.grad is not None
+            weight.grad.zero_()
+        for part in chunks(len(points)):
+            values = layers(features[:, part], self.weights)
+            upstream[:, part] = self._back(values, slope(values[-1], part))
+        for group in self._adam.param_groups:
+            group["lr"] = WEIGHT_RATE * rate
+        self._adam.step()
+        self._lazy.update(points, upstream, rate)
+
+    def _back(self, values: list[Tensor], gradient: Tensor) -> Tensor:
+        """Adds to the weights' gradients; returns that of the features."""
+        for i in reversed(range(len(self.weights))):
+            weight = self.weights[i]
+            assert weight.grad is not None
+            weight.grad.addmm_(gradient, values[i].T)
+            gradient = weight.T @ gradient
+            if i:
+                gradient = torch.ops.aten.threshold_backward(gradient, values[i], 0)
+        return gradient
+
+
+def cosine_rate(step: int, steps: int, rate: float, end: float = 0.02) -> float:
+    """The learning rate of a step: from `rate` down to `end` times it, along half a cosine."""
+    return rate * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1))))
