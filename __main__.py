@@ -253,6 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # torch's OpenMP threads spin while they wait: on a busy machine that costs ten times the
     # work itself. Read when torch is first imported, so only the command may set it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy's BLAS keeps buffers for each thread, and has only small matrices to do here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
