@@ -219,6 +219,34 @@ def rate_control(result: dict) -> list[str]:
     ]
 
 
+def sweep(result: dict) -> list[str]:
+    lines = [
+        "Bits that other methods take at equal psnr_self beside ours, all without training "
+        "(BD-rate, `python bench/sweep.py`; curves in bench/results/sweep.svg). "
+        + provenance(result),
+        "",
+        "| scene | method | bits | between |",
+        "| --- | --- | ---: | --- |",
+    ]
+    for row in result["bd_rate"]:
+        bits, between = "not comparable", row["reason"]
+        if row["percent"] is not None:
+            bits = f"{1 + row['percent'] / 100:.1f}x ours"
+            between = "{:.0f} and {:.0f} dB".format(*row["overlap_db"])
+        lines.append(f"| {row['scene']} | {row['method']} | {bits} | {between} |")
+    return lines
+
+
+def vector_quantiser(result: dict) -> list[str]:
+    times = [row["times_the_codec"] for row in result["rows"] if row.get("times_the_codec")]
+    return [
+        "Vector quantisation of view-dependent colour (`python bench/vector_quantiser.py`), its "
+        f"index entropy and codebook alone: {min(times):.1f} to {max(times):.1f} times the "
+        "codec's bits at equal psnr_self, at every rate tried, so the codec has scalars only. "
+        + provenance(result)
+    ]
+
+
 def fuzz(result: dict) -> list[str]:
     outcomes = ", ".join(f"{count:,} {what}" for what, count in result["outcomes"].items())
     return [
@@ -255,6 +283,8 @@ def render() -> str:
         ("frontier", frontier),
         ("scenes", scenes),
         ("peers", peers),
+        ("sweep", sweep),
+        ("vector_quantiser", vector_quantiser),
         ("finetune", finetune),
         ("lightgaussian", lightgaussian),
         ("fit", fits),
