@@ -33,7 +33,7 @@ class RayPool:
 
     def __init__(self, address: str, *, gpus: float = 0) -> None:
         try:
-            import ray
+            import ray.util  # A folder named ray would do for plain `ray`.
         except ImportError:
             raise ValueError("--ray: needs Ray: pip install 'fieldpress[ray]'") from None
         self._ray, self._gpus = ray, gpus

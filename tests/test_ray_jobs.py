@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ray", reason="Ray is not installed")
+pytest.importorskip("ray.util", reason="Ray is not installed")
 
 from fieldpress.jobs import Policy, run_all
 from fieldpress.ray_jobs import RayPool
