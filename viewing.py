@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import __version__, models
+from . import __version__, field_jobs, models
 from .gaussians.codec import Steps, decode, encode
 from .gaussians.importance import importance
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
-from .press import Source, orbit_views, read_gaussians
+from .press import Source, orbit_views, read_source
 from .quant import container
 from .render.splat import RasterOptions, rasterize
 from .scenes.cameras import Cameras, Scene
@@ -32,6 +32,7 @@ from .viewer.exhibit import Color, Exhibit, Exhibition, Knob, Photos, Shown
 
 PRUNE_VIEWS, PRUNE_SIZE = 8, (320, 240)  # By which the slider ranks Gaussians.
 POINT_SCALE = -30.0  # Log of the size of a point: all that is seen of it is its pixels.
+SOLID = ("sdf", "nerf")  # Kinds of field that a camera can look at.
 READY = 3  # Cut or pruned models that are kept.
 
 
@@ -127,15 +128,36 @@ def rendered(name: str, render: Render, facts: Mapping[str, Any] | None = None) 
     return Exhibit(name, lambda values, background: Shown(render, facts or {}))
 
 
+class Field:
+    """A neural field to be shown; there is nothing to turn but the camera."""
+
+    def __init__(self, source: Source, label: str) -> None:
+        self.model, self._size, self._label = source.model, source.input_bytes, label
+
+    def exhibit(self) -> Exhibit:
+        """What the viewer is handed."""
+        return rendered(self._label, self.model.render, {"bytes": self._size})
+
+
 def gather(sources: Sequence[str], scene: str | None = None, downscale: float = 1.0) -> Exhibition:
     """All that the viewer shows of these files and photographs. Raises ValueError or OSError."""
     photos = None if scene is None else read_scene(scene, downscale=downscale)
     labels = _labels(sources)
-    splats = [
-        Splats(read_gaussians(source), source, label)
-        for source, label in zip(sources, labels, strict=True)
-    ]
-    return exhibition(splats, " | ".join(labels), photos)
+    shown = [_opened(source, label) for source, label in zip(sources, labels, strict=True)]
+    return exhibition(shown, " | ".join(labels), photos)
+
+
+def _opened(source: str, label: str) -> Splats | Field:
+    """A file as what the viewer can show. Raises ValueError for an image field, or OSError."""
+    given = read_source(source)
+    if given.model.kind == "gaussians":
+        return Splats(given, source, label)
+    if given.model.kind not in SOLID:
+        raise ValueError(
+            f"{source}: expected a scene, got a field of kind {given.model.kind!r}; decompress it "
+            "to look at it"
+        )
+    return Field(given, label)
 
 
 def _labels(sources: Sequence[str]) -> list[str]:
@@ -146,16 +168,16 @@ def _labels(sources: Sequence[str]) -> list[str]:
     return ["/".join(Path(source).parts[-2:]) for source in sources]
 
 
-def exhibition(splats: Sequence[Splats], title: str, scene: Scene | None) -> Exhibition:
+def exhibition(shown: Sequence[Splats | Field], title: str, scene: Scene | None) -> Exhibition:
     """The same of models in memory."""
-    home, center, up = _around(splats[0].model)
+    home, center, up = _around(shown[0].model)
     radius = float((home.positions[0] - center).norm())
     photos = None if scene is None else _photos(scene)
     if photos is not None:
         home, up = photos.cameras, _up(photos.cameras)
     return Exhibition(
         title=title,
-        exhibits=tuple(one.exhibit() for one in splats),
+        exhibits=tuple(one.exhibit() for one in shown),
         home=home[:1],
         target=_triple(center),
         up=_triple(up),
@@ -295,9 +317,9 @@ def _photos(scene: Scene) -> Photos | None:
     return Photos(everything[order], tuple(named[i][0] for i in order), load)
 
 
-def _around(model: SplatModel) -> tuple[Cameras, Tensor, Tensor]:
+def _around(model: Any) -> tuple[Cameras, Tensor, Tensor]:
     """Cameras on a circle around the core of a model, its centre, and what is up."""
-    home = orbit_views(model, 12)
+    home = (field_jobs.orbit_views if model.kind in SOLID else orbit_views)(model, 12)
     return home, _meeting_point(home), _up(home)
 
 

@@ -231,6 +231,7 @@ def test_the_command_from_picture_to_picture(
         (("decompress", "F", "-o", "x.ply"), ".png"),
         (("render", "F", "--orbit", "2", "-o", "frames"), "Gaussians"),
         (("compress", "F", "-o", "y.fpz"), "Gaussians"),
+        (("view", "F"), "decompress"),
         (("eval", "F"), "--reference"),
         (("fit", "image", "F", "-o", "y.fpz"), "picture"),
         (("fit", "image", "F", "-o", "y.png"), ".fpz"),

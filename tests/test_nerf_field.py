@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from fieldpress import viewing
 from fieldpress.__main__ import main
 from fieldpress.fields import codec, fit_nerf
 from fieldpress.fields.fit_nerf import NerfSettings, NerfTrainer, cube_around
@@ -118,6 +120,19 @@ def test_a_file_decodes_to_what_was_promised(fitted: tuple) -> None:
     )
     assert float(loss.mean()) < 1
     assert len(data) < found.model.float_bytes / 2
+
+
+def test_the_viewer_shows_a_file_as_it_is(fitted: tuple, tmp_path: Path) -> None:
+    _, found = fitted
+    file = tmp_path / "bowl.fpz"
+    file.write_bytes(codec.encode(found.model, found.steps, found.used))
+    show = viewing.gather([str(file)])
+    shown = show.exhibits[0].show({}, (0.0, 0.0, 0.0))
+    camera = show.home.resized(16, 12)
+    assert torch.equal(shown.render(camera), codec.decode(file.read_bytes()).render(camera))
+    assert shown.facts == {"bytes": file.stat().st_size}
+    center = [x + found.model.edge / 2 for x in found.model.low]
+    assert show.target == pytest.approx(center, abs=1e-3)
 
 
 def test_forged_files_are_refused(fitted: tuple) -> None:
