@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # Options of glibc's mallopt.
-FRUGAL = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 32 << 20), (M_MMAP_THRESHOLD, 8 << 20))
+FRUGAL = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 4 << 20), (M_MMAP_THRESHOLD, 4 << 20))
 LARGE = 96 << 20  # Bytes of floats from which memory matters more than the time that it costs.
 
 
