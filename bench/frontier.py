@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import DATA, RESULTS, write
+from record import DATA, RESULTS, machine, write
 
 from fieldpress import models
 from fieldpress.gaussians.allocate import section_bits
@@ -178,6 +178,7 @@ def main() -> None:
     rows, ablation = kept.get("scenes", []), kept.get("ablation", [])
 
     def keep(into: list[dict[str, Any]], row: dict[str, Any], key: tuple[str, ...]) -> None:
+        row["commit"] = machine()["commit"]
         into[:] = [r for r in into if any(r[k] != row[k] for k in key)] + [row]
         tell(row)
         result = {"wanted": WANTED, "medians": medians(rows), "scenes": rows, "ablation": ablation}

@@ -194,7 +194,9 @@ def frontier(result: dict) -> list[str]:
         for name, m in result["medians"].items()
     ]
     if result["ablation"]:
-        lines += ["", "What each ingredient gives, at the same psnr_self:", ""]
+        commits = sorted({row["commit"] for row in result["ablation"] if "commit" in row})
+        said = f" Commit {', '.join(commits)}." if commits else ""
+        lines += ["", f"What each ingredient gives, at the same psnr_self.{said}", ""]
         lines += [
             "| scene | ingredients | goal | ratio | bits a Gaussian kept | Gaussians | seconds |"
         ]

@@ -34,7 +34,7 @@ class CompressSettings:
     Attributes:
         effort: fast, normal or high, see `search.effort_for`, or one of one's own. Models of
             memory.LARGE bytes and more take three times their memory, and get neither merging nor
-            re-fit; with high they do, and it is four times.
+            re-fit; with high they do, and it is five times.
     """
 
     preset: str = "balanced"
