@@ -169,12 +169,21 @@ def finetune(result: dict) -> list[str]:
     return lines
 
 
+def _earlier(result: dict) -> str:
+    """What is said of rows that are older than the rest."""
+    old = [row for row in result["scenes"] if row["commit"] != result["commit"]]
+    rows = ", ".join(sorted({f"{row['scene']} ({row['views']} views)" for row in old}))
+    commits = ", ".join(sorted({row["commit"] for row in old}))
+    return f" Older, of commit {commits}: {rows}." if old else ""
+
+
 def frontier(result: dict) -> list[str]:
     lines = [
         "At two losses, default effort unless said (`python bench/frontier.py`): `fresh` is the "
         "PSNR against the input on views that nothing was tuned on, `photographs` what is lost on "
         "the capture's test photographs. With the capture's views its poses are used, no pixels. "
-        + provenance(result),
+        + provenance(result)
+        + _earlier(result),
         "",
         "| scene | effort | views | goal | ratio | Gaussians in → out | fresh | photographs "
         "| FPS ratio | seconds |",
