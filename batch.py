@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -20,10 +21,12 @@ from .console import Progress, say, to_json
 from .contenders import Stage, file_name, label, measure
 from .gaussians.compress import PRESETS
 from .jobs import Finished, Policy, Pool, run_all
-from .manifest import SPLAT_JSON, Manifest, MethodEntry, SceneEntry, Settings
+from .manifest import SPLAT_JSON, Manifest, SceneEntry, Settings
+from .press import read_gaussians
 from .sweep import compare, machine, report_files
 
 METHODS = ({"name": "fieldpress", "target_db": PRESETS["balanced"]},)  # Where none is named.
+MOST_DEGREE = 4
 CHUNK = 1 << 20
 WORK = ".work"  # Below the output: what is not finished.
 TIMES = ("encode_seconds", "decode_seconds", "fps", "fps_reference", "fps_ratio", "attempts")
@@ -118,6 +121,7 @@ def content_hash(path: Path | str) -> str:
 def plan(manifest: Manifest, seed: int) -> list[PointTask]:
     """All tasks of a manifest, scene by scene, each once."""
     tasks: dict[str, PointTask] = {}
+    degree_of = functools.cache(_sh_degree)  # Reading a scene takes a while.
     for entry in manifest.scenes:
         said: dict[str, Any] = {
             "name": entry.name,
@@ -128,21 +132,22 @@ def plan(manifest: Manifest, seed: int) -> list[PointTask]:
             "version": __version__,
         }
         for method in manifest.methods:
-            for settings in method.points(_sh_degree(entry, method)):
+            differ = len(method.values.get("sh_degree", ())) > 1
+            for settings in method.points(degree_of(entry.path) if differ else MOST_DEGREE):
                 text = to_json(said | {"method": method.name, "settings": settings}, indent=None)
                 key = hashlib.sha256(text.encode()).hexdigest()[:20]
                 tasks[key] = PointTask(key, entry, method.name, settings, seed)
     return list(tasks.values())
 
 
-def _sh_degree(entry: SceneEntry, method: MethodEntry) -> int:
-    """That of a scene where it matters which settings differ, and it can be read; else the most."""
-    if len(method.values.get("sh_degree", ())) < 2:
-        return 4
+def _sh_degree(path: Path | str) -> int:
+    """That of a scene which is here and can be read; else the most that there is."""
+    if not isinstance(path, Path):
+        return MOST_DEGREE
     try:
-        return models.load(entry.path).sh_degree if isinstance(entry.path, Path) else 4
+        return read_gaussians(str(path)).model.sh_degree
     except (ValueError, FileNotFoundError):  # Its tasks will say so.
-        return 4
+        return MOST_DEGREE
 
 
 # Where results lie

@@ -26,7 +26,7 @@ from .gaussians.sanitize import sanitize
 from .gaussians.spz import write_spz
 from .gaussians.vectree import VecTreeSettings
 from .manifest import KNOBS, SceneEntry, Settings
-from .press import read_source, split_views
+from .press import read_gaussians, split_views
 from .quant.codebook import CodebookSettings
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -81,7 +81,7 @@ class Stage:
             photos = read_scene(entry.scene, downscale=entry.downscale)
             if not len(photos.test):
                 raise ValueError(f"{entry.scene}: expected test views, got none")
-        given = read_source(str(entry.path))
+        given = read_gaussians(str(entry.path))
         be_frugal(given.model.float_bytes)
         count, float_bytes = len(given.model), given.model.float_bytes
         model = sanitize(given.model, consume=True)[0]

@@ -21,6 +21,7 @@ from .scenes.datasets import read_scene
 
 STEM, PARENT = "{stem}", "{parent}"
 WILD = frozenset("*?[")
+PAGE = ".html"
 LUF = "luf"  # The axes of glTF; other files are in ours unless they say so themselves.
 
 
@@ -132,6 +133,8 @@ def _convert_one(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     _check(output, overwrite)
+    if output.lower().endswith(PAGE):
+        return _paged(source, output, wanted)
     writer = None if models.is_picture(output) else wanted.writer(output)
     file = None if remote.is_url(source) else TiledFile.open(source)
     local = output != "-" and not remote.is_url(output)
@@ -163,6 +166,15 @@ def _convert_one(
         "seconds": time.perf_counter() - start,
         "version": __version__,
     }
+
+
+def _paged(source: str, output: str, wanted: Wanted) -> dict[str, Any]:
+    """Write the page that shows a scene offline: it is not a format that anything reads."""
+    from . import viewing  # Which most conversions do without.
+
+    if wanted.options or wanted.aim or wanted.frame or wanted.output_format:
+        raise Misuse(f"{output}: a page takes no options of formats")
+    return viewing.export_page(wanted.read, source, output)
 
 
 def _unpacked(file: TiledFile, source: str, output: str) -> dict[str, Any]:

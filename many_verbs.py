@@ -71,11 +71,11 @@ def batch(
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
-) -> None:
+) -> int:
     """Compress and measure many scenes, on this machine or a Ray cluster, and report on all.
 
-    A task that fails is tried again and then recorded; the others go on. Every file in DIR/files is
-    whole, whatever happens; --resume repeats nothing that is complete.
+    A task that fails is tried again and then recorded; the others go on, and the exit code is 1.
+    Every file in DIR/files is whole, whatever happens; --resume repeats nothing that is complete.
 
     Args:
         sources: A manifest (.json, .toml, .yaml) of scenes, methods and settings, or scene files,
@@ -112,3 +112,4 @@ def batch(
         )  # fmt: skip
     say(f"the report is {output.rstrip('/')}/index.html")
     finish(report, json_, out)
+    return console.FAILURE if report["failed"] else 0

@@ -82,11 +82,12 @@ def read_compressed(path: str) -> Source:
 def read_gaussians(path: str) -> Source:
     """Read a scene of Gaussians. Raises ValueError for a field, which has verbs of its own."""
     given = read_source(path)
-    _check_gaussians(given.model, path)
+    check_gaussians(given.model, path)
     return given
 
 
-def _check_gaussians(model: Any, path: str) -> None:
+def check_gaussians(model: Any, path: str) -> None:
+    """Raises ValueError for a field, which has verbs of its own."""
     if model.kind != "gaussians":
         raise ValueError(
             f"{_name(path)}: expected Gaussians, got a field of kind {model.kind!r}; "
@@ -157,7 +158,7 @@ def model_and_views(
     if model.kind in ("sdf", "nerf"):
         _check_cpu(there, "fields")
         return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
-    _check_gaussians(model, source)
+    check_gaussians(model, source)
     return model.to(there), orbit_views(model, orbit or 1) if views is None else views
 
 
@@ -369,6 +370,7 @@ def evaluate_file(
     given = read_source(source)
     decode_seconds = time.perf_counter() - start
     if given.model.kind != "gaussians":
+        _check_cpu(there, "fields")
         report = field_jobs.evaluate_field(given.model, scene, reference)
         return {**report, "input_bytes": given.input_bytes, "decode_seconds": decode_seconds,
                 "version": __version__, "input": source}  # fmt: skip

@@ -185,14 +185,6 @@ def _convert(source: str, output: str, wanted: Any, overwrite: bool, json_: bool
 
     need_room(output, json_)
     with console.quiet_stdout() as out, Progress() as progress:
-        if output.lower().endswith(".html"):
-            from . import viewing
-
-            check_output(output, overwrite=overwrite)
-            report = viewing.export_page(wanted.read, source, output)
-        else:
-            report = converting.convert(
-                source, output, wanted, overwrite=overwrite, progress=progress
-            )
+        report = converting.convert(source, output, wanted, overwrite=overwrite, progress=progress)
     finish(report, json_, out if output != "-" else sys.stderr)
     return console.FAILURE if report.get("failed") else 0

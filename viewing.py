@@ -22,7 +22,7 @@ from .gaussians.codec import Steps, decode, encode
 from .gaussians.importance import importance
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
-from .press import Source, orbit_views, read_source
+from .press import Source, check_gaussians, orbit_views, read_source
 from .quant import container
 from .render.splat import RasterOptions, rasterize
 from .scenes.cameras import Cameras, Scene
@@ -190,6 +190,7 @@ def export_page(read: Callable[[str], Source], source: str, output: str) -> dict
     """Read with `read` and write a page that shows the scene offline; a report as `convert` has."""
     start = time.perf_counter()
     given = read(source)
+    check_gaussians(given.model, source)
     return {
         "input": source,
         "output": output,
@@ -212,11 +213,16 @@ def save_page(model: SplatModel, path: str | Path, data: bytes | None = None) ->
     from .viewer.splat_page import splat_page
 
     clean = _clean(model, str(path))
-    if data is None or "codec" in container.read(data, name=str(path)).header:  # LightGaussian's.
+    if data is None or not _plain(container.read(data, name=str(path)).header):
         data = encode(clean, np.zeros(len(clean), np.int32), Steps())
     home, center, up = _around(clean)
     page = splat_page(Path(path).stem, data, home[:1], _triple(center), _triple(up))
     return models.write_atomic(path, [page.encode()])
+
+
+def _plain(header: Mapping[str, Any]) -> bool:
+    """Whether the page reads such a file: neither LightGaussian's codec nor tiles."""
+    return header.get("kind") == SplatModel.kind and "codec" not in header
 
 
 def view(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fieldpress import batch, batch_report, contenders, models
+from fieldpress.__main__ import main
 from fieldpress.batch import Store, content_hash, plan, run_batch
 from fieldpress.gaussians import compress as pressing
 from fieldpress.gaussians.model import SplatModel
@@ -133,6 +134,16 @@ def test_a_scene_that_cannot_be_read_fails_alone(manifest: Path) -> None:
     assert all(
         "b.ply: " in row["failed"] for row in records(manifest.parent / "out") if "failed" in row
     )
+
+
+def test_the_command_fails_where_a_task_does(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (manifest.parent / "a.ply").write_bytes(b"ply\nnonsense")
+    args = ["batch", str(tmp_path / "a.ply"), "-o", str(tmp_path / "bad"), "--retries", "0"]
+    assert main([*args, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["failed"] == report["tasks"] == 1
 
 
 def test_resume_repeats_what_is_not_complete_and_nothing_else(

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress import models
+from fieldpress import batch, models
 from fieldpress.__main__ import main
+from fieldpress.contenders import Stage
 from fieldpress.fields import _reference, codec
 from fieldpress.fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
 from fieldpress.fields.image import ImageField, places
 from fieldpress.fields.levels import Encoding
 from fieldpress.fields.network import Network, Trainer, new_weights
+from fieldpress.manifest import SceneEntry
 from fieldpress.quant import container
 from fieldpress.scenes.metrics import psnr
 from fieldpress.viewer.png import encode_png
@@ -232,6 +234,7 @@ def test_the_command_from_picture_to_picture(
         (("render", "F", "--orbit", "2", "-o", "frames"), "Gaussians"),
         (("compress", "F", "-o", "y.fpz"), "Gaussians"),
         (("view", "F"), "decompress"),
+        (("decompress", "F", "-o", "x.html"), "Gaussians"),
         (("eval", "F"), "--reference"),
         (("fit", "image", "F", "-o", "y.fpz"), "picture"),
         (("fit", "image", "F", "-o", "y.png"), ".fpz"),
@@ -248,3 +251,11 @@ def test_what_makes_no_sense_is_one_line_and_leaves_nothing(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert named in line
     assert [p.name for p in tmp_path.iterdir()] == ["f.fpz"]
+
+
+def test_sweeps_and_batches_take_no_fields(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "f.fpz"
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"f\.fpz: expected Gaussians"):
+        Stage.read(SceneEntry("f", file), 0)
+    assert batch._sh_degree(file) == batch.MOST_DEGREE

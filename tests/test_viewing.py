@@ -21,7 +21,9 @@ from fieldpress import viewing
 from fieldpress.__main__ import main
 from fieldpress.gaussians import codec
 from fieldpress.gaussians.model import SplatModel
+from fieldpress.gaussians.tiles import Tile, file_blocks
 from fieldpress.press import Source, orbit_views
+from fieldpress.quant import container
 from fieldpress.render.splat import RasterOptions
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.metrics import psnr
@@ -198,6 +200,26 @@ def test_the_page_carries_the_file_itself(coded, tmp_path, capsys):
     assert main(["decompress", str(source), "-o", str(page), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output_bytes"] == page.stat().st_size
     assert carried(page) == coded._data
+
+
+def test_a_page_of_tiles_carries_one_file_that_it_reads(coded, tmp_path):
+    source, page, part = (tmp_path / name for name in ("city.fpz", "city.html", "part.fpz"))
+    part.write_bytes(coded._data)
+    tile = Tile.of([codec.decode(coded._data)])
+    source.write_bytes(b"".join(file_blocks({}, [tile, tile], {(0, 0): part, (1, 0): part})))
+    assert main(["decompress", str(source), "-o", str(page)]) == 0
+    assert container.read(carried(page)).header["kind"] == "gaussians"
+    assert len(codec.decode(carried(page))) == 2 * len(coded.model)
+
+
+def test_pages_follow_patterns_and_take_no_options_of_formats(coded, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.fpz").write_bytes(coded._data)
+    assert main(["convert", str(tmp_path / "*.fpz"), str(tmp_path / "{stem}.html")]) == 0
+    assert carried(tmp_path / "b.html") == coded._data
+    args = ["convert", str(tmp_path / "a.fpz"), str(tmp_path / "c.html"), "--sh-bits", "4"]
+    assert main(args) == 2
+    assert "a page takes no options" in capsys.readouterr().err
 
 
 def test_a_page_of_another_format_carries_a_fine_encode(shell, splat_ply, tmp_path):
