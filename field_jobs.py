@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,21 +94,39 @@ def fit_image_file(
     steps = fitted.steps or search_steps(
         fitted.model.network, fitted.used, picture, LOSS_DB[job.preset]
     )
+    pressed = _pressed(fitted, steps, job, source, output, start, lambda m: _compare(m, picture))
+    return {
+        "input_bytes": Path(source).stat().st_size,
+        **pressed,
+        "bits_per_pixel": 8 * pressed["output_bytes"] / (width * height),
+        "psnr_unrounded": float(metrics.psnr(fitted.model.picture(), picture.float() / 255)),
+        "render_size": [width, height],
+    }
+
+
+def _pressed(
+    fitted: Any,
+    steps: Any,
+    job: ImageJob | SdfJob | NerfJob,
+    source: str,
+    output: str,
+    start: float,
+    measure: Callable[[Any], dict[str, Any]],
+) -> dict[str, Any]:
+    """Write what was fitted, decode the written bytes, measure that: what all reports have.
+
+    `start` is when encoding began; a measurement that fails leaves no output.
+    """
     with sink(output) as write:
         data = write(codec.encode(fitted.model, steps, fitted.used, {"seed": job.seed}))
         encode_seconds, start = time.perf_counter() - start, time.perf_counter()
         decoded = codec.decode(data, name=output)
         decode_seconds = time.perf_counter() - start
-        assert isinstance(decoded, ImageField)
-        measured = _compare(decoded, picture)
+        measured = measure(decoded)
     return {
-        "input_bytes": Path(source).stat().st_size,
         "output_bytes": len(data),
         "ratio": fitted.model.float_bytes / len(data),
-        "bits_per_pixel": 8 * len(data) / (width * height),
         **measured,
-        "psnr_unrounded": float(metrics.psnr(fitted.model.picture(), picture.float() / 255)),
-        "render_size": [width, height],
         "bytes_by_section": container.by_attribute(container.sizes(data)),
         "fit_seconds": fitted.seconds,
         "encode_seconds": encode_seconds,
@@ -163,29 +182,13 @@ def fit_sdf_file(source: str, output: str, job: SdfJob, *, progress: Progress) -
     solid = read_solid(source)
     fitted = fit_sdf(solid, job.settings(), progress=progress.part(0, FIT_SHARE))
     start = time.perf_counter()
-    with sink(output) as write:
-        data = write(codec.encode(fitted.model, fitted.steps, fitted.used, {"seed": job.seed}))
-        encode_seconds, start = time.perf_counter() - start, time.perf_counter()
-        decoded = codec.decode(data, name=output)
-        decode_seconds = time.perf_counter() - start
-        assert isinstance(decoded, SdfField)
-        measured = compare(decoded, solid)
+    pressed = _pressed(
+        fitted, fitted.steps, job, source, output, start, lambda m: compare(m, solid)
+    )
     return {
         "input_bytes": Path(source).stat().st_size,
-        "output_bytes": len(data),
-        "ratio": fitted.model.float_bytes / len(data),
+        **pressed,
         "faces": len(solid.faces),
-        **measured,
-        "bytes_by_section": container.by_attribute(container.sizes(data)),
-        "fit_seconds": fitted.seconds,
-        "encode_seconds": encode_seconds,
-        "decode_seconds": decode_seconds,
-        "encoding": fitted.model.network.encoding.config(),
-        "device": "cpu",
-        "seed": job.seed,
-        "version": __version__,
-        "input": source,
-        "output": output,
     }
 
 
@@ -218,29 +221,15 @@ def fit_nerf_file(
     scene = read_scene(source, downscale=downscale)
     fitted = fit_nerf(scene, job.settings(), progress=progress.part(0, FIT_SHARE))
     start = time.perf_counter()
-    with sink(output) as write:
-        data = write(codec.encode(fitted.model, fitted.steps, fitted.used, {"seed": job.seed}))
-        encode_seconds, start = time.perf_counter() - start, time.perf_counter()
-        decoded = codec.decode(data, name=output)
-        decode_seconds = time.perf_counter() - start
-        measured = _measure(decoded, scene)
-        unrounded = _measure(fitted.model, scene)
+    pressed = _pressed(
+        fitted, fitted.steps, job, source, output, start, lambda m: _measure(m, scene)
+    )
+    unrounded = _measure(fitted.model, scene)
     return {
-        "output_bytes": len(data),
-        "ratio": fitted.model.float_bytes / len(data),
-        **measured,
+        **pressed,
         "psnr_unrounded": unrounded["psnr"],
         "fps_reference": unrounded["fps"],
         "train_views": len(scene.train),
-        "bytes_by_section": container.by_attribute(container.sizes(data)),
-        "fit_seconds": fitted.seconds,
-        "encode_seconds": encode_seconds,
-        "decode_seconds": decode_seconds,
-        "encoding": fitted.model.network.encoding.config(),
-        "seed": job.seed,
-        "version": __version__,
-        "input": source,
-        "output": output,
     }
 
 
