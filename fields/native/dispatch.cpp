@@ -1,6 +1,4 @@
-#include <atomic>
-#include <stdexcept>
-
+#include "../../render/native/copies.h"
 #include "encoding.h"
 
 namespace fieldpress::fields {
@@ -24,59 +22,24 @@ FIELDPRESS_DECLARE(avx512)
 
 namespace {
 
-struct Copy {
-  const char* name;
-  bool (*usable)();
-  Kernels kernels;
-};
-
-// Worst first.
-const Copy COPIES[] = {
-    {"baseline", [] { return true; }, FIELDPRESS_KERNELS(baseline)},
+const render::Copy<Kernels> COPIES[] = {
+    {"baseline", render::has_baseline, FIELDPRESS_KERNELS(baseline)},
 #ifdef FIELDPRESS_X86
-    {"avx2",
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     FIELDPRESS_KERNELS(avx2)},
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("fma");
-     },
-     FIELDPRESS_KERNELS(avx512)},
+    {"avx2", render::has_avx2, FIELDPRESS_KERNELS(avx2)},
+    {"avx512", render::has_avx512, FIELDPRESS_KERNELS(avx512)},
 #endif
 };
 
-std::atomic<const Copy*>& chosen() {
-  static std::atomic<const Copy*> copy{[] {
-    const Copy* best = COPIES;
-    for (const Copy& other : COPIES)
-      if (other.usable()) best = &other;
-    return best;
-  }()};
-  return copy;
+render::Copies<Kernels>& copies() {
+  static render::Copies<Kernels> all(COPIES);
+  return all;
 }
 
 }  // namespace
 
-Kernels kernels() { return chosen().load()->kernels; }
-
-std::string isa() { return chosen().load()->name; }
-
-void set_isa(const std::string& name) {
-  for (const Copy& copy : COPIES)
-    if (name == copy.name && copy.usable()) {
-      chosen().store(&copy);
-      return;
-    }
-  throw std::invalid_argument("isa: expected one that this machine has, got '" + name + "'");
-}
-
-std::vector<std::string> available_isas() {
-  std::vector<std::string> names;
-  for (const Copy& copy : COPIES)
-    if (copy.usable()) names.emplace_back(copy.name);
-  return names;
-}
+Kernels kernels() { return copies().chosen().kernels; }
+std::string isa() { return copies().chosen().name; }
+void set_isa(const std::string& name) { copies().choose(name); }
+std::vector<std::string> available_isas() { return copies().names(); }
 
 }  // namespace fieldpress::fields

@@ -1,7 +1,6 @@
 #include "dispatch.h"
 
-#include <atomic>
-#include <stdexcept>
+#include "copies.h"
 
 namespace fieldpress::render {
 
@@ -31,69 +30,30 @@ FIELDPRESS_DECLARE(avx512)
 
 namespace {
 
-struct Copy {
-  const char* name;
-  bool (*usable)();
+struct Both {
   Kernels kernels;
   LossKernels loss;
 };
 
-// Worst first.
-const Copy COPIES[] = {
-    {"baseline", [] { return true; },
-     FIELDPRESS_KERNELS(baseline)},
+const Copy<Both> COPIES[] = {
+    {"baseline", has_baseline, {FIELDPRESS_KERNELS(baseline)}},
 #ifdef FIELDPRESS_X86
-    {"avx2",
-     [] {
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-              __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-     },
-     FIELDPRESS_KERNELS(avx2)},
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-              __builtin_cpu_supports("bmi2");
-     },
-     FIELDPRESS_KERNELS(avx512)},
+    {"avx2", has_avx2, {FIELDPRESS_KERNELS(avx2)}},
+    {"avx512", has_avx512, {FIELDPRESS_KERNELS(avx512)}},
 #endif
 };
 
-const Copy* best() {
-  const Copy* found = COPIES;
-  for (const Copy& copy : COPIES)
-    if (copy.usable()) found = &copy;
-  return found;
-}
-
-std::atomic<const Copy*>& chosen() {
-  static std::atomic<const Copy*> copy{best()};
-  return copy;
+Copies<Both>& copies() {
+  static Copies<Both> all(COPIES);
+  return all;
 }
 
 }  // namespace
 
-Kernels kernels() { return chosen().load()->kernels; }
-
-LossKernels loss_kernels() { return chosen().load()->loss; }
-
-std::string isa() { return chosen().load()->name; }
-
-void set_isa(const std::string& name) {
-  for (const Copy& copy : COPIES)
-    if (name == copy.name && copy.usable()) {
-      chosen().store(&copy);
-      return;
-    }
-  throw std::invalid_argument("isa: expected one that this machine has, got '" + name + "'");
-}
-
-std::vector<std::string> available_isas() {
-  std::vector<std::string> names;
-  for (const Copy& copy : COPIES)
-    if (copy.usable()) names.emplace_back(copy.name);
-  return names;
-}
+Kernels kernels() { return copies().chosen().kernels.kernels; }
+LossKernels loss_kernels() { return copies().chosen().kernels.loss; }
+std::string isa() { return copies().chosen().name; }
+void set_isa(const std::string& name) { copies().choose(name); }
+std::vector<std::string> available_isas() { return copies().names(); }
 
 }  // namespace fieldpress::render
