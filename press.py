@@ -20,6 +20,7 @@ from .gaussians.compress import (
     Compressed,
     core_arguments,
     scene_views,
+    set_aside,
 )
 from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import SplatModel
@@ -265,11 +266,13 @@ def _press(given: _Input, recipe: Recipe, photos: Scene | None, progress: Progre
     assert model is not None
     start = time.perf_counter()
     pictures = model.render(given.holdout)
-    work = recipe.begin(model, photos, given.views, given.holdout, pictures, progress)
     begun = time.perf_counter() - start
     fps = evaluate(model.renderer(), given.holdout).fps
-    del model
     start = time.perf_counter() - begun
+    if recipe.plain:
+        model = set_aside(model)
+    work = recipe.begin(model, photos, given.views, given.holdout, pictures, progress)
+    del model
     return _Pressed(work(), time.perf_counter() - start, pictures, fps)
 
 

@@ -52,8 +52,7 @@ def compress(
         target_db: The PSNR to keep against the uncompressed render, in dB.
         preset: How much to keep where no target is given.
         effort: Fast prunes and quantises; normal also merges Gaussians and re-fits colours; high
-            does so in finer rounds, and on models of 96 MiB and more too, in about five times
-            their memory.
+            does so in finer rounds.
         method: Our codec, or LightGaussian as published (needs --scene; has no target).
         scene: Posed photographs to measure on as well: COLMAP, transforms.json or LLFF.
         downscale: Make those photographs this many times smaller, each way.

@@ -13,7 +13,7 @@ from . import __version__, models
 from .console import Progress
 from .gaussians import reduce
 from .gaussians.codec import decode
-from .gaussians.compress import CompressSettings, encode_to_goal, prepare, scene_views
+from .gaussians.compress import CompressSettings, encode_to_goal, prepare, scene_views, set_aside
 from .gaussians.cut import Rows, cut
 from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import FLOATS_WITHOUT_COLOR, SplatModel
@@ -48,7 +48,7 @@ class TileTask:
         start = time.perf_counter()
         given = read_ply(self.path)
         be_frugal(given.float_bytes)
-        model = sanitize(given, consume=True)[0]
+        model = set_aside(sanitize(given, consume=True)[0])
         del given
         if not len(model):
             return {"empty": True, "files": []}

@@ -5,6 +5,7 @@ snowmiku-trained models (3,000 steps of a plain CPU trainer) are measured on the
 same renderer. Writes bench/results/fit.json.
 
     python bench/fit.py [--only fox snowmiku lego] [--keep DIR]
+    python bench/fit.py --budget 150000 --keep DIR      what bench/frontier.py --fits DIR compresses
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def plain(name: str) -> dict | None:
     return {"psnr": report.psnr, "ssim": report.ssim, "fps": report.fps, "count": len(given)}
 
 
-def measure(name: str, keep: Path) -> dict:
-    folder, downscale, budget, steps, _ = JOBS[name]
+def measure(name: str, keep: Path, budget: int | None) -> dict:
+    folder, downscale, usual, steps, _ = JOBS[name]
+    budget = budget or usual
     output = keep / f"{name}.ply"
     command = [
         sys.executable, "-m", "fieldpress", "fit", "gaussians", str(DATA / "multiview" / folder),
@@ -60,11 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=list(JOBS))
     parser.add_argument("--keep", type=Path, help="where the fitted .ply files stay")
+    parser.add_argument("--budget", type=int, help="Gaussians, other than the protocol's")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:
-            row = measure(name, arguments.keep or Path(folder))
+            row = measure(name, arguments.keep or Path(folder), arguments.budget)
             rows.append(row)
             other = row["plain"] or {"psnr": float("nan"), "count": 0}
             print(
@@ -75,7 +78,8 @@ def main() -> None:
                 flush=True,
             )
     if set(arguments.only) == set(JOBS):
-        print("wrote", write("fit", {"scenes": rows}))
+        name = "fit" if arguments.budget is None else f"fit_{arguments.budget}"
+        print("wrote", write(name, {"scenes": rows}))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from .layout import (
     unpack_tables,
 )
 from .model import SplatModel
+from .shelf import let_go, shelf
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -137,7 +138,7 @@ def requantise(source: fit_tables.Source, steps: Steps, watch: Watch | None = No
         stream = new_stream(block)
         restore(blocks.code_block(stream, layout, tables.predictors, wanted), layout, tables, out)
 
-    return _paint(one, range(len(layout.counts)), layout, {})
+    return _paint(one, range(len(layout.counts)), layout, {}, on_disk=source.stored.fresh)
 
 
 def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> SplatModel:
@@ -156,8 +157,13 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
     return decode_one(data, partial=partial, name=name)
 
 
-def decode_one(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> SplatModel:
-    """The same for a file that is not of tiles, which a stream of a tile may not be."""
+def decode_one(
+    data: bytes, *, partial: bool = False, name: str = "<bytes>", on_disk: bool = False
+) -> SplatModel:
+    """The same for a file that is not of tiles, which a stream of a tile may not be.
+
+    With `on_disk` its colours come to be on a shelf.
+    """
     found = container.read(data, partial=partial, name=name)
     kind = found.header.get("kind")
     if kind != "gaussians":
@@ -181,7 +187,7 @@ def decode_one(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> 
         reader = blocks.Reader(block, layout.counts[block], sections, name)
         restore(blocks.code_block(reader, layout, tables.predictors, None), layout, tables, out)
 
-    return _paint(one, here, layout, found.header)
+    return _paint(one, here, layout, found.header, on_disk=on_disk)
 
 
 def _check_complete(layout: Layout, sections: Mapping[str, Any], name: str) -> None:
@@ -271,27 +277,32 @@ def _paint(
     here: Iterable[int],
     layout: Layout,
     header: Mapping[str, Any],
+    *,
+    on_disk: bool = False,
 ) -> SplatModel:
-    """A model whose blocks `here`, in order, are each written by `one` into their place."""
+    """A model whose blocks `here`, in order, are each written by `one` into their place.
+
+    With `on_disk` its colours come to be on a shelf.
+    """
     here = list(here)
     ends = np.cumsum([0] + [layout.counts[block] for block in here])
     shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
-    shapes["colors"] = (1 + layout.rest // 3, 3)
-    whole = {name: np.empty((ends[-1], *shape), np.float32) for name, shape in shapes.items()}
+    size = int(ends[-1])
+    tensors = {name: torch.empty(size, *shape) for name, shape in shapes.items()}
+    bases = 1 + layout.rest // 3
+    colors = shelf(size, bases) if on_disk else torch.empty(size, bases, 3)
 
     def place(index: int) -> None:
         part = slice(ends[index], ends[index + 1])
-        one(here[index], {name: values[part] for name, values in whole.items()})
+        out = {name: values[part].numpy() for name, values in tensors.items()}
+        one(here[index], out | {"colors": colors[part].numpy()})
+        let_go(colors)
 
     parallel(place, range(len(here)))
-    tensors = {name: torch.from_numpy(values) for name, values in whole.items()}
     return SplatModel(
-        means=tensors["means"],
-        quats=tensors["quats"],
-        scales=tensors["scales"],
-        opacities=tensors["opacities"],
-        sh0=tensors["colors"][:, :1],
-        shN=tensors["colors"][:, 1:],
+        **tensors,
+        sh0=colors[:, :1],
+        shN=colors[:, 1:],
         antialiased=layout.antialiased,
         extra={k: v for k, v in header.items() if k not in ("kind", "layout")},
     )

@@ -18,7 +18,7 @@ from .reduce import Measured
 from .refit import Lesson
 from .sanitize import sanitize
 from .search import EFFORTS, Effort, Goal, Job, effort_for, search
-from .stored import STRIP
+from .shelf import STRIP, shelved
 
 Progress = Callable[[str, float], None]
 
@@ -32,9 +32,7 @@ class CompressSettings:
     """What is asked for: a preset, or a size in bytes, or a psnr_self in dB (not two of them).
 
     Attributes:
-        effort: fast, normal or high, see `search.effort_for`, or one of one's own. Models of
-            memory.LARGE bytes and more take three times their memory, and get neither merging nor
-            re-fit; with high they do, and it is five times.
+        effort: fast, normal or high, see `search.effort_for`, or one of one's own.
     """
 
     preset: str = "balanced"
@@ -120,9 +118,9 @@ def prepare(
 ) -> Prepared:
     """The first part of `compress`: all that looks at the model.
 
-    A large model is set aside in a scratch file (see memory.LARGE), so that a caller who drops it
-    afterwards makes room for the trials. `pictures` are renders of the sanitised model from
-    the `holdout` views, where the caller has them.
+    A large model is set aside in scratch files, so that a caller who drops it, or has it set
+    aside first, makes room. `pictures` are renders of the sanitised model from the `holdout` views,
+    where the caller has them.
     """
     say = progress or (lambda stage, done: None)
     began = time.perf_counter()
@@ -135,18 +133,19 @@ def prepare(
         own_views, own_holdout = scene_views(model, settings.seed)
         views, holdout = views or own_views, holdout or own_holdout
     say("statistics", 0.05)
-    give_back(float_bytes)
     spill = model.float_bytes >= LARGE
-    frugal = spill and settings.effort != "high"
-    measured = Measured.of(model, views, settings.seed, frugal=frugal)
+    pictures = model.render(holdout) if pictures is None else pictures
+    effort = settings.spend(len(model))
+    model = set_aside(model)
+    give_back(float_bytes)
+    measured = Measured.of(model, views, settings.seed, frugal=spill and effort is None)
     statistics_seconds = time.perf_counter() - began
     header = {"seed": settings.seed, "count_in": count_in}
     give_back()
-    effort = None if frugal else settings.spend(len(model))
     lesson = Lesson.of(model, views, effort.views) if effort else None
+    give_back()
     whole = measured.source(model)
     whole = whole.spilled() if spill else whole
-    pictures = model.render(holdout) if pictures is None else pictures
     give_back()
     report = {
         "count_in": count_in,
@@ -159,6 +158,14 @@ def prepare(
         "seed": settings.seed,
     }
     return Prepared(Job(whole, measured, views, holdout, pictures, header, lesson, spill), report)
+
+
+def set_aside(model: SplatModel) -> SplatModel:
+    """A model of memory.LARGE bytes or more with its colours on a shelf, near Gaussians together.
+
+    Others as they are.
+    """
+    return shelved(model, sort=True) if model.float_bytes >= LARGE else model
 
 
 def encode_to_goal(

@@ -27,7 +27,8 @@ from .layout import (
     pack_tables,
 )
 from .model import SplatModel
-from .stored import STRIP, Floats, Resident, Spilled, Stored
+from .shelf import STRIP, let_go
+from .stored import Floats, Resident, Spilled, Stored
 
 if TYPE_CHECKING:
     from .codec import Steps, Tables
@@ -84,7 +85,11 @@ class Source:
         if classes.shape != (n, 2) or (n and not 0 <= classes.min() <= classes.max() < CLASSES):
             raise ValueError(f"classes: expected [{n}] or [{n}, 2] in 0..{CLASSES - 1}")
         for name, value in model.tensors().items():
-            if not all(torch.isfinite(part).all() for part in value.split(STRIP)):
+            finite = True
+            for part in value.split(STRIP):
+                finite &= bool(torch.isfinite(part).all())
+                let_go(value)
+            if not finite:
                 raise ValueError(f"{name}: expected finite values (sanitise first)")
         center, radius, low, span, codes = _octree(model.means.numpy())
         order = np.argsort(codes, kind="stable").astype(np.int32)
@@ -298,6 +303,7 @@ def _bases(
     step = max(1, len(model) // SAMPLE_COLORS)
     weights = 0.25 ** classes[::step, 0].astype(np.float64)
     dc, ac = (x[::step].flatten(1).double().numpy() for x in (model.sh0, model.shN))
+    let_go(model.sh0)
     root, inverse = _roots(moments, ac.shape[1] // 3)
     basis = _klt(ac @ root, weights) @ inverse
     worth = float(np.float32(np.abs(basis).max(initial=1e-9)))

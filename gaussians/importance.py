@@ -15,7 +15,7 @@ from ..render.statistics import statistics
 from ..scenes.cameras import Cameras
 from .layout import CLASSES
 from .model import SplatModel
-from .stored import STRIP
+from .shelf import STRIP
 
 REFERENCE_SHARE = 0.97  # Class 0 begins at this quantile of importance,
 GEOMETRY_SHARE = 0.998  # at this of geometry, whose sensitivities have a heavier tail.

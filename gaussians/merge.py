@@ -17,12 +17,14 @@ from torch import Tensor
 from ..quant import entropy
 from ..render.statistics import statistics
 from ..scenes.cameras import Cameras
+from .curve import DEPTH, along_curve
 from .frames import rotations
 from .model import SplatModel
+from .shelf import let_go
 from .sparsify import counts, removal_error
 
 NEIGHBORS = 4  # Nearest centres before each one on the Morton curve: 8 find no better pairs.
-DEPTH = 20  # Bits an axis of that curve.
+ENOUGH = 3  # Times what is wanted: so many of the cheapest steps hold enough that fit together.
 MAX_GAP = 6.0  # Squared distance, in units of both covariances' sum, beyond which none merge.
 MAX_RATIO = 64.0  # Of the areas of a pair.
 MAX_OPACITY = 0.999  # Of a merged one: its logit stays finite.
@@ -119,6 +121,7 @@ def candidates(model: SplatModel, measured: Measured, *, neighbors: int = NEIGHB
         part = part[like & (gap(shape[0] + shape[1], offset) <= MAX_GAP)]
         pair = _Pair(model, part[:, 0], part[:, 1], measured)
         cost = pair.cost()
+        let_go(model.sh0)
         good = cost < measured.error[part].amin(1)
         found.append(Pairs(part[good, 0], part[good, 1], cost[good]))
     return Pairs(*(torch.cat([getattr(p, n) for p in found]) for n in ("first", "second", "cost")))
@@ -129,17 +132,8 @@ def _near(means: Tensor, neighbors: int) -> Iterator[Tensor]:
 
     In strips because on large models the pairs alone take as much memory as a fourth of the model.
     """
-    low, span = 0.0, LEAST
-    if len(means):
-        low = means.amin(0).double()
-        span = max(float((means.amax(0).double() - low).max()), LEAST)
-    cells = [
-        ((part.double() - low) / span * ((1 << DEPTH) - 1)).numpy().astype(np.uint32)
-        for part in means.detach().split(STRIP)
-    ]
-    codes = entropy.morton_codes(np.concatenate(cells))
+    codes = along_curve(means)
     order = np.argsort(codes, kind="stable")
-    del cells
     before = entropy.causal_neighbors(codes[order], DEPTH, neighbors)
     rows = max(1, STRIP // neighbors)
     for start in range(0, max(len(order), 1), rows):
@@ -308,13 +302,20 @@ def choose(
         The pairs to merge, disjoint, and the [N] bool mask of the Gaussians to remove.
     """
     n = len(removal)
-    every = torch.arange(n)
-    first = torch.cat([pairs.first, every])
-    second = torch.cat([pairs.second, every])
     cost = torch.cat([pairs.cost, removal])
-    order = cost.argsort(stable=True)
-    order = order[cost[order] < limit]
-    first, second = first[order], second[order]
+    some = ENOUGH * max(count, 1)
+    if some < len(cost):  # What is dearer than enough others is not even looked at.
+        bound = float(cost.kthvalue(some).values)
+        if bound < limit:
+            done = choose(pairs, removal, count, bound)
+            if len(done[0]) + int(done[1].sum()) >= count:
+                return done
+    order = torch.nonzero(cost < limit)[:, 0]
+    order = order[cost[order].argsort(stable=True)]
+    del cost
+    first, second = (
+        torch.cat([end, torch.arange(n)])[order] for end in (pairs.first, pairs.second)
+    )
     free = torch.ones(n, dtype=torch.bool)
     taken = torch.zeros(len(order), dtype=torch.bool)
     left = torch.arange(len(order))
@@ -340,13 +341,15 @@ def _apply(model: SplatModel, pairs: Pairs, remove: Tensor, mass: Tensor, own: b
     kept = torch.nonzero(keep)[:, 0]
     partner = torch.full((len(model),), -1)
     partner[pairs.first] = pairs.second
-    parts = pairs.first.split(PAIRS), pairs.second.split(PAIRS)
-    ones = [merged(model, *ends, mass) for ends in zip(*parts, strict=True)] if len(pairs) else []
-    out = compacted(model, kept) if own else model[kept]
-    for one, first in zip(ones, parts[0], strict=False):
-        at = torch.searchsorted(kept, first)
-        for name, value in one.tensors().items():
+    out = model if own else model[kept]
+    pairs = pairs[pairs.first.argsort()]  # Near ones share pages of colours on a shelf.
+    for start in range(0, len(pairs), PAIRS):  # They are disjoint: none needs what another was.
+        some = pairs[start : start + PAIRS]
+        at = some.first if own else torch.searchsorted(kept, some.first)
+        for name, value in merged(model, some.first, some.second, mass).tensors().items():
             out.tensors()[name][at] = value
+        let_go(model.sh0)
+    out = compacted(model, kept) if own else out
     return Reduced(out, kept, partner[kept], float(pairs.cost.sum()))
 
 
@@ -357,6 +360,7 @@ def compacted(model: SplatModel, kept: Tensor) -> SplatModel:
         for start in range(0, len(kept), STRIP):
             rows = kept[start : start + STRIP]
             x[start : start + len(rows)] = x[rows]  # Never from a place already written.
+            let_go(x)
     means, quats, scales, opacities, colors = (x[: len(kept)] for x in tensors)
     return replace(
         model, means=means, quats=quats, scales=scales, opacities=opacities,

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..render.sh import basis_count
 from ..render.splat import RasterOptions, rasterize
 from ..scenes.cameras import Cameras
+from .paint import painted
+from .shelf import on_shelf
 
 FLOATS_WITHOUT_COLOR = 3 + 3 + 1 + 3 + 4  # means, normals, opacity, scales, quats: INRIA's PLY
 
@@ -130,14 +133,22 @@ class SplatModel:
         means, quats, scales, opacities, colors = self.activated()
         options = options or self.options()
 
-        def render(cameras: Cameras) -> Tensor:
+        def draw(cameras: Cameras, colors: Tensor, options: RasterOptions) -> Tensor:
             image, _, _ = rasterize(
                 means, quats, scales, opacities, colors, cameras.viewmats.to(means.device),
                 cameras.Ks.to(means.device), cameras.width, cameras.height, options,
             )  # fmt: skip
             return image
 
-        return render
+        def draw_from_shelf(cameras: Cameras) -> Tensor:
+            used = colors[:, : basis_count(options.sh_degree or 0)]
+            plain = replace(options, sh_degree=None)
+            views = [cameras[c : c + 1] for c in range(len(cameras))]
+            return torch.cat([draw(v, painted(means, used, v.positions), plain) for v in views])
+
+        if on_shelf(self):
+            return draw_from_shelf
+        return lambda cameras: draw(cameras, colors, options)
 
     def render(self, cameras: Cameras, options: RasterOptions | None = None) -> Tensor:
         """[C, H, W, 3] float32 images on a black background."""

@@ -13,6 +13,7 @@ from . import merge
 from .codec import Steps
 from .fit_tables import Source
 from .importance import GEOMETRY_SHARE, importance, reference, to_classes
+from .memory import give_back
 from .model import SplatModel
 from .sensitivity import sensitivity
 
@@ -48,7 +49,9 @@ class Measured:
             effect = merge.Measured(seen.weight, seen.weight, seen.weight)
             one = to_classes(seen.weight, reference(seen.weight))
             return Measured(effect, np.stack([one, one], 1), seen.moments.numpy())
+        give_back(model.float_bytes)
         found = sensitivity(model, views, seed=seed)
+        give_back(model.float_bytes)
         geometry = found.geometry(Steps.position, Steps.scale, Steps.opacity)
         classes = [
             to_classes(seen.weight, reference(seen.weight)),

@@ -9,26 +9,29 @@ the views say little about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..render.sh import sh_bases
 from ..render.splat import rasterize
 from ..scenes.cameras import Cameras
+from .memory import LARGE
 from .model import SplatModel
+from .paint import bases_in, painted
+from .shelf import let_go
 
 MOST_PIXELS = 640 * 480  # of a view
 SMOOTH = 0.5  # What a view says of a direction is believed of all: share of each degree's change.
 FLOOR = 0.3  # Pixels that a Gaussian must fill before a view moves its colour all the way.
-STRIP = 1 << 14  # Gaussians whose bases are held at once
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the colours are fitted to: views [C] and pictures [C, H, W, 3] from them."""
+    """What the colours are fitted to: views [C] and pictures [C, H, W, 3] from them.
+
+    Those of large models are in half precision: 2^-12 is as nothing beside what is to be repaired.
+    """
 
     views: Cameras
     pictures: Tensor
@@ -42,7 +45,14 @@ class Lesson:
         if shrink < 1:
             width, height = (max(1, round(x * shrink)) for x in (views.width, views.height))
             views = views.resized(width, height)
-        return Lesson(views, model.render(views))
+        pictures = torch.empty(
+            len(views), views.height, views.width, 3,
+            dtype=torch.half if model.float_bytes >= LARGE else torch.float32,
+        )  # fmt: skip
+        render = model.renderer()
+        for index in range(len(views)):
+            pictures[index] = render(views[index : index + 1])[0]
+        return Lesson(views, pictures)
 
     def every(self, step: int) -> Lesson:
         """Every step-th view only."""
@@ -68,7 +78,7 @@ def refit(model: SplatModel, lesson: Lesson, sweeps: int, *, own: bool = False) 
         relax = (sweeps - number) / (sweeps + 0.7)
         for index in order:
             view = lesson.views[index : index + 1]
-            shown = _shown(model, colors, view)
+            shown = painted(model.means, colors, view.positions, 4).requires_grad_(True)
             image = rasterize(
                 *geometry, shown, view.viewmats, view.Ks, view.width, view.height, options
             )[0][0]  # fmt: skip
@@ -87,28 +97,12 @@ def _scattered(count: int) -> list[int]:
     return [i for i in order if i < count]
 
 
-def _shown(model: SplatModel, colors: Tensor, view: Cameras) -> Tensor:
-    """[N, 4] the colours in a view and a channel of zeros, wanting gradients."""
-    shown = torch.zeros(len(model), 4)
-    for part, bases in _bases(model, view):
-        rgb = (bases[:, :, None] * colors[part]).sum(1)
-        shown[part, :3] = (rgb + 0.5).clamp_min_(0.0)
-    return shown.requires_grad_(True)
-
-
 def _move(model: SplatModel, colors: Tensor, view: Cameras, found: Tensor, relax: float) -> None:
     """Change coefficients [N, K, 3] in place by what a backward pass found of one view."""
     ease = torch.tensor([SMOOTH**n for n in range(model.sh_degree + 1) for _ in range(2 * n + 1)])
-    for part, bases in _bases(model, view):
+    for part, bases in bases_in(model.means, view.positions, model.sh_degree):
         change = found[part, :3] * (relax / (found[part, 3:] + FLOOR))
         eased = bases * ease
         eased /= (eased * bases).sum(1, keepdim=True)
         colors[part] += eased[:, :, None] * change[:, None]
-
-
-def _bases(model: SplatModel, view: Cameras) -> Iterator[tuple[slice, Tensor]]:
-    """Strips of the Gaussians and their bases [n, K] in a view."""
-    for start in range(0, len(model), STRIP):
-        part = slice(start, start + STRIP)
-        directions = torch.nn.functional.normalize(model.means[part] - view.positions, dim=1)
-        yield part, sh_bases(model.sh_degree, directions).float()
+        let_go(colors)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from .model import SplatModel
-from .stored import STRIP
+from .shelf import STRIP, let_go
 
 Tensors = dict[str, torch.Tensor]
 
@@ -38,6 +38,7 @@ def sanitize(
     kept = []  # Strip by strip: masks and doubles of all Gaussians would be as large as they are.
     for strip in strips:
         keep, counts = _judge(_cut(model, strip), min_alpha)
+        let_go(model.sh0)
         kept.append(keep)
         for reason, count in counts.items():
             report[reason] += count
@@ -49,6 +50,7 @@ def sanitize(
         end = start + int(keep.sum())
         for name, value in _repaired(_cut(model, strip)).items():
             out[name][start:end] = value[keep]
+        let_go(model.sh0)
         start = end
     return replace(model, **out), report
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..scenes.cameras import Cameras
 from ..scenes.metrics import psnr
 from .allocate import allocate, share_bits
-from .codec import Steps, decode, encode_source, requantise
+from .codec import Steps, decode_one, encode_source, requantise
 from .fit_tables import Source
 from .importance import reference
 from .memory import give_back
@@ -191,7 +191,7 @@ class Job:
     def run(self, steps: Steps) -> Trial:
         """Prune, encode, decode the bytes and render them."""
         data = encode_source(self.source(steps), steps, self.header)
-        decoded = decode(data)
+        decoded = decode_one(data, on_disk=self.spill)
         return Trial(steps, data, len(decoded), self.quality(decoded))
 
 
@@ -207,6 +207,7 @@ def search(job: Job, goal: Goal, effort: Effort | None, say: Callable[[float], N
         _reduce(job, goal, effort, lambda done: say(0.1 + 0.4 * done))
         _share(job, goal, lambda done: say(0.5 + 0.2 * done), rounds=effort.shares)
         _fit(job, goal, effort, lambda done: say(0.7 + 0.2 * done))
+        job.lesson = None  # Has done its work, and decoding needs the room.
         families = (colored, lambda steps: steps.scaled)
     best = None
     for family in families:  # The second where the first jumps over the window.
@@ -284,7 +285,9 @@ def _reduce(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) 
         model, own = last.whole.model, last.whole.stored.fresh
         count = max(1, round(keep * len(model)))
         model = reduced(model, last.measured, count, effort.merging, own=own)
+        give_back()
         model = refit(model, job.lesson, effort.repair, own=True)
+        give_back()
         seed = int(job.header["seed"]) + number + 1
         job.take(model, Measured.of(model, job.lesson.views, seed))
         del model
@@ -333,9 +336,11 @@ def _fit(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) -> 
     start = job.whole
     for number in range(FITS):
         steps = replace(job.steps, dc=job.steps.dc * FINE, ac=job.steps.ac * FINE)
-        fitted = refit(requantise(start, steps), job.lesson, effort.fit, own=True)
+        rounded = requantise(start, steps)
+        give_back()
+        fitted = refit(rounded, job.lesson, effort.fit, own=True)
         job.whole = start.recolored(fitted)
-        del fitted  # A large one, and trials follow.
+        del rounded, fitted  # Large ones, and trials follow.
         say((number + 1) / FITS)
         missed = goal.excess(job, job.steps)
         if goal.size is not None or abs(missed) < FIT_WINDOW or number + 1 == FITS:

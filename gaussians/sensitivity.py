@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from ..render.splat import rasterize
 from ..scenes.cameras import Cameras
 from .importance import known_or_guessed
 from .model import SplatModel
-from .stored import STRIP
+from .paint import painted
+from .shelf import STRIP, on_shelf
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,20 @@ def sensitivity(
     in its frustum get a guess, see `importance`.
     """
     means, quats, scales, opacities, colors = (x.detach() for x in model.activated())
+    options, shelf = model.options(), on_shelf(model)
+    if shelf:
+        options = replace(options, sh_degree=None)
     generator = torch.Generator().manual_seed(seed)
     inputs = [x.detach().requires_grad_(True) for x in (means, scales, opacities)]
     sums = [torch.zeros(len(model)) for _ in inputs]
     width = torch.cat([part.sort(dim=1).values[:, 1:2] for part in scales.split(STRIP)])
     for index in range(len(views)):
         view = views[index : index + 1]
+        shown = painted(means, colors, view.positions) if shelf else colors
         for _ in range(probes):
             image, _, _ = rasterize(
-                inputs[0], quats, inputs[1], inputs[2], colors,
-                view.viewmats, view.Ks, view.width, view.height, model.options(),
+                inputs[0], quats, inputs[1], inputs[2], shown,
+                view.viewmats, view.Ks, view.width, view.height, options,
             )  # fmt: skip
             signs = torch.randint(0, 2, image.shape, generator=generator, dtype=torch.int8)
             found = torch.autograd.grad(image, inputs, signs.to(image.dtype).mul_(2).sub_(1))

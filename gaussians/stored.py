@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from .model import SplatModel
+from .shelf import STRIP, let_go, shelf
 
 Floats = NDArray[np.float32]
-STRIP = 1 << 14  # Gaussians that are moved at once
 
 
 class Stored(Protocol):
@@ -47,7 +47,7 @@ class Stored(Protocol):
         ...
 
     def whole(self) -> SplatModel:
-        """All Gaussians as the caller ordered them."""
+        """All Gaussians as the caller ordered them; with colours on a shelf if they are fresh."""
         ...
 
     def recolored(self, ordered: SplatModel) -> Stored:
@@ -123,6 +123,7 @@ class Spilled:
             rows = np.empty((len(index), self._width), np.float32)
             for name, x in model.tensors().items():
                 rows[:, self._columns[name]] = x.numpy()[index].reshape(len(index), -1)
+            let_go(model.sh0)
             yield rows
 
     def _write(self, strips: Iterator[Floats]) -> None:
@@ -145,6 +146,7 @@ class Spilled:
                 rows = self._read(start, min(start + STRIP, len(self)))
                 for name in ("sh0", "shN"):
                     rows[:, self._columns[name]] = ordered.tensors()[name][part].flatten(1).numpy()
+                let_go(ordered.sh0)
                 yield rows
 
         found = copy.copy(self)
@@ -185,7 +187,7 @@ class Spilled:
         n, bases = len(self), (self.sh_degree + 1) ** 2
         shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
         out = {name: np.empty((n, *shape), np.float32) for name, shape in shapes.items()}
-        colors = torch.empty(n, bases, 3)  # One tensor: `SplatModel.colors` need not join two.
+        colors = shelf(n, bases)
         tensors = {"sh0": colors[:, :1], "shN": colors[:, 1:]}
         out |= {name: x.numpy() for name, x in tensors.items()}
         start = 0
@@ -193,6 +195,7 @@ class Spilled:
             rows = self._read(start, start + len(index))
             for name, x in out.items():
                 x[index] = rows[:, self._columns[name]].reshape(len(index), *x.shape[1:])
+            let_go(colors)
             start += len(index)
         tensors = {name: torch.from_numpy(x) for name, x in out.items()} | tensors
         return SplatModel(**tensors, antialiased=self.antialiased, extra=self._extra)

@@ -143,6 +143,11 @@ def _has_grad(value: Tensor | None) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
+def forget_workspace() -> None:
+    """Free the memory that waits for the next frame on the CPU: it is made anew then."""
+    _native.forget_workspace()
+
+
 class _Call:
     """One call of `rasterize` without the tensors that may ask for gradients."""
 

@@ -13,6 +13,7 @@
 #include "dispatch.h"
 #include "loss_module.h"
 #include "render.h"
+#include "workspace.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -270,6 +271,7 @@ NB_MODULE(_native, m) {
         "scales"_a.noconvert(), "opacities"_a.noconvert(), "viewmats"_a.noconvert(),
         "Ks"_a.noconvert(), "settings"_a, "hits"_a.noconvert(), "opacity_hits"_a.noconvert(),
         "weight"_a.noconvert(), "weight_sq"_a.noconvert(), "max_weight"_a.noconvert());
+  m.def("forget_workspace", &forget_workspace);
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);

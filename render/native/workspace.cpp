@@ -27,6 +27,10 @@ class Shelf {
     const size_t most = work->pair_grads.bytes() ? KEEP_BYTES_OF_TRAINING : KEEP_BYTES;
     if (work->bytes() <= most) kept_ = std::move(work);
   }
+  void forget() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    kept_.reset();
+  }
 
  private:
   std::mutex mutex_;
@@ -84,6 +88,7 @@ size_t Workspace::bytes() const {
 
 std::unique_ptr<Workspace> take_workspace() { return shelf().take(); }
 void put_back(std::unique_ptr<Workspace> work) { shelf().put_back(std::move(work)); }
+void forget_workspace() { shelf().forget(); }
 
 Camera make_camera(const float* view, const float* K, const Settings& set) {
   Camera c;

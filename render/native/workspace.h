@@ -37,6 +37,7 @@ struct Workspace {
 // A workspace from an earlier call, so that frames do not fault in fresh pages; and back.
 std::unique_ptr<Workspace> take_workspace();
 void put_back(std::unique_ptr<Workspace> work);
+void forget_workspace();  // Frees the one that waits, if any.
 
 class Stopwatch {
  public:
