@@ -168,6 +168,10 @@ class Source:
         parts = np.split(self.codes >> shift, np.cumsum(self.counts)[:-1])
         return [entropy.causal_neighbors(p, self.level, NEIGHBORS) for p in parts if len(p)]
 
+    def forget(self) -> None:
+        """Let go of neighbours that were found: they are found again where they are needed."""
+        vars(self).pop("near", None)
+
     def wanted(self, place: slice, layout: Layout, tables: Tables) -> blocks.Wanted:
         """One block's values in the layout's integer units."""
         rows, unit = self.stored.rows(self.places[place]), layout.units
@@ -302,8 +306,11 @@ def _bases(
     """
     step = max(1, len(model) // SAMPLE_COLORS)
     weights = 0.25 ** classes[::step, 0].astype(np.float64)
-    dc, ac = (x[::step].flatten(1).double().numpy() for x in (model.sh0, model.shN))
-    let_go(model.sh0)
+    parts = []
+    for rows in torch.arange(0, len(model), step).split(STRIP // step or 1):
+        parts.append([x[rows].flatten(1).double() for x in (model.sh0, model.shN)])
+        let_go(model.sh0)
+    dc, ac = (torch.cat(some).numpy() for some in zip(*parts, strict=True))
     root, inverse = _roots(moments, ac.shape[1] // 3)
     basis = _klt(ac @ root, weights) @ inverse
     worth = float(np.float32(np.abs(basis).max(initial=1e-9)))

@@ -279,6 +279,7 @@ def _reduce(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) 
     assert job.lesson is not None
     best = last = replace(job)
     least = _cost(job, goal)
+    job.whole.forget()
     keep = effort.keep
     for number in range(effort.rounds if keep < 1 else 0):
         give_back()
@@ -292,6 +293,7 @@ def _reduce(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) 
         job.take(model, Measured.of(model, job.lesson.views, seed))
         del model
         cost = _cost(job, goal)
+        job.whole.forget()
         say((number + 1) / effort.rounds)
         if cost < least:
             best = last = replace(job)
@@ -339,6 +341,7 @@ def _fit(job: Job, goal: Goal, effort: Effort, say: Callable[[float], None]) -> 
         rounded = requantise(start, steps)
         give_back()
         fitted = refit(rounded, job.lesson, effort.fit, own=True)
+        give_back()
         job.whole = start.recolored(fitted)
         del rounded, fitted  # Large ones, and trials follow.
         say((number + 1) / FITS)

