@@ -61,7 +61,7 @@ def test_without_a_disk_the_model_stays_in_memory(tiny_model, monkeypatch):
 def test_a_large_model_is_compressed_as_well(tiny_model, monkeypatch, effort):
     monkeypatch.setattr(compress, "VIEWS", 4)
     monkeypatch.setattr(compress, "VIEW_SIZE", (64, 48))
-    model, settings = tiny_model(600, 1), compress.CompressSettings("small", effort=effort)
+    model, settings = tiny_model(2000, 1), compress.CompressSettings("small", effort=effort)
     usual = compress.compress(model, settings)
     monkeypatch.setattr(compress, "LARGE", 0)
     prepared = compress.prepare(model, settings)
