@@ -57,7 +57,7 @@ Table make_table(const Grid& grid, const nb::ndarray<nb::device::cpu, nb::c_cont
   const bool scaled = table.storage == Storage::i8 || table.storage == Storage::b1;
   expect(steps.has_value() == scaled, "steps");
   if (steps) {
-    expect(steps->size() == grid.levels.size(), "steps");
+    expect(steps->size() == static_cast<size_t>(grid.count), "steps");
     table.steps = steps->data();
   }
   return table;
@@ -92,7 +92,7 @@ void scatter_points(const Grid& grid, const In<float>& points, const In<float>& 
   const int64_t count = count_of(grid, points);
   expect(upstream.size() == points.shape(0) * static_cast<size_t>(grid.width()), "upstream");
   expect(grad.size() == size_of(grid), "grad");
-  expect(touched.size() == static_cast<size_t>(grid.lines()), "touched");
+  expect(touched.size() == static_cast<size_t>(lines_of(grid)), "touched");
   expect(arrays.has_value() == numbers.has_value(), "moments");
   Moments moments{};
   if (arrays) moments = make_moments(*arrays, *numbers, size_of(grid));
@@ -136,7 +136,7 @@ NB_MODULE(_native, m) {
       .def(nb::new_(&make_grid), "dims"_a, "features"_a, "lattice"_a, "scales"_a, "sides"_a,
            "rows"_a)
       .def_prop_ro("rows", [](const Grid& grid) { return grid.rows(); })
-      .def_prop_ro("lines", [](const Grid& grid) { return grid.lines(); });
+      .def_prop_ro("lines", [](const Grid& grid) { return lines_of(grid); });
   m.def("encode", &encode_points, "grid"_a, "table"_a.noconvert(), "steps"_a.noconvert().none(),
         "points"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
   m.def("scatter", &scatter_points, "grid"_a, "points"_a.noconvert(), "upstream"_a.noconvert(),
