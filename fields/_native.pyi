@@ -9,8 +9,13 @@ PRIMES: tuple[int, int, int, int]
 ROW_GROUP: int
 
 class Grid:
+    dims: int
+    features: int
+    lattice: int
+    levels: int
     rows: int
     lines: int
+    data: bytes
     def __init__(
         self,
         dims: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from fieldpress.render.splat import RasterOptions, rasterize
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 CHANNELS = [("FIELDPRESS_CHANNELS", 3)]
-VARIANTS = [(unit, tuple(CHANNELS) if "blend" in unit else ()) for unit in cuda.UNITS] + [
+VARIANTS = [(unit, tuple(CHANNELS) if "blend" in unit else ()) for unit in cuda.LIBRARY.units] + [
     ("blend", (("FIELDPRESS_CHANNELS", 33),)),
     ("unblend", (("FIELDPRESS_CHANNELS", 33),)),
 ]
@@ -41,15 +42,14 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a 
 def test_every_source_compiles(unit, macros, arch):
     code = cuda.compile_unit(unit, arch, macros)
     assert code[:4] == b"\x7fELF"
-    assert all(name.encode() in code for name in cuda.UNITS[unit])
+    assert all(name.encode() in code for name in cuda.LIBRARY.units[unit])
 
 
 @needs_nvrtc
-def test_a_source_that_is_wrong_is_one_error(monkeypatch, tmp_path):
+def test_a_source_that_is_wrong_is_one_error(tmp_path):
     (tmp_path / "sort.cu").write_text("extern no_such_type x;")
-    monkeypatch.setattr(cuda, "NATIVE", tmp_path)
     with pytest.raises(ValueError, match=r"sort\.cu for sm_90: NVRTC refused it"):
-        cuda.compile_unit("sort", "sm_90")
+        cuda.compile_unit("sort", "sm_90", (), replace(cuda.LIBRARY, folder=tmp_path))
 
 
 @needs_nvrtc
@@ -57,7 +57,7 @@ def test_the_cache_spares_compiling_and_survives_damage(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls = []
 
-    def compiled(unit, arch, macros=()):
+    def compiled(unit, arch, macros, library):
         calls.append((unit, arch, macros))
         return f"{unit} {arch} {macros}".encode()
 
@@ -78,19 +78,13 @@ def test_the_cache_spares_compiling_and_survives_damage(monkeypatch, tmp_path):
 
 
 @needs_nvrtc
-def test_a_changed_header_is_compiled_anew(monkeypatch, tmp_path):
-    before = cuda._digest("sort", "sm_90", ())
-    for path in cuda.NATIVE.glob("*.h"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+def test_a_changed_header_is_compiled_anew(tmp_path):
+    changed = replace(cuda.LIBRARY, folder=tmp_path)
     (tmp_path / "sort.cu").write_bytes((cuda.NATIVE / "sort.cu").read_bytes())
-    (tmp_path / "nvrtc").mkdir()
-    for path in cuda.NATIVE.glob("nvrtc/*"):
-        (tmp_path / "nvrtc" / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(cuda, "NATIVE", tmp_path)
-    assert cuda._digest("sort", "sm_90", ()) == before
-    with (tmp_path / "warp.h").open("a") as file:
-        file.write("\n")
-    assert cuda._digest("sort", "sm_90", ()) != before
+    before = cuda._digest("sort", "sm_90", (), changed)
+    assert before == cuda._digest("sort", "sm_90", ())
+    (tmp_path / "warp.h").write_bytes((cuda.NATIVE / "warp.h").read_bytes() + b"\n")
+    assert cuda._digest("sort", "sm_90", (), changed) != before
 
 
 @needs_nvrtc

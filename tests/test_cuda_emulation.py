@@ -298,7 +298,7 @@ def probes(emulate, tmp_path_factory):
     shutil.copytree(cuda.NATIVE, native)
     for name in ("probe", "probe_digits"):
         (native / f"{name}.cu").write_text(LOOK_BACK)
-    return emulate(native)
+    return emulate(replace(cuda.LIBRARY, folder=native))
 
 
 def loss_and_gradient(loss, image, target, mask, weight=0.2):
@@ -377,7 +377,7 @@ def test_an_off_by_one_is_seen(emulate, monkeypatch, tmp_path, file, old, new):
     source = (native / file).read_text()
     assert source.count(old) == 1
     (native / file).write_text(source.replace(old, new))
-    use(monkeypatch, emulate(native))
+    use(monkeypatch, emulate(replace(cuda.LIBRARY, folder=native)))
     if file == "loss.cu":
         assert outcome(lambda: test_photometric_loss(None, (33, 17), False)) != 0
     else:

@@ -135,6 +135,14 @@ NB_MODULE(_native, m) {
   nb::class_<Grid>(m, "Grid")
       .def(nb::new_(&make_grid), "dims"_a, "features"_a, "lattice"_a, "scales"_a, "sides"_a,
            "rows"_a)
+      .def_prop_ro("dims", [](const Grid& grid) { return grid.dims; })
+      .def_prop_ro("features", [](const Grid& grid) { return grid.features; })
+      .def_prop_ro("lattice", [](const Grid& grid) { return static_cast<int>(grid.lattice); })
+      .def_prop_ro("levels", [](const Grid& grid) { return grid.count; })
+      .def_prop_ro("data",  // What CUDA kernels read.
+                   [](const Grid& grid) {
+                     return nb::bytes(reinterpret_cast<const char*>(&grid), sizeof grid);
+                   })
       .def_prop_ro("rows", [](const Grid& grid) { return grid.rows(); })
       .def_prop_ro("lines", [](const Grid& grid) { return lines_of(grid); });
   m.def("encode", &encode_points, "grid"_a, "table"_a.noconvert(), "steps"_a.noconvert().none(),
