@@ -2,11 +2,19 @@
 
 from torch import Tensor
 
+CELL_SIDE: int
+GEOMETRY: int
+LEAST_DIRECTION: float
 LEVEL_SHIFT: float
+MARCH: int
 MAX_LEVELS: int
+MAX_LOG_DENSITY: float
+MIDDLE: float
 PERMUTO_FACTOR: int
 PRIMES: tuple[int, int, int, int]
+RADIANCE_SH_DEGREE: int
 ROW_GROUP: int
+STEP: float
 
 class Grid:
     dims: int

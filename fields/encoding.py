@@ -90,7 +90,9 @@ class _Encode(torch.autograd.Function):
             raise ValueError(f"table: expected float32 or float16 for gradients, got {table.dtype}")
         if ctx.needs_input_grad[1]:
             dx = torch.empty(points.shape, device=points.device)
-            rows = table.detach().float().contiguous()
+            rows = table.detach().contiguous()
+            if backend is _native:
+                rows = rows.float()
             backend.slope(encoding.native, rows, points, upstream, dx, threads)
         if ctx.needs_input_grad[2]:
             grad, touched = _room(encoding, points.device)

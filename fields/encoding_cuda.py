@@ -14,7 +14,10 @@ from . import _native
 
 LIBRARY = cuda.Library(
     Path(__file__).with_name("native"),
-    {"encode": ("encode",), "scatter": ("scatter",), "slope": ("slope",), "adam": ("adam",)},
+    {
+        name: (name,)
+        for name in ("encode", "scatter", "slope", "adam", "network", "march", "radiance")
+    },
 )
 BLOCK = 256  # Threads of a block, as in render/native/cuda_frame.h.
 WAVES = 8  # Blocks a processor of kernels that go on until nothing is left.

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .encoding import LazyAdam, encode, new_table
+from .encoding import LazyAdam, backend_of, encode, new_table
 from .levels import Encoding
 
 CHUNK = 1 << 12  # Points whose activations stay in the cache.
@@ -55,14 +55,31 @@ class Network:
 
     def __call__(self, points: Tensor) -> Tensor:
         """[out, N] float32 at points [N, n] in [0, 1]; without gradients."""
-        out = torch.empty(len(self.weights[-1]), len(points))
         with torch.no_grad():
+            if points.device.type == "cuda":
+                return self._on_cuda(points)
+            out = torch.empty(len(self.weights[-1]), len(points))
             for first in range(0, len(points), BATCH):
                 features = encode(self.encoding, points[first : first + BATCH], self.table)
                 for part in chunks(features.shape[1]):
                     x = layers(features[:, part], self.weights)[-1]
                     out[:, first + part.start : first + part.start + x.shape[1]] = x
         return out
+
+    def _on_cuda(self, points: Tensor) -> Tensor:
+        """One kernel where there is one for a perceptron of this size; else one, and products."""
+        from . import network_cuda
+
+        backend = backend_of(points.device)
+        found = network_cuda.evaluate(backend, self.encoding, self.table, self.weights, points)
+        if found is None:
+            found = layers(encode(self.encoding, points, self.table), self.weights)[-1]
+        return found
+
+    def to(self, device: torch.device | str) -> Network:
+        """The same network on another device."""
+        weights = tuple(w.to(device) for w in self.weights)
+        return Network(self.encoding, self.table.to(device), weights)
 
 
 def check_widths(widths: Sequence[int]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from fieldpress.fields import _reference, encoding, encoding_cuda
+from fieldpress.fields import _reference, encoding, encoding_cuda, nerf, nerf_cuda, network_cuda
 from fieldpress.fields.encoding import LazyAdam, encode
 from fieldpress.fields.levels import Encoding
+from fieldpress.fields.network import Network, layers, new_weights
 
 OTYPES = ["HashGrid", "KuhnGrid", "SimplexGrid", "PermutoGrid"]
 SIZES = [0, 1, 255, 257]
@@ -69,3 +70,85 @@ def test_sizes_features_and_half_rows(emulated: Any, features: int) -> None:
     for count in SIZES:
         assert_parity(small(3, "SimplexGrid", features), count)
         assert_parity(small(3, "SimplexGrid", features), count, torch.float16)
+
+
+def new_network(
+    of: Encoding, widths: list[int], dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    weights = new_weights([of.width, *widths], 3)
+    return pair(of, 1)[1].to(dtype), weights
+
+
+@pytest.mark.parametrize(
+    ("otype", "widths"),
+    [("SimplexGrid", [64, 64, 3]), ("HashGrid", [32, 16]), ("PermutoGrid", [10, 10, 1])],
+)
+def test_a_fused_network_is_its_parts(emulated: Any, otype: str, widths: list[int]) -> None:
+    of = small(2, otype)
+    for dtype in (torch.float32, torch.float16):
+        table, weights = new_network(of, widths, dtype)
+        for count in SIZES:
+            points = pair(of, count)[0]
+            got = network_cuda.evaluate(emulated, of, table, weights, points)
+            features = _reference.encode(of, points.double(), table.double())
+            want = layers(features, [w.double() for w in weights])[-1]
+            assert got is not None
+            torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("widths", [[64, 32, 3], [128, 3], [16, 16, 16, 3], [64, 17], [3]])
+def test_networks_that_do_not_fit_one_kernel(emulated: Any, widths: list[int]) -> None:
+    of = small(2, "HashGrid")
+    table, weights = new_network(of, widths)
+    assert network_cuda.evaluate(emulated, of, table, weights, pair(of, 5)[0]) is None
+
+
+def rays(count: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Origins around the cube, directions into it and past it, random cells, jitter."""
+    rng = torch.Generator().manual_seed(seed)
+    origins = 0.5 + 1.2 * torch.randn(count, 3, generator=rng)
+    aims = torch.rand(count, 3, generator=rng) * 1.4 - 0.2
+    rays_d = torch.nn.functional.normalize(aims - origins, dim=1)
+    if count > 2:
+        rays_d[0], rays_d[1] = torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, -1.0])
+    cells = torch.rand(nerf.CELL_SIDE**3, generator=rng) < 0.4
+    return origins, rays_d, cells, torch.rand(count, generator=rng)
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 600])
+def test_marching_is_the_twins(emulated: Any, count: int) -> None:
+    origins, rays_d, cells, jitter = rays(count)
+    points, ray = nerf_cuda.march(emulated, origins, rays_d, cells, jitter)
+    want = nerf.march(origins, rays_d, cells, jitter)
+    assert torch.equal(ray, want.ray)
+    torch.testing.assert_close(points, want.points, rtol=0, atol=1e-6)
+    assert count < 2 or len(ray) > 20 * count
+
+
+def new_field(neurons: int = 16, hidden: int = 1, density: float = 30.0) -> nerf.NerfField:
+    of = Encoding(3, "SimplexGrid", 3, 2, 9, 8, 1.6)
+    table = pair(of, 1)[1]
+    weights = list(new_weights([of.width, *[neurons] * hidden, nerf.GEOMETRY], 1))
+    weights[-1][0] *= density**0.5
+    head = new_weights([nerf.NerfField.head_inputs, *[neurons] * hidden, 3], 2)
+    cells = rays(0)[2]
+    return nerf.NerfField(Network(of, table, tuple(weights)), head, cells, (0, 0, 0), 1.0)
+
+
+@pytest.mark.parametrize(("neurons", "hidden"), [(16, 1), (20, 2)])
+@pytest.mark.parametrize("count", [0, 1, 37])
+def test_pictures_are_the_twins(emulated: Any, count: int, neurons: int, hidden: int) -> None:
+    field = new_field(neurons, hidden)
+    origins, rays_d, _, _ = rays(count)
+    got = nerf_cuda.colors(emulated, field, origins, rays_d)
+    assert got is not None
+    assert got.shape == (count, 3)
+    if count:
+        want = field._marched(origins, rays_d)
+        assert float((got - want).abs().max()) < 2e-4
+        assert count == 1 or float(want.max()) > 0.1
+
+
+def test_a_field_that_does_not_fit_one_kernel(emulated: Any) -> None:
+    origins, rays_d, _, _ = rays(3)
+    assert nerf_cuda.colors(emulated, new_field(100), origins, rays_d) is None

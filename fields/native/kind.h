@@ -4,6 +4,7 @@
 #include "../../render/native/half.h"
 #include "../../render/native/warp.h"
 #include "lattice_simd.h"
+#include "perceptron.h"
 
 namespace fieldpress::fields::gpu {
 
@@ -76,6 +77,20 @@ FP_INLINE void features_at(const Grid& grid, const Level& level, const void* tab
     for (int f = 0; f < F; ++f) sum[f] += weight * values[f];
   });
   for (int f = 0; f < F; ++f) sum[f] *= step;
+}
+
+// The sums of a network's first neurons at a point, level by level.
+template <typename Net>
+FP_INLINE void first_layer(const Grid& grid, const void* table, const Point<N>& point,
+                           const float* weights, float (&sums)[Net::NEURONS]) {
+#pragma unroll
+  for (int j = 0; j < Net::NEURONS; ++j) sums[j] = 0.0f;
+  for (int number = 0; number < Net::INPUTS / F; ++number) {
+    float features[F];
+    features_at(grid, grid.levels[number], table, 1.0f, point, features);
+    for (int f = 0; f < F; ++f)
+      add_product<Net::NEURONS>(weights + (number * F + f) * Net::NEURONS, features[f], sums);
+  }
 }
 
 // What a thread works on where there is one a point and level, all points of a level together.

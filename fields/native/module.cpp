@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "encoding.h"
+#include "radiance.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -157,6 +158,14 @@ NB_MODULE(_native, m) {
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);
+  m.attr("RADIANCE_SH_DEGREE") = RADIANCE_SH_DEGREE;
+  m.attr("GEOMETRY") = GEOMETRY;
+  m.attr("CELL_SIDE") = CELL_SIDE;
+  m.attr("MARCH") = MARCH;
+  m.attr("STEP") = STEP;
+  m.attr("MIDDLE") = MIDDLE;
+  m.attr("MAX_LOG_DENSITY") = MAX_LOG_DENSITY;
+  m.attr("LEAST_DIRECTION") = LEAST_DIRECTION;
   m.attr("MAX_LEVELS") = MAX_LEVELS;
   m.attr("ROW_GROUP") = ROW_GROUP;
   m.attr("PRIMES") = nb::make_tuple(PRIMES[0], PRIMES[1], PRIMES[2], PRIMES[3]);
