@@ -18,9 +18,7 @@ Numbers = tuple[float, float, float, float, float]
 PACKED = {torch.float32: 1, torch.float16: 1, torch.int8: 1, torch.uint8: 8}  # values an element
 
 
-def new_table(
-    encoding: Encoding, seed: int = 0, device: torch.device | str = "cpu"
-) -> Tensor:
+def new_table(encoding: Encoding, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """A table [rows, F] float32, uniform in +-1e-4; the same for the same seed."""
     rng = torch.Generator().manual_seed(seed)
     table = _zeros(encoding.rows, encoding.features).uniform_(-INIT, INIT, generator=rng)
@@ -178,7 +176,7 @@ class LazyAdam:
 
 
 def _room(encoding: Encoding, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Gradients of all rows, and marks of the lines that have some; the CPU alone looks at those."""
+    """Gradients of all rows; marks of the lines that have some, at which the CPU alone looks."""
     marks = torch.zeros(encoding.native.lines if device.type == "cpu" else 0, dtype=torch.uint8)
     if device.type == "cpu":
         return _zeros(encoding.rows, encoding.features), marks

@@ -75,7 +75,7 @@ class Backend:
         self, moments: tuple[Tensor, Tensor, Tensor], step: Numbers, grad: Tensor,
         touched: Tensor, threads: int,
     ) -> None:  # fmt: skip
-        """`_native.adam`; looks at every gradient, which is less to read than marks are to write."""
+        """`_native.adam`; looks at every gradient: to mark lines would cost more."""
         pairs = struct.unpack("<3q", struct.pack("<5f4x", *step))
         blocks = min(WAVES * self.kernels.processors, -(-grad.numel() // BLOCK))
         at = [tensor.data_ptr() for tensor in (*moments, grad)]

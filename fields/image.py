@@ -89,9 +89,7 @@ def places(index: Tensor, width: int, height: int) -> Tensor:
     return (torch.stack([x, y], 1) + 0.5) / max(width, height)
 
 
-def strips(
-    width: int, height: int, device: torch.device | str = "cpu"
-) -> Iterator[Tensor]:
+def strips(width: int, height: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """The field coordinates of all pixels, row by row, some at a time."""
     for first in range(0, width * height, STRIP):
         index = torch.arange(first, min(first + STRIP, width * height), device=device)

@@ -38,9 +38,7 @@ def march(
     return points[:found], rays[:found]
 
 
-def colors(
-    backend: Backend, field: NerfField, origins: Tensor, rays_d: Tensor
-) -> Tensor | None:
+def colors(backend: Backend, field: NerfField, origins: Tensor, rays_d: Tensor) -> Tensor | None:
     """[R, 3] colours of rays, in one launch; None for networks too large for that."""
     network, count = field.network, len(origins)
     shape = layers_of(network.encoding.width, network.weights)

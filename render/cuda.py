@@ -103,9 +103,7 @@ def require(device: torch.device | str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def compile_unit(
-    unit: str, arch: str, macros: Macros = (), library: Library = LIBRARY
-) -> bytes:
+def compile_unit(unit: str, arch: str, macros: Macros = (), library: Library = LIBRARY) -> bytes:
     """A cubin of UNIT.cu for an architecture such as sm_90; needs NVRTC, no GPU.
 
     Raises ValueError where NVRTC is missing or refuses the source.

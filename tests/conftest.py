@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import hashlib
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from fieldpress.viewer.server import Server
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+NOT_COMPILED = 77  # Exit status of a check.
 REST = {0: 0, 1: 3, 2: 8, 3: 15, 4: 24}
 
 
@@ -251,3 +254,45 @@ def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EmulatedK
         pytest.skip("no g++ to compile the CUDA sources for the CPU")
     folder = tmp_path_factory.mktemp("emulated")
     return lambda library=cuda.LIBRARY, order=0: EmulatedKernels(folder, library, order)
+
+
+def _outcome(check: Callable[[], object]) -> int:
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        status = 1
+        try:
+            check()
+            status = 0
+        except subprocess.CalledProcessError:
+            status = NOT_COMPILED
+        finally:
+            os._exit(status)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == NOT_COMPILED:
+        raise RuntimeError("the sources do not compile: nothing was checked")
+    return code
+
+
+@pytest.fixture(scope="session")
+def outcome() -> Callable[[Callable[[], object]], int]:
+    """outcome(check), 0 where the check holds.
+
+    It runs in a process of its own, which a stray address may end.
+    """
+    return _outcome
+
+
+def _mutated(library: cuda.Library, folder: Path, file: str, old: str, new: str) -> cuda.Library:
+    native = folder / "native"
+    shutil.copytree(library.folder, native)
+    source = (native / file).read_text()
+    assert source.count(old) == 1
+    (native / file).write_text(source.replace(old, new))
+    return replace(library, folder=native)
+
+
+@pytest.fixture(scope="session")
+def mutated() -> Callable[..., cuda.Library]:
+    """mutated(library, folder, file, old, new), the same sources with one place changed."""
+    return _mutated

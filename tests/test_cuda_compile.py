@@ -10,15 +10,30 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fieldpress.fields import encoding_cuda
 from fieldpress.render import cuda
 from fieldpress.render.splat import RasterOptions, rasterize
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 CHANNELS = [("FIELDPRESS_CHANNELS", 3)]
-VARIANTS = [(unit, tuple(CHANNELS) if "blend" in unit else ()) for unit in cuda.LIBRARY.units] + [
-    ("blend", (("FIELDPRESS_CHANNELS", 33),)),
-    ("unblend", (("FIELDPRESS_CHANNELS", 33),)),
+VARIANTS = [
+    (cuda.LIBRARY, unit, tuple(CHANNELS) if "blend" in unit else ()) for unit in cuda.LIBRARY.units
 ]
+VARIANTS += [(cuda.LIBRARY, unit, (("FIELDPRESS_CHANNELS", 33),)) for unit in ("blend", "unblend")]
+KIND = {"DIMS": 3, "FEATURES": 2, "LATTICE": 2, "STORAGE": 0}
+NETWORK = {"LEVELS": 10, "NEURONS": 32, "HIDDEN": 1, "OUTPUTS": 16}
+HEAD = {"HEAD_NEURONS": 32, "HEAD_HIDDEN": 2}
+WIDEST = {"DIMS": 4, "FEATURES": 8, "LATTICE": 0, "STORAGE": 1}
+PICTURE = {"DIMS": 2, "LEVELS": 16, "NEURONS": 64, "HIDDEN": 2, "OUTPUTS": 3}
+VARIANTS += [
+    (encoding_cuda.LIBRARY, unit, tuple((f"FIELDPRESS_{k}", v) for k, v in macros.items()))
+    for unit, macros in [
+        ("encode", KIND), ("encode", WIDEST), ("scatter", KIND), ("scatter", WIDEST | {"STORAGE": 0}),
+        ("slope", KIND), ("slope", WIDEST), ("adam", {}), ("march", {}),
+        ("network", KIND | NETWORK), ("network", KIND | PICTURE),
+        ("radiance", KIND | NETWORK | HEAD),
+    ]
+]  # fmt: skip
 
 
 def nvrtc_is_missing() -> bool:
@@ -38,11 +53,21 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a 
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize(("unit", "macros"), VARIANTS, ids=lambda value: str(value))
-def test_every_source_compiles(unit, macros, arch):
-    code = cuda.compile_unit(unit, arch, macros)
+@pytest.mark.parametrize(
+    ("library", "unit", "macros"),
+    VARIANTS,
+    ids=[f"{unit}{i}" for i, (_, unit, _) in enumerate(VARIANTS)],
+)
+def test_every_source_compiles(library, unit, macros, arch):
+    code = cuda.compile_unit(unit, arch, macros, library)
     assert code[:4] == b"\x7fELF"
-    assert all(name.encode() in code for name in cuda.LIBRARY.units[unit])
+    assert all(name.encode() in code for name in library.units[unit])
+
+
+def test_no_source_is_left_out():
+    for library in (cuda.LIBRARY, encoding_cuda.LIBRARY):
+        assert {path.stem for path in library.folder.glob("*.cu")} == set(library.units)
+        assert set(library.units) == {unit for of, unit, _ in VARIANTS if of is library}
 
 
 @needs_nvrtc

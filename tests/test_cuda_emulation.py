@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import faulthandler
 import math
-import os
 import shutil
 from dataclasses import replace
 
@@ -370,33 +368,14 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("file", "old", "new"), MUTATIONS, ids=lambda text: text[:24])
-def test_an_off_by_one_is_seen(emulate, monkeypatch, tmp_path, file, old, new):
+def test_an_off_by_one_is_seen(emulate, monkeypatch, mutated, outcome, tmp_path, file, old, new):
     """Every family of kernels: one number wrong, and values or gradients are."""
-    native = tmp_path / "native"
-    shutil.copytree(cuda.NATIVE, native)
-    source = (native / file).read_text()
-    assert source.count(old) == 1
-    (native / file).write_text(source.replace(old, new))
-    use(monkeypatch, emulate(replace(cuda.LIBRARY, folder=native)))
+    use(monkeypatch, emulate(mutated(cuda.LIBRARY, tmp_path, file, old, new)))
     if file == "loss.cu":
         assert outcome(lambda: test_photometric_loss(None, (33, 17), False)) != 0
     else:
         assert outcome(lambda: assert_parity(make_scene(100), make_cameras(), PLAIN)) != 0
 
 
-def test_without_a_mutation_nothing_is_seen(emulated):
+def test_without_a_mutation_nothing_is_seen(emulated, outcome):
     assert outcome(lambda: assert_parity(make_scene(100), make_cameras(), PLAIN)) == 0
-
-
-def outcome(check):
-    """0 where the check holds; in a process of its own, which a stray address may end."""
-    child = os.fork()
-    if child == 0:
-        faulthandler.disable()
-        status = 1
-        try:
-            check()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -72,6 +72,62 @@ def test_sizes_features_and_half_rows(emulated: Any, features: int) -> None:
         assert_parity(small(3, "SimplexGrid", features), count, torch.float16)
 
 
+@pytest.mark.parametrize("features", [1, 2, 8])
+def test_packed_rows_give_what_the_cpu_gives(
+    emulate: Any, monkeypatch: pytest.MonkeyPatch, features: int
+) -> None:
+    of = small(3, "KuhnGrid", features)
+    points, table = pair(of, 70)
+    steps = torch.tensor([0.5, 0.25, 2.0, 1.0])
+    small_ints = (20 * table).round().clamp(-127, 127).to(torch.int8)
+    bits = ((table > 0).flatten().reshape(-1, 8) * 2 ** torch.arange(8)).sum(1).to(torch.uint8)
+    want = [encode(of, points, rows, steps) for rows in (small_ints, bits)]
+    use(monkeypatch, emulate(encoding_cuda.LIBRARY))
+    got = [encode(of, points, rows, steps) for rows in (small_ints, bits)]
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-3)
+
+
+def test_the_optimiser_takes_the_cpus_steps(emulate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = small(2, "SimplexGrid")
+    table = pair(of, 1)[1]
+    tables = [table.clone(), table.clone()]
+    for rows in tables:
+        optimiser = LazyAdam(of, rows)
+        for step in range(3):
+            points = pair(of, 40, seed=step)[0]
+            rng = torch.Generator().manual_seed(step)
+            optimiser.update(points, torch.randn(of.width, 40, generator=rng), 0.01)
+        assert not optimiser.grad.any()
+        use(monkeypatch, emulate(encoding_cuda.LIBRARY))
+    torch.testing.assert_close(tables[0], tables[1], rtol=1e-4, atol=1e-6)
+    assert (tables[0] == table).any()
+    assert not torch.equal(tables[0], table)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_order_of_threads_changes_nothing(
+    emulate: Any, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    found = []
+    for turn in (0, order):
+        backend = use(monkeypatch, emulate(encoding_cuda.LIBRARY, order=turn))
+        origins, rays_d, cells, jitter = rays(300)
+        found.append([
+            *nerf_cuda.march(backend, origins, rays_d, cells, jitter),
+            nerf_cuda.colors(backend, new_field(), origins[:20], rays_d[:20]),
+        ])  # fmt: skip
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_tables_in_the_middle_of_16_bytes(emulated: Any) -> None:
+    of = small(2, "HashGrid", 4)
+    points, table = pair(of, 9)
+    room = torch.zeros(table.numel() + 1)
+    room[1:] = table.flatten()
+    assert torch.equal(encode(of, points, room[1:].reshape(table.shape)), encode(of, points, table))
+
+
 def new_network(
     of: Encoding, widths: list[int], dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -152,3 +208,65 @@ def test_pictures_are_the_twins(emulated: Any, count: int, neurons: int, hidden:
 def test_a_field_that_does_not_fit_one_kernel(emulated: Any) -> None:
     origins, rays_d, _, _ = rays(3)
     assert nerf_cuda.colors(emulated, new_field(100), origins, rays_d) is None
+
+
+def check_fields(backend: encoding_cuda.Backend) -> None:
+    """One small case of every kernel."""
+    assert_parity(small(3, "SimplexGrid"), 300)
+    assert_parity(small(2, "HashGrid"), 300)
+    of = small(2, "SimplexGrid")
+    (points, _), (table, weights) = pair(of, 300), new_network(of, [16, 16, 3])
+    got = network_cuda.evaluate(backend, of, table, weights, points)
+    assert got is not None
+    want = layers(_reference.encode(of, points, table), weights)[-1]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    origins, rays_d, cells, jitter = rays(300)
+    places, ray = nerf_cuda.march(backend, origins, rays_d, cells, jitter)
+    samples = nerf.march(origins, rays_d, cells, jitter)
+    assert torch.equal(ray, samples.ray)
+    torch.testing.assert_close(places, samples.points, rtol=0, atol=1e-6)
+    field, few = new_field(), rays(9)
+    found = nerf_cuda.colors(backend, field, few[0], few[1])
+    assert found is not None
+    assert float((found - field._marched(few[0], few[1])).abs().max()) < 2e-4
+    rows, mean, square, grad = (torch.zeros(7), torch.zeros(7), torch.zeros(7), torch.ones(7))
+    backend.adam((rows, mean, square), (0.5, 0.0, 0.0, 1.0, 0.0), grad, rows, 1)
+    assert rows.tolist() == [-0.5] * 7
+
+
+MUTATIONS = [
+    (
+        "lattice_simd.h",
+        "ranks[i] < static_cast<uint32_t>(k)",
+        "ranks[i] <= static_cast<uint32_t>(k)",
+    ),
+    ("lattice_simd.h", "int i = N - 1; i >= 0; --i)", "int i = N - 1; i > 0; --i)"),
+    ("kind.h", "f < F; ++f) sum[f] += weight", "f < F - 1; ++f) sum[f] += weight"),
+    ("kind.h", "words[f / EACH] >>", "words[f / EACH + 1] >>"),
+    ("encode.cu", "item.point >= count", "item.point + 1 >= count"),
+    ("scatter.cu", "f < F; ++f) atomicAdd(row + f", "f < F - 1; ++f) atomicAdd(row + f"),
+    ("slope.cu", "number < grid->count", "number < grid->count - 1"),
+    ("adam.cu", "i < size;", "i + 1 < size;"),
+    ("perceptron.h", "j < Net::NEURONS; j += 4", "j < Net::NEURONS - 4; j += 4"),
+    ("network.cu", "o < Net::OUTPUTS", "o < Net::OUTPUTS - 1"),
+    ("march.cu", "__ffs(static_cast<int>(bits)) - 1", "__ffs(static_cast<int>(bits))"),
+    ("ray.h", "0), CELL_SIDE - 1)", "0), CELL_SIDE - 2)"),
+    ("radiance.cu", "k < RADIANCE_BASES; ++k)", "k < RADIANCE_BASES - 1; ++k)"),
+    ("radiance.cu", "((1u << lane()) - 1u)", "((2u << lane()) - 1u)"),
+    ("radiance.cu", "pending[WARP + lane()]", "pending[WARP - 1 + lane()]"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new"), MUTATIONS, ids=lambda text: text[:24])
+def test_an_off_by_one_is_seen(
+    emulate: Any, monkeypatch: pytest.MonkeyPatch, mutated: Any, outcome: Any, tmp_path: Any,
+    file: str, old: str, new: str,
+) -> None:  # fmt: skip
+    """Every kernel: one number wrong, and values or gradients are."""
+    library = mutated(encoding_cuda.LIBRARY, tmp_path, file, old, new)
+    backend = use(monkeypatch, emulate(library))
+    assert outcome(lambda: check_fields(backend)) != 0
+
+
+def test_without_a_mutation_nothing_is_seen(emulated: Any, outcome: Any) -> None:
+    assert outcome(lambda: check_fields(emulated)) == 0
