@@ -28,7 +28,7 @@ PICTURE = {"DIMS": 2, "LEVELS": 16, "NEURONS": 64, "HIDDEN": 2, "OUTPUTS": 3}
 VARIANTS += [
     (encoding_cuda.LIBRARY, unit, tuple((f"FIELDPRESS_{k}", v) for k, v in macros.items()))
     for unit, macros in [
-        ("encode", KIND), ("encode", WIDEST), ("scatter", KIND), ("scatter", WIDEST | {"STORAGE": 0}),
+        ("encode", KIND), ("encode", WIDEST), ("scatter", KIND), ("scatter", WIDEST),
         ("slope", KIND), ("slope", WIDEST), ("adam", {}), ("march", {}),
         ("network", KIND | NETWORK), ("network", KIND | PICTURE),
         ("radiance", KIND | NETWORK | HEAD),

@@ -1,4 +1,4 @@
-"""Fields on CUDA, run on the CPU from the kernels' own source, against twins in double precision."""
+"""Fields on CUDA, run on the CPU from the kernels' own source, against twins in double."""
 
 from __future__ import annotations
 
