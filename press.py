@@ -156,8 +156,9 @@ def model_and_views(
         ) if views is None else views
     model: Any = read_source(source).model
     if model.kind in ("sdf", "nerf"):
-        _check_cpu(there, "fields")
-        return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
+        return model.to(there), field_jobs.orbit_views(
+            model, orbit or 1
+        ) if views is None else views
     check_gaussians(model, source)
     return model.to(there), orbit_views(model, orbit or 1) if views is None else views
 
@@ -370,8 +371,7 @@ def evaluate_file(
     given = read_source(source)
     decode_seconds = time.perf_counter() - start
     if given.model.kind != "gaussians":
-        _check_cpu(there, "fields")
-        report = field_jobs.evaluate_field(given.model, scene, reference)
+        report = field_jobs.evaluate_field(given.model.to(there), scene, reference)
         return {**report, "input_bytes": given.input_bytes, "decode_seconds": decode_seconds,
                 "version": __version__, "input": source}  # fmt: skip
     photos = None if scene is None else read_scene(scene)

@@ -109,8 +109,14 @@ def layers(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     return [*found, weights[-1] @ found[-1]]
 
 
-def chunks(count: int) -> Iterator[slice]:
-    return (slice(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK))
+def chunks(count: int, size: int = CHUNK) -> Iterator[slice]:
+    return (slice(i, min(i + size, count)) for i in range(0, count, size or 1))
+
+
+def network_copy(encoding: Encoding, table: Tensor, weights: Sequence[Tensor]) -> Network:
+    """A network on the CPU that does not change with these tensors."""
+    copies = [t.detach().to("cpu", copy=True) for t in (table, *weights)]
+    return Network(encoding, copies[0], tuple(copies[1:]))
 
 
 class Trainer:
@@ -120,9 +126,13 @@ class Trainer:
         encoding: the levels. table, weights: what is being learned.
     """
 
-    def __init__(self, encoding: Encoding, widths: Sequence[int], seed: int = 0) -> None:
-        self.encoding, self.table = encoding, new_table(encoding, seed)
-        self.weights = new_weights([encoding.width, *widths], seed)
+    def __init__(
+        self, encoding: Encoding, widths: Sequence[int], seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.encoding, self.table = encoding, new_table(encoding, seed, device)
+        weights = new_weights([encoding.width, *widths], seed)
+        self.weights = tuple(weight.to(device) for weight in weights)
         for weight in self.weights:
             weight.grad = torch.zeros_like(weight)
         self._lazy = LazyAdam(encoding, self.table)
@@ -130,10 +140,8 @@ class Trainer:
 
     @property
     def network(self) -> Network:
-        """A copy of what has been learned so far."""
-        return Network(
-            self.encoding, self.table.clone(), tuple(w.detach().clone() for w in self.weights)
-        )
+        """A copy of what has been learned so far, on the CPU."""
+        return network_copy(self.encoding, self.table, self.weights)
 
     def step(
         self, points: Tensor, slope: Callable[[Tensor, slice], Tensor], rate: float,
@@ -152,7 +160,8 @@ class Trainer:
         for weight in self.weights:
             assert weight.grad is not None
             weight.grad.zero_()
-        for part in chunks(len(points)):
+        whole = points.device.type == "cuda"  # A GPU wants more at a time than a cache holds.
+        for part in chunks(len(points), len(points) if whole else CHUNK):
             values = layers(features[:, part], self.weights)
             upstream[:, part] = self._back(values, slope(values[-1], part))
         for group in self._adam.param_groups:

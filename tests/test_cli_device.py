@@ -32,6 +32,17 @@ def test_fitting_on_a_gpu_that_is_not_there_is_one_sentence(tmp_path, capsys):
     assert not output.exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("kind", ["image", "sdf", "nerf"])
+def test_fields_on_a_gpu_that_is_not_there_are_one_sentence(kind, tmp_path, capsys):
+    output = tmp_path / "out.fpz"
+    assert main(["fit", kind, str(tmp_path), "--device", "cuda", "-o", str(output)]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in lines if "device: cuda needs" in line] == lines
+    assert len(lines) == 1
+    assert not output.exists()
+
+
 def test_the_cpu_may_be_named(splat_ply, tiny_model, tmp_path, capsys):
     source = str(splat_ply(tiny_model(30)))
     assert main(["eval", source, "--device", "cpu", "--json"]) == 0
