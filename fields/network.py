@@ -67,11 +67,13 @@ class Network:
         return out
 
     def _on_cuda(self, points: Tensor) -> Tensor:
-        """One kernel where there is one for a perceptron of this size; else one, and products."""
-        from . import network_cuda
+        """One kernel of ours or, for larger perceptrons, of tiny-cuda-nn; else one and products."""
+        from . import network_cuda, tcnn
 
-        backend = backend_of(points.device)
-        found = network_cuda.evaluate(backend, self.encoding, self.table, self.weights, points)
+        parts = (self.encoding, self.table, self.weights, points)
+        found = network_cuda.evaluate(backend_of(points.device), *parts)
+        if found is None:
+            found = tcnn.evaluate(*parts)
         if found is None:
             found = layers(encode(self.encoding, points, self.table), self.weights)[-1]
         return found
