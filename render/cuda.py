@@ -58,6 +58,7 @@ LIBRARY = Library(
         "unblend": ("unblend",),
         "measure": ("measure",),
         "unproject": ("unproject", "finish_pose"),
+        "gather": ("gather",),
         "loss": ("loss_moments", "loss_compare", "loss_gradient"),
     },
 )

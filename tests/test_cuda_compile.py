@@ -20,6 +20,8 @@ VARIANTS = [
     (cuda.LIBRARY, unit, tuple(CHANNELS) if "blend" in unit else ()) for unit in cuda.LIBRARY.units
 ]
 VARIANTS += [(cuda.LIBRARY, unit, (("FIELDPRESS_CHANNELS", 33),)) for unit in ("blend", "unblend")]
+ORDERED = (("FIELDPRESS_CHANNELS", 3), ("FIELDPRESS_ORDERED", 1))
+VARIANTS += [(cuda.LIBRARY, unit, ORDERED) for unit in ("unblend", "unproject")]
 KIND = {"DIMS": 3, "FEATURES": 2, "LATTICE": 2, "STORAGE": 0}
 NETWORK = {"LEVELS": 10, "NEURONS": 32, "HIDDEN": 1, "OUTPUTS": 16}
 HEAD = {"HEAD_NEURONS": 32, "HEAD_HIDDEN": 2}
