@@ -152,7 +152,7 @@ def _drawn(
     home = tensors[0].device
     given = there.copies_of(tensors)
     options = replace(options, backgrounds=there.copy_of(options.backgrounds))
-    image, alpha, meta = rasterize(*given, width, height, options)
+    image, alpha, meta = rasterize(*given, width=width, height=height, options=options)
     back = {k: v.to(home) if isinstance(v, Tensor) else v for k, v in meta.items()}
     return image.to(home), alpha.to(home), back
 

@@ -55,7 +55,8 @@ def statistics(
     there = elsewhere_for(means)
     if there is not None:
         tensors = (means, quats, scales, opacities, viewmats, Ks)
-        found = statistics(*there.copies_of(tensors), width, height, options)
+        given = there.copies_of(tensors)
+        found = statistics(*given, width=width, height=height, options=options)
         return SplatStatistics(**{k: v.to(means.device) for k, v in vars(found).items()})
     gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, Ks)
     settings = native_settings(width, height, options)
