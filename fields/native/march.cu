@@ -20,6 +20,7 @@ extern "C" __global__ void __launch_bounds__(fieldpress::render::BLOCK)
     ray = cube_ray(origins, rays_d, r);
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
+#pragma unroll 1
       for (int bit = 0; bit < 32 && w * 32 + bit < MARCH; ++bit)
         if (is_live(ray, step_place(ray, w * 32 + bit, jitter[r]), cells)) live[w] |= 1u << bit;
       found += __popc(live[w]);
