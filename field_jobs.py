@@ -22,6 +22,7 @@ from .fields.levels import Encoding
 from .fields.nerf import NerfField
 from .fields.sdf import SdfField
 from .quant import container
+from .render.cuda import require
 from .scenes import metrics
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -47,6 +48,7 @@ class ImageJob:
     batch: int = 1 << 15
     preset: str = "balanced"
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.settings(64, 64)  # Refuses what no picture could be fitted with.
@@ -85,11 +87,11 @@ def fit_image_file(
 ) -> dict[str, Any]:
     """Fit a field to a picture and write it, compressed; decoded again before it is measured."""
     _check_name(output)
-    picture = read_picture(source)
+    there, picture = require(job.device), read_picture(source)
     height, width = picture.shape[:2]
     settings = job.settings(width, height)
     share = progress.part(0, FIT_SHARE)
-    fitted = fit_image(picture, settings, progress=share)
+    fitted = fit_image(picture, settings, device=there, progress=share)
     start = time.perf_counter()
     steps = fitted.steps or search_steps(
         fitted.model.network, fitted.used, picture, LOSS_DB[job.preset]
@@ -122,7 +124,8 @@ def _pressed(
         encode_seconds, start = time.perf_counter() - start, time.perf_counter()
         decoded = codec.decode(data, name=output)
         decode_seconds = time.perf_counter() - start
-        measured = measure(decoded)
+        there = require(job.device)
+        measured = measure(decoded.to(there))
     return {
         "output_bytes": len(data),
         "ratio": fitted.model.float_bytes / len(data),
@@ -132,7 +135,7 @@ def _pressed(
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
         "encoding": fitted.model.network.encoding.config(),
-        "device": "cpu",
+        "device": str(there),
         "seed": job.seed,
         "version": __version__,
         "input": source,
@@ -149,6 +152,7 @@ class SdfJob:
     steps: int = 2000
     quantise: float = 5e-4
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.settings()
@@ -179,8 +183,9 @@ def read_solid(path: str) -> Solid:
 def fit_sdf_file(source: str, output: str, job: SdfJob, *, progress: Progress) -> dict[str, Any]:
     """Fit a field to a mesh and write it, compressed; decoded again before it is measured."""
     _check_name(output)
-    solid = read_solid(source)
-    fitted = fit_sdf(solid, job.settings(), progress=progress.part(0, FIT_SHARE))
+    there, solid = require(job.device), read_solid(source)
+    share = progress.part(0, FIT_SHARE)
+    fitted = fit_sdf(solid, job.settings(), device=there, progress=share)
     start = time.perf_counter()
     pressed = _pressed(
         fitted, fitted.steps, job, source, output, start, lambda m: compare(m, solid)
@@ -202,6 +207,7 @@ class NerfJob:
     rays: int = 1024
     loss_db: float = 0.1
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.settings()
@@ -218,13 +224,14 @@ def fit_nerf_file(
 ) -> dict[str, Any]:
     """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
     _check_name(output)
-    scene = read_scene(source, downscale=downscale)
-    fitted = fit_nerf(scene, job.settings(), progress=progress.part(0, FIT_SHARE))
+    there = require(job.device)
+    scene, share = read_scene(source, downscale=downscale), progress.part(0, FIT_SHARE)
+    fitted = fit_nerf(scene, job.settings(), device=there, progress=share)
     start = time.perf_counter()
     pressed = _pressed(
         fitted, fitted.steps, job, source, output, start, lambda m: _measure(m, scene)
     )
-    unrounded = _measure(fitted.model, scene)
+    unrounded = _measure(fitted.model.to(there), scene)
     return {
         **pressed,
         "psnr_unrounded": unrounded["psnr"],
@@ -254,7 +261,7 @@ def _check_name(output: str) -> None:
 def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
     """Quality against the picture, and what decoding all pixels takes."""
     start = time.perf_counter()
-    found = model.picture()
+    found = model.picture().cpu()
     seconds = time.perf_counter() - start
     truth = picture.float() / 255
     return {
@@ -265,7 +272,8 @@ def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
 
 
 def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict[str, Any]:
-    """Quality of a field against the picture that `reference` names. Raises ValueError."""
+    """Quality of a field, on its device, against what `reference` names. Raises ValueError."""
+    device = str(model.network.table.device)
     if model.kind == "nerf":
         if scene is None or reference is not None:
             raise ValueError("eval: expected --scene with the photographs of a radiance field")
@@ -273,7 +281,7 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
     if scene is not None or reference is None:
         raise ValueError("eval: expected --reference with the picture or mesh of a field")
     if model.kind == "sdf":
-        return {**compare(model, read_solid(reference)), "reference": reference, "device": "cpu"}
+        return {**compare(model, read_solid(reference)), "reference": reference, "device": device}
     picture = read_picture(reference)
     if tuple(picture.shape[:2]) != (model.height, model.width):
         raise ValueError(
@@ -281,7 +289,7 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
             f"{picture.shape[1]}x{picture.shape[0]}"
         )
     return {**_compare(model, picture), "render_size": [model.width, model.height],
-            "reference": reference, "device": "cpu"}  # fmt: skip
+            "reference": reference, "device": device}  # fmt: skip
 
 
 def describe(model: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from . import console
+from .arguments import Device
 from .console import Misuse, Progress, check_output
 
 Json = Annotated[bool, tyro.conf.arg(name="json")]
@@ -25,6 +26,7 @@ def fit_image(
     batch: int = 32768,
     preset: Literal["small", "balanced", "high"] = "balanced",
     seed: int = 0,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -40,6 +42,7 @@ def fit_image(
         batch: Pixels of a step.
         preset: How much rounding may lose: with high 0.05 dB and no training through it.
         seed: Of every random choice.
+        device: Where to train and to measure.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -47,7 +50,9 @@ def fit_image(
 
     check_output(output, overwrite=overwrite)
     try:
-        wanted = field_jobs.ImageJob(otype, log2_hashmap_size, neurons, steps, batch, preset, seed)
+        wanted = field_jobs.ImageJob(
+            otype, log2_hashmap_size, neurons, steps, batch, preset, seed, device
+        )
     except ValueError as error:
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:
@@ -63,6 +68,7 @@ def fit_sdf(
     steps: int = 2000,
     quantise: float = 5e-4,
     seed: int = 0,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -76,6 +82,7 @@ def fit_sdf(
         steps: Training steps.
         quantise: How coarsely tables are rounded; larger gives smaller files.
         seed: Of every random choice.
+        device: Where to train and to measure.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -83,7 +90,7 @@ def fit_sdf(
 
     check_output(output, overwrite=overwrite)
     try:
-        wanted = field_jobs.SdfJob(otype, log2_hashmap_size, steps, quantise, seed)
+        wanted = field_jobs.SdfJob(otype, log2_hashmap_size, steps, quantise, seed, device)
     except ValueError as error:
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:
@@ -101,6 +108,7 @@ def fit_nerf(
     loss_db: float = 0.1,
     downscale: float = 1.0,
     seed: int = 0,
+    device: Device = "cpu",
     overwrite: bool = False,
     json_: Json = False,
 ) -> None:
@@ -116,6 +124,7 @@ def fit_nerf(
         loss_db: What rounding may cost on training views, in dB.
         downscale: Make photographs this many times smaller, each way.
         seed: Of every random choice.
+        device: Where to train and to measure.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
     """
@@ -123,7 +132,7 @@ def fit_nerf(
 
     check_output(output, overwrite=overwrite)
     try:
-        wanted = field_jobs.NerfJob(otype, log2_hashmap_size, steps, rays, loss_db, seed)
+        wanted = field_jobs.NerfJob(otype, log2_hashmap_size, steps, rays, loss_db, seed, device)
     except ValueError as error:
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:

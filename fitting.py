@@ -16,6 +16,7 @@ from .gaussians.fit import FitSettings, Fitted, about_fit, fit
 from .gaussians.model import SplatModel
 from .gaussians.ply import ply_blocks
 from .render.cuda import require
+from .render.elsewhere import drawing_on
 from .scenes.cameras import Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import evaluate
@@ -57,13 +58,14 @@ def fit_gaussians(
         state=load_checkpoint(checkpoint, about) if resume else None,
         device=there,
     )
-    with sink(output) as write:
+    with drawing_on(there), sink(output) as write:
         data = write(_encoded(fitted.model, scene, kind, pressing))
     checkpoint.unlink(missing_ok=True)
     written = decode(data, name=output) if kind == ".fpz" else models.load_bytes(data, output)
-    return {**_report(fitted, written, scene, progress), "output_bytes": len(data),
-            "input": source, "output": output, "seed": settings.seed,
-            "version": __version__}  # fmt: skip
+    with drawing_on(there):
+        report = _report(fitted, written, scene, progress)
+    return {**report, "device": str(there), "output_bytes": len(data), "input": source,
+            "output": output, "seed": settings.seed, "version": __version__}  # fmt: skip
 
 
 def checkpoint_path(output: str) -> Path:

@@ -30,6 +30,7 @@ from .gaussians.tiles import TiledFile, joined
 from .quant import container
 from .recipes import Recipe
 from .render.cuda import require
+from .render.elsewhere import drawing_on
 from .scenes.camera_file import read_cameras
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -157,8 +158,9 @@ def model_and_views(
         ) if views is None else views
     model: Any = read_source(source).model
     if model.kind in ("sdf", "nerf"):
-        _check_cpu(there, "fields")
-        return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
+        return model.to(there), field_jobs.orbit_views(
+            model, orbit or 1
+        ) if views is None else views
     check_gaussians(model, source)
     return model.to(there), orbit_views(model, orbit or 1) if views is None else views
 
@@ -189,12 +191,17 @@ def compress_file(
     *,
     scene: str | None,
     downscale: float = 1,
+    device: str = "cpu",
     progress: Progress,
 ) -> dict[str, Any]:
-    """Compress `source` to `output`, which appears once its bytes were decoded and measured."""
+    """Compress `source` to `output`, which appears once its bytes were decoded and measured.
+
+    Views are drawn, and contributions to them measured, on the device; all else on the CPU.
+    """
+    there = require(device)
     photos = None if scene is None else read_scene(scene, downscale=downscale)
     given = _Input.read(source, photos, recipe.settings.seed)
-    with sink(output) as write:
+    with drawing_on(there), sink(output) as write:
         with naming(source):
             pressed = _press(given, recipe, photos, progress.part(0, ENCODE_SHARE))
         data, found = write(pressed.file.data), pressed.file.report
@@ -207,6 +214,7 @@ def compress_file(
     return {
         **_sizes(given, decoded, data),
         **_without_views(measured),
+        "device": str(there),
         "fps_reference": pressed.fps,
         "bytes_by_section": container.by_attribute(container.sizes(data)),
         "encode_seconds": pressed.seconds,
@@ -373,8 +381,7 @@ def evaluate_file(
     given = read_source(source)
     decode_seconds = time.perf_counter() - start
     if given.model.kind != "gaussians":
-        _check_cpu(there, "fields")
-        report = field_jobs.evaluate_field(given.model, scene, reference)
+        report = field_jobs.evaluate_field(given.model.to(there), scene, reference)
         return {**report, "input_bytes": given.input_bytes, "decode_seconds": decode_seconds,
                 "version": __version__, "input": source}  # fmt: skip
     photos = None if scene is None else read_scene(scene)

@@ -11,6 +11,7 @@ from . import console
 from .arguments import (
     GOAL,
     WHERE,
+    Device,
     Frame,
     Input,
     Json,
@@ -39,6 +40,7 @@ def compress(
     tiles: Annotated[int, tyro.conf.arg(metavar="GAUSSIANS")] = 0,
     jobs: Annotated[int, WHERE, tyro.conf.arg(metavar="N")] = 1,
     ray: Annotated[str | None, WHERE, tyro.conf.arg(metavar="ADDRESS|local")] = None,
+    device: Device = "cpu",
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -62,6 +64,7 @@ def compress(
             compressed by itself, in one file that is decoded by tile; 500000 is a good number.
         jobs: Tiles at once, a process each.
         ray: A Ray cluster to press tiles on, or local to start one here.
+        device: Where views are drawn; the rest of the work is the CPU's.
         seed: Of every random choice; the same seed gives the same file.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -79,8 +82,11 @@ def compress(
     except ValueError as error:
         raise Misuse(str(error)) from None
     if tiles:
-        if tiles < 1000 or output == "-" or source == "-" or scene or not recipe.plain:
-            raise Misuse("--tiles: expected 1000 or more, files, and neither --scene nor training")
+        plain = recipe.plain and not scene and device == "cpu"
+        if tiles < 1000 or output == "-" or source == "-" or not plain:
+            raise Misuse(
+                "--tiles: expected 1000 or more, files, and neither --scene, --device nor training"
+            )
         from .tiling import compress_tiles
 
         with console.quiet_stdout() as out, Progress() as progress, pool_of(jobs, ray) as pool:
@@ -88,8 +94,9 @@ def compress(
         return finish(report, json_, out)
     with console.quiet_stdout() as out, Progress() as progress:
         report = press.compress_file(
-            source, output, recipe, scene=scene, downscale=downscale, progress=progress
-        )
+            source, output, recipe, scene=scene, downscale=downscale, device=device,
+            progress=progress,
+        )  # fmt: skip
     finish(report, json_, out if output != "-" else sys.stderr)
 
 

@@ -4,10 +4,11 @@
 
 Sections, each of which may fail without the others: compile (every CUDA source by NVRTC, cold and
 from the cache; the only one without a GPU), parity (values, gradients, statistics and packed
-scenes against the CPU path and the twin), times (forward, backward, statistics, packed, stages),
-fit (training steps a second), gsplat (the same where it can be imported), sanitizer
-(compute-sanitizer on a small case). Writes bench/results/gpu.json after each section, without a
-GPU bench/results/gpu_compile.json.
+scenes against the CPU path and the twin), fields_parity (encodings, networks and radiance fields
+against the CPU), times (forward, backward, statistics, packed, stages), fields (beside torch and,
+where it is installed, tiny-cuda-nn), fit (training steps a second), gsplat (the same where it can
+be imported), sanitizer (compute-sanitizer on a small case). Writes bench/results/gpu.json after
+each section, without a GPU bench/results/gpu_compile.json.
 --rehearse runs it all on the CPU path with tiny scenes, so that no GPU time goes to typos.
 """
 
@@ -25,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gpu_fields
 import torch
 from gpu_cases import (
     OPTIONS,
@@ -46,6 +48,7 @@ from raster_cpu import seeded_scene
 from record import write
 from torch import Tensor
 
+from fieldpress.fields import encoding_cuda
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.train import Trainer, TrainSettings
 from fieldpress.render import _reference, cuda, splat_cuda
@@ -58,18 +61,33 @@ from fieldpress.scenes.cameras import Cameras
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 WIDTH, HEIGHT = 1920, 1080
 SANITIZER_SECONDS = 100
+SECTIONS = "compile,parity,fields_parity,times,fields,fit,gsplat,sanitizer"
+# A radiance field's encoding of the default kind, its networks, a picture's.
+KIND = {"DIMS": 3, "FEATURES": 2, "LATTICE": 2, "STORAGE": 0}
+NETWORKS = {"LEVELS": 10, "NEURONS": 32, "HIDDEN": 1, "OUTPUTS": 16}
+HEAD = {"HEAD_NEURONS": 32, "HEAD_HIDDEN": 2}
+FIELD_UNITS = [
+    (encoding_cuda.LIBRARY, unit, tuple((f"FIELDPRESS_{k}", v) for k, v in macros.items()))
+    for unit, macros in {
+        "encode": KIND, "scatter": KIND, "slope": KIND, "adam": {}, "march": {},
+        "network": KIND | NETWORKS, "radiance": KIND | NETWORKS | HEAD,
+    }.items()
+]  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="100000,1000000,5000000")
-    parser.add_argument("--only", default="compile,parity,times,fit,gsplat,sanitizer")
+    parser.add_argument(
+        "--only", default="compile,parity,fields_parity,times,fields,fit,gsplat,sanitizer"
+    )
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--small-case", action="store_true", help="what the sanitizer runs")
     args = parser.parse_args()
     if args.small_case:
         small_case(torch.device("cuda"))
+        gpu_fields.small_case(torch.device("cuda"))
         return 0
     sizes = [int(size) for size in args.sizes.split(",")]
     device, where = torch.device("cpu"), "gpu_rehearsal"
@@ -114,12 +132,13 @@ class Bench:
     def compile(self) -> Report:
         """Seconds and bytes of each source for each architecture; the first frame, cold and not."""
         report: Report = {"units": {}}
-        for unit in cuda.UNITS:
-            macros = (("FIELDPRESS_CHANNELS", 3),) if "blend" in unit else ()
+        channels = (("FIELDPRESS_CHANNELS", 3),)
+        units = [(cuda.LIBRARY, u, channels if "blend" in u else ()) for u in cuda.LIBRARY.units]
+        for library, unit, macros in [*units, *FIELD_UNITS]:
             rows = {}
             for arch in ARCHITECTURES:
                 began = time.perf_counter()
-                size = len(cuda.compile_unit(unit, arch, macros))
+                size = len(cuda.compile_unit(unit, arch, macros, library))
                 rows[arch] = {"seconds": round(time.perf_counter() - began, 3), "bytes": size}
             report["units"][unit] = rows
         if self.device.type == "cuda":
@@ -227,6 +246,15 @@ class Bench:
         if statistics.mean(last) >= statistics.mean(first):
             raise RuntimeError(f"the loss did not fall: {first} to {last}")
         return {"gaussians": size, "steps_per_second": steps / seconds, "loss": [first, last]}
+
+    def fields_parity(self) -> Report:
+        """Encodings, networks and radiance fields against the CPU's."""
+        return gpu_fields.parity(self.device)
+
+    def fields(self) -> Report:
+        """Milliseconds of encodings, networks and pictures."""
+        points, size = (1 << 20, 800) if self.width == WIDTH else (2000, 16)
+        return gpu_fields.times(self.device, self._median, points, size)
 
     def gsplat(self) -> Report:
         """gsplat's rasterization() on the same scenes, and how far its pictures are from ours."""

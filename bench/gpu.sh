@@ -5,7 +5,7 @@
 #   bench/gpu.sh [arguments of bench/gpu.py]
 #
 # Wants python3 with a CUDA build of torch, and of cmake, nanobind and a C++ compiler what it takes to
-# build render/_native; says what is missing. Results: bench/results/gpu.json, and $OUT if that is set.
+# build the native modules; says what is missing. Results: bench/results/gpu.json, and $OUT if that is set.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT=$PWD
@@ -34,7 +34,7 @@ trap 'rm -rf "$WORK"' EXIT
 ln -s "$ROOT" "$WORK/fieldpress"
 export PYTHONPATH="$WORK${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
-if ! "$PYTHON" -c 'from fieldpress.render import _native; _native.CUDA' 2>/dev/null; then
+if ! "$PYTHON" -c 'from fieldpress.render import _native; _native.CUDA; from fieldpress.fields import codec' 2>/dev/null; then
   "$PYTHON" -c 'import nanobind' 2>/dev/null || { echo "gpu.sh: building needs nanobind"; exit 1; }
   CMAKE=$(command -v cmake || "$PYTHON" -c 'import cmake; print(cmake.CMAKE_BIN_DIR + "/cmake")') ||
     { echo "gpu.sh: building needs cmake"; exit 1; }
@@ -42,10 +42,10 @@ if ! "$PYTHON" -c 'from fieldpress.render import _native; _native.CUDA' 2>/dev/n
   "$CMAKE" -S . -B "$WORK/build" "${GENERATOR[@]}" -DCMAKE_BUILD_TYPE=Release \
     -DPython_EXECUTABLE="$(command -v "$PYTHON")" \
     -Dnanobind_DIR="$("$PYTHON" -m nanobind --cmake_dir)" > "$WORK/cmake.log" 2>&1 &&
-  "$CMAKE" --build "$WORK/build" --target render_native --parallel >> "$WORK/cmake.log" 2>&1 ||
+  "$CMAKE" --build "$WORK/build" --parallel >> "$WORK/cmake.log" 2>&1 ||
     { tail -30 "$WORK/cmake.log"; echo "gpu.sh: the build failed"; exit 1; }
-  cp "$WORK"/build/render/_native*.so render/
-  echo "gpu.sh: built render/_native in $SECONDS s"
+  for domain in fields quant render; do cp "$WORK/build/$domain"/_native*.so "$domain"/; done
+  echo "gpu.sh: built the native modules in $SECONDS s"
 fi
 "$PYTHON" bench/gpu.py "$@"
 STATUS=$?

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import gpu_fields
+
 Report = dict[str, Any]
 
 
@@ -21,6 +23,7 @@ def table(report: Report) -> str:
             found = "  ".join(f"{k} {v:.3g}" for k, v in found.items())
         lines.append(f"parity {name}: {found}")
     lines += _speeds(report)
+    lines += gpu_fields.lines(report)
     if "steps_per_second" in report.get("fit", {}):
         fit = report["fit"]
         lines.append(

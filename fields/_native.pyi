@@ -2,15 +2,28 @@
 
 from torch import Tensor
 
+CELL_SIDE: int
+GEOMETRY: int
+LEAST_DIRECTION: float
 LEVEL_SHIFT: float
+MARCH: int
 MAX_LEVELS: int
+MAX_LOG_DENSITY: float
+MIDDLE: float
 PERMUTO_FACTOR: int
 PRIMES: tuple[int, int, int, int]
+RADIANCE_SH_DEGREE: int
 ROW_GROUP: int
+STEP: float
 
 class Grid:
+    dims: int
+    features: int
+    lattice: int
+    levels: int
     rows: int
     lines: int
+    data: bytes
     def __init__(
         self,
         dims: int,

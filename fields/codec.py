@@ -166,7 +166,7 @@ def _symbols(network: Network, steps: Steps, used: Used) -> list[tables.Ints]:
 def rounded_table(encoding: Encoding, table: Tensor, steps: Steps) -> Tensor:
     """The table [rows, F] that decoding gives, rows out of use included."""
     sizes = torch.tensor([level.rows for level in encoding.level])
-    step = torch.tensor(steps.table).repeat_interleave(sizes)[:, None]
+    step = torch.tensor(steps.table).repeat_interleave(sizes)[:, None].to(table.device)
     units = table / step
     return ((units.abs() + ROUNDING).floor().copysign(units)) * step
 

@@ -18,10 +18,11 @@ Numbers = tuple[float, float, float, float, float]
 PACKED = {torch.float32: 1, torch.float16: 1, torch.int8: 1, torch.uint8: 8}  # values an element
 
 
-def new_table(encoding: Encoding, seed: int = 0) -> Tensor:
+def new_table(encoding: Encoding, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """A table [rows, F] float32, uniform in +-1e-4; the same for the same seed."""
     rng = torch.Generator().manual_seed(seed)
-    return _zeros(encoding.rows, encoding.features).uniform_(-INIT, INIT, generator=rng)
+    table = _zeros(encoding.rows, encoding.features).uniform_(-INIT, INIT, generator=rng)
+    return table.to(device)
 
 
 def encode(
@@ -30,8 +31,9 @@ def encode(
     """Features of points (Müller et al. 2022, section 3), on the lattice of the encoding.
 
     Features come first, as tiny-cuda-nn keeps them: `W @ encode(...)` is a layer. Differentiable
-    once with respect to points and a float32 table; the gradient is constant within a simplex.
-    The same bits whatever the number of threads.
+    once with respect to points and a float32 or float16 table; the gradient is constant within a
+    simplex. On the CPU the same bits whatever the number of threads. All tensors lie on one device,
+    the CPU or a CUDA GPU, which then does the work.
 
     Args:
         encoding: the levels.
@@ -46,18 +48,19 @@ def encode(
     Raises:
         ValueError: a shape, dtype or device that does not fit, by argument.
     """
-    points = _checked("points", points, (points.shape[0] if points.ndim else 0, encoding.dims))
+    on = points.device
+    points = _checked("points", points, (points.shape[0] if points.ndim else 0, encoding.dims), on)
     per_element = PACKED.get(table.dtype)
     if per_element is None:
         raise ValueError(f"table: expected float32, float16, int8 or uint8, got {table.dtype}")
     shape = (encoding.rows, encoding.features)
     if per_element > 1:
         shape = (encoding.rows * encoding.features // per_element,)
-    table = _checked("table", table, shape, table.dtype)
+    table = _checked("table", table, shape, on, table.dtype)
     if (steps is not None) != (table.dtype in (torch.int8, torch.uint8)):
         raise ValueError("steps: expected one a level with an integer table, and only there")
     if steps is not None:
-        steps = _checked("steps", steps, (encoding.levels,)).detach()
+        steps = _checked("steps", steps, (encoding.levels,), on).detach().contiguous()
     return _Encode.apply(encoding, points, table, steps)
 
 
@@ -69,8 +72,9 @@ class _Encode(torch.autograd.Function):
         ctx.encoding = encoding
         ctx.save_for_backward(points, table)
         points, table = points.detach().contiguous(), table.detach().contiguous()
-        out = torch.empty(encoding.width, len(points))
-        _native.encode(encoding.native, table, steps, points, out, torch.get_num_threads())
+        out = torch.empty(encoding.width, len(points), device=points.device)
+        backend = backend_of(points.device)
+        backend.encode(encoding.native, table, steps, points, out, torch.get_num_threads())
         return out
 
     @staticmethod
@@ -79,19 +83,31 @@ class _Encode(torch.autograd.Function):
         points, table = ctx.saved_tensors
         encoding, threads = ctx.encoding, torch.get_num_threads()
         points, upstream = points.detach().contiguous(), upstream.contiguous()
-        dx = grad = None
+        backend, dx, grad = backend_of(points.device), None, None
+        if not table.dtype.is_floating_point:
+            raise ValueError(f"table: expected float32 or float16 for gradients, got {table.dtype}")
         if ctx.needs_input_grad[1]:
-            if table.dtype != torch.float32:
-                raise ValueError(f"table: expected float32 for gradients, got {table.dtype}")
-            dx = torch.empty(points.shape)
-            _native.slope(
-                encoding.native, table.detach().contiguous(), points, upstream, dx, threads
-            )
+            dx = torch.empty(points.shape, device=points.device)
+            rows = table.detach().contiguous()
+            if backend is _native:
+                rows = rows.float()
+            backend.slope(encoding.native, rows, points, upstream, dx, threads)
         if ctx.needs_input_grad[2]:
-            grad = _zeros(*table.shape)
-            touched = torch.zeros(encoding.native.lines, dtype=torch.uint8)
-            _native.scatter(encoding.native, points, upstream, grad, touched, None, None, threads)
+            grad, touched = _room(encoding, points.device)
+            backend.scatter(encoding.native, points, upstream, grad, touched, None, None, threads)
         return None, dx, grad, None
+
+
+def backend_of(device: torch.device) -> Any:
+    """What runs on a device: the native module, or the same calls in CUDA.
+
+    Raises ValueError with one sentence where the device cannot be used.
+    """
+    if device.type == "cpu":
+        return _native
+    from . import encoding_cuda
+
+    return encoding_cuda.backend_on(device)
 
 
 @dataclass(frozen=True)
@@ -118,12 +134,13 @@ class LazyAdam:
         self, encoding: Encoding, table: Tensor, settings: AdamSettings | None = None
     ) -> None:
         self.encoding, self.settings = encoding, settings or AdamSettings()
-        self.table = _checked("table", table, (encoding.rows, encoding.features))
+        shape = (encoding.rows, encoding.features)
+        self.table = _checked("table", table, shape, table.device)
         if not table.is_contiguous() or table.requires_grad:
             raise ValueError("table: expected a contiguous tensor without gradients of its own")
-        self.grad = _zeros(*table.shape)
-        self._moments = (self.table, _zeros(*table.shape), _zeros(*table.shape))
-        self._touched = torch.zeros(encoding.native.lines, dtype=torch.uint8)
+        self._backend = backend_of(table.device)
+        self.grad, self._touched = _room(encoding, table.device)
+        self._moments = (self.table, _zeros_like(table), _zeros_like(table))
         self._steps = 0
 
     def accumulate(self, points: Tensor, upstream: Tensor) -> None:
@@ -132,7 +149,7 @@ class LazyAdam:
 
     def step(self, rate: float) -> None:
         """Move what was touched by one step of learning rate `rate`, and forget the gradients."""
-        _native.adam(
+        self._backend.adam(
             self._moments, self._numbers(rate), self.grad, self._touched, torch.get_num_threads()
         )
 
@@ -141,9 +158,10 @@ class LazyAdam:
         self._scatter(points, upstream, self._numbers(rate))
 
     def _scatter(self, points: Tensor, upstream: Tensor, numbers: Numbers | None) -> None:
-        points = _checked("points", points, (len(points), self.encoding.dims))
-        upstream = _checked("upstream", upstream, (self.encoding.width, len(points)))
-        _native.scatter(
+        on = self.table.device
+        points = _checked("points", points, (len(points), self.encoding.dims), on)
+        upstream = _checked("upstream", upstream, (self.encoding.width, len(points)), on)
+        self._backend.scatter(
             self.encoding.native, points.detach().contiguous(), upstream.detach().contiguous(),
             self.grad, self._touched, None if numbers is None else self._moments, numbers,
             torch.get_num_threads(),
@@ -157,16 +175,34 @@ class LazyAdam:
         return rate / mean_bias, s.beta1, s.beta2, square_bias**0.5, s.epsilon
 
 
+def _room(encoding: Encoding, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Gradients of all rows; marks of the lines that have some, at which the CPU alone looks."""
+    marks = torch.zeros(encoding.native.lines if device.type == "cpu" else 0, dtype=torch.uint8)
+    if device.type == "cpu":
+        return _zeros(encoding.rows, encoding.features), marks
+    return torch.zeros(encoding.rows, encoding.features, device=device), marks
+
+
+def _zeros_like(table: Tensor) -> Tensor:
+    return _zeros(*table.shape) if table.device.type == "cpu" else torch.zeros_like(table)
+
+
 def _zeros(*shape: int) -> Tensor:
     # numpy asks the system for huge pages, torch does not: rows are met at random.
     return torch.from_numpy(np.zeros(shape, np.float32))
 
 
 def _checked(
-    name: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    name: str,
+    value: Tensor,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    if value.device.type != "cpu":
-        raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}")
+    if value.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: expected a CPU tensor or a CUDA one, got one on {value.device}")
+    if value.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
     if value.dtype != dtype:

@@ -86,6 +86,7 @@ def fit_image(
     picture: Tensor,
     settings: ImageSettings,
     *,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
     watch: Callable[[int, Trainer], bool] | None = None,
 ) -> FittedImage:
@@ -94,6 +95,7 @@ def fit_image(
     Args:
         picture: [H, W, 3] uint8.
         settings: what and how long.
+        device: where to train; what comes back lies on the CPU.
         progress: called with a label and the share done.
         watch: called before each step; True ends the fit.
 
@@ -105,7 +107,8 @@ def fit_image(
     height, width = picture.shape[:2]
     encoding = settings.encoding or encoding_for(width, height)
     used = codec.rows_in_use(encoding, strips(width, height))
-    trainer = Trainer(encoding, [settings.neurons] * settings.hidden + [3], settings.seed)
+    widths, shown = [settings.neurons] * settings.hidden + [3], picture.to(device)
+    trainer = Trainer(encoding, widths, settings.seed, device)
     rng = torch.Generator().manual_seed(settings.seed + 1)
     turn = round(settings.steps * (1 - codec.QUANTISED_SHARE)) if settings.quantise_db else -1
     start, steps = time.perf_counter(), None
@@ -116,7 +119,7 @@ def fit_image(
             progress("fitting", step / settings.steps)
         if step == turn and settings.quantise_db:
             steps = search_steps(trainer.network, used, picture, settings.quantise_db)
-        points, target = _draw(picture, settings.batch, rng)
+        points, target = _draw(shown, settings.batch, rng)
         rounded = None if steps is None else codec.rounded_table(encoding, trainer.table, steps)
         _step(trainer, points, target, cosine_rate(step, settings.steps, settings.rate), rounded)
     seconds = time.perf_counter() - start
@@ -145,7 +148,7 @@ def search_steps(
 def _draw(picture: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Places [count, 2] of random pixels and their colours [3, count]."""
     height, width = picture.shape[:2]
-    index = torch.randint(height * width, (count,), generator=rng)
+    index = torch.randint(height * width, (count,), generator=rng).to(picture.device)
     target = (picture.reshape(-1, 3)[index].float() / COLOR_SCALE).T.contiguous()
     return places(index, width, height), target
 

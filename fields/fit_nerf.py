@@ -16,7 +16,7 @@ from . import codec
 from .encoding import LazyAdam, encode, new_table
 from .levels import Encoding
 from .nerf import CELL_SIDE, GEOMETRY, STEP, NerfField, composite, march, shade
-from .network import WEIGHT_RATE, Network, cosine_rate, layers, new_weights
+from .network import WEIGHT_RATE, Network, cosine_rate, layers, network_copy, new_weights
 from .sdf import pixel_rays
 
 CELLS_EVERY = 16  # Steps between looks at the occupancy grid.
@@ -99,44 +99,48 @@ class NerfTrainer:
         cells: [64^3] bool.
     """
 
-    def __init__(self, scene: Scene, settings: NerfSettings) -> None:
+    def __init__(
+        self, scene: Scene, settings: NerfSettings, device: torch.device | str = "cpu"
+    ) -> None:
         if scene.train_images is None or not len(scene.train):
             raise ValueError(f"{scene.name}: expected training photographs, got none")
-        self.settings = settings
+        self.settings, self.device = settings, torch.device(device)
         self.low, self.edge = cube_around(scene)
         self._rng = torch.Generator().manual_seed(settings.seed + 1)
-        rays = [pixel_rays(scene.train[i : i + 1]) for i in range(len(scene.train))]
+        rays = [pixel_rays(scene.train[i : i + 1], device) for i in range(len(scene.train))]
         self._origins = torch.stack([o[0] for o, _ in rays])
         self._origins = (self._origins - self._origins.new_tensor(self.low)) / self.edge
         self._rays_d = torch.cat([d for _, d in rays])
-        self._colors = (255 * scene.train_images).round().byte().reshape(-1, 3)
+        self._colors = (255 * scene.train_images).round().byte().reshape(-1, 3).to(device)
         self._pixels = scene.train.width * scene.train.height
         encoding, n = settings.encoding, settings.neurons
-        self.table = new_table(encoding, settings.seed)
+        self.table = new_table(encoding, settings.seed, device)
         self._lazy = LazyAdam(encoding, self.table)
-        self.weights = new_weights([encoding.width, n, GEOMETRY], settings.seed)
-        self.head = new_weights([NerfField.head_inputs, n, n, 3], settings.seed + 1)
+        weights = new_weights([encoding.width, n, GEOMETRY], settings.seed)
+        self.weights = tuple(w.to(device) for w in weights)
+        head = new_weights([NerfField.head_inputs, n, n, 3], settings.seed + 1)
+        self.head = tuple(w.to(device) for w in head)
         for weight in (*self.weights, *self.head):
             weight.requires_grad_()
         self._adam = torch.optim.Adam((*self.weights, *self.head), betas=(0.9, 0.99), eps=1e-15)
-        self._density = torch.zeros(CELL_SIDE**3)
-        self.cells = torch.ones(CELL_SIDE**3, dtype=torch.bool)
+        self._density = torch.zeros(CELL_SIDE**3, device=device)
+        self.cells = torch.ones(CELL_SIDE**3, dtype=torch.bool, device=device)
 
     @property
     def model(self) -> NerfField:
-        """A copy of what has been learned so far."""
-        network = Network(
-            self.settings.encoding, self.table.clone(),
-            tuple(w.detach().clone() for w in self.weights),
-        )  # fmt: skip
-        head = tuple(w.detach().clone() for w in self.head)
-        return NerfField(network, head, self.cells.clone(), self.low, self.edge)
+        """A copy of what has been learned so far, on the CPU."""
+        network = network_copy(self.settings.encoding, self.table, self.weights)
+        head = tuple(w.detach().to("cpu", copy=True) for w in self.head)
+        cells = self.cells.to("cpu", copy=True)
+        return NerfField(network, head, cells, self.low, self.edge)
 
     def step(self, rate: float) -> float:
         """One step of Adam on random rays; the mean squared error that it found."""
         count = self.settings.rays
         pick = torch.randint(len(self._colors), (count,), generator=self._rng)
-        rays_d, jitter = self._rays_d[pick], torch.rand(count, generator=self._rng)
+        jitter = torch.rand(count, generator=self._rng).to(self.device)
+        pick = pick.to(self.device)
+        rays_d = self._rays_d[pick]
         found = march(self._origins[pick // self._pixels], rays_d, self.cells, jitter)
         if not len(found.ray):
             return float("nan")
@@ -160,8 +164,8 @@ class NerfTrainer:
         pick = torch.arange(count)
         if not everywhere:
             pick = torch.randint(count, (CELLS_AT_ONCE,), generator=self._rng)
-        raw = self._network()(cell_points(pick, self._rng))[0]
-        seen = raw.clamp_max(12).exp()
+        raw = self._network()(cell_points(pick, self._rng).to(self.device))[0]
+        pick, seen = pick.to(self.device), raw.clamp_max(12).exp()
         self._density[pick] = torch.maximum(FADE * self._density[pick], seen)
         self.cells = self._density * STEP > min(OPAQUE, float(self._density.mean()) * STEP)
 
@@ -177,14 +181,20 @@ def cell_points(index: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def fit_nerf(
-    scene: Scene, settings: NerfSettings, *, progress: Progress | None = None
+    scene: Scene,
+    settings: NerfSettings,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> FittedNerf:
     """Fit a radiance field to photographs by least squares on random rays.
+
+    It is trained on the device, and comes back to the CPU.
 
     Raises ValueError for a scene without photographs.
     """
     start = time.perf_counter()
-    trainer = NerfTrainer(scene, settings)
+    trainer = NerfTrainer(scene, settings, device)
     for step in range(settings.steps):
         if progress is not None and step % 10 == 0:
             progress("fitting", step / settings.steps)
@@ -199,29 +209,34 @@ def fit_nerf(
         raise ValueError(f"{scene.name}: the fit ended with an empty cube")
     points = [cell_points(part, rng) for part in live.repeat(8).split(1 << 16)]
     used = codec.rows_in_use(settings.encoding, points)
-    steps = search_steps(model, used, scene, torch.cat(points), settings.loss_db)
+    steps = search_steps(model, used, scene, torch.cat(points), settings.loss_db, device)
     return FittedNerf(model, used, steps, time.perf_counter() - start)
 
 
 def search_steps(
-    model: NerfField, used: codec.Used, scene: Scene, points: Tensor, loss_db: float
-) -> codec.Steps:
-    """The coarsest steps whose rounding costs at most `loss_db` on some training views."""
+    model: NerfField, used: codec.Used, scene: Scene, points: Tensor, loss_db: float,
+    device: torch.device | str = "cpu",
+) -> codec.Steps:  # fmt: skip
+    """The coarsest steps whose rounding costs at most `loss_db` on some training views.
+
+    The model lies on the CPU; the views are rendered on the device.
+    """
     steps = codec.even_steps(model.network, used, points)
     finest = min(steps.weights)
     steps = codec.Steps(steps.table, steps.weights, tuple(finest for _ in model.head))
     assert scene.train_images is not None
     pick = torch.linspace(0, len(scene.train) - 1, SHOWN).long()
     views, truth = scene.train[pick], scene.train_images[pick]
-    goal = _quality(model, views, truth) - loss_db
+    goal = _quality(model.to(device), views, truth) - loss_db
     low, high = -12.0, 4.0  # log2 of the factor: what loses too little, too much.
     for _ in range(TRIALS):
         middle = 0.5 * (low + high)
-        good = _quality(codec.rounded(model, steps.scaled(2**middle), used), views, truth) >= goal
+        rounded = codec.rounded(model, steps.scaled(2**middle), used).to(device)
+        good = _quality(rounded, views, truth) >= goal
         low, high = (middle, high) if good else (low, middle)
     return steps.scaled(2**low)
 
 
 def _quality(model: NerfField, views: Cameras, truth: Tensor) -> float:
-    level = float(psnr(model.render(views), truth).mean())
+    level = float(psnr(model.render(views).cpu(), truth).mean())
     return level if math.isfinite(level) else -math.inf

@@ -113,8 +113,14 @@ class FittedSdf:
     seconds: float
 
 
-def fit_sdf(solid: Solid, settings: SdfSettings, *, progress: Progress | None = None) -> FittedSdf:
-    """Fit a field to the signed distance of a closed mesh.
+def fit_sdf(
+    solid: Solid,
+    settings: SdfSettings,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> FittedSdf:
+    """Fit a field to the signed distance of a closed mesh, on a device; it comes back to the CPU.
 
     Raises ValueError where Open3D, which measures distances, is missing.
     """
@@ -122,7 +128,9 @@ def fit_sdf(solid: Solid, settings: SdfSettings, *, progress: Progress | None = 
     low, edge = solid.cube()
     points, truth = samples(solid, settings.pool, settings.seed)
     encoding = settings.encoding
-    trainer = Trainer(encoding, [settings.neurons] * settings.hidden + [1], settings.seed)
+    widths = [settings.neurons] * settings.hidden + [1]
+    trainer = Trainer(encoding, widths, settings.seed, device)
+    there, wanted = points.to(device), truth.to(device)
     used = codec.rows_in_use(encoding, points.split(1 << 16))
     rng = torch.Generator().manual_seed(settings.seed + 1)
     turn, steps = round(settings.steps * (1 - codec.QUANTISED_SHARE)), None
@@ -131,10 +139,10 @@ def fit_sdf(solid: Solid, settings: SdfSettings, *, progress: Progress | None = 
             progress("fitting", step / settings.steps)
         if step == turn:
             steps = _steps(trainer, used, points, settings)
-        pick = torch.randint(len(points), (settings.batch,), generator=rng)
+        pick = torch.randint(len(points), (settings.batch,), generator=rng).to(device)
         rounded = None if steps is None else codec.rounded_table(encoding, trainer.table, steps)
         rate = cosine_rate(step, settings.steps, settings.rate)
-        _step(trainer, points[pick], truth[pick], rate, rounded)
+        _step(trainer, there[pick], wanted[pick], rate, rounded)
     steps = steps or _steps(trainer, used, points, settings)
     model = SdfField(trainer.network, low, edge)
     return FittedSdf(model, used, steps, time.perf_counter() - start)
@@ -160,15 +168,15 @@ def compare(model: SdfField, solid: Solid, count: int = 1 << 17, seed: int = 7) 
         iou: of the two solids, at `count` random points of the cube.
         distance_error: mean absolute error of distances near the surface, in edges.
     """
-    rng = torch.Generator().manual_seed(seed)
+    rng, on = torch.Generator().manual_seed(seed), model.network.table.device
     scene, low = solid.scene(), torch.tensor(model.low)
     fill = torch.rand(count, 3, generator=rng) * model.edge + low
     inside = torch.from_numpy(scene.compute_signed_distance(fill.numpy()).numpy()) < 0
-    found = model.distance(fill) < 0
+    found = model.distance(fill.to(on)).cpu() < 0
     near = solid.surface(count, rng)
     near = near + SPREAD * model.edge * torch.randn(count, 3, generator=rng)
     truth = torch.from_numpy(scene.compute_signed_distance(near.numpy()).numpy())
-    error = (model.distance(near) - truth).abs().mean()
+    error = (model.distance(near.to(on)).cpu() - truth).abs().mean()
     union = int((inside | found).sum())
     return {
         "iou": int((inside & found).sum()) / max(union, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,11 +65,16 @@ class ImageField:
             raise ValueError(f"size: expected 2 whole numbers, got {size!r:.40}")
         return ImageField(network, size[0], size[1], extra)
 
+    def to(self, device: torch.device | str) -> ImageField:
+        """The same field on another device."""
+        return replace(self, network=self.network.to(device))
+
     def picture(self, width: int | None = None, height: int | None = None) -> Tensor:
         """[H, W, 3] float32, not clamped; at another size too, since a field has none."""
         w, h = width or self.width, height or self.height
-        out = torch.empty(h * w, 3)
-        for first, points in zip(range(0, h * w, STRIP), strips(w, h), strict=True):
+        on = self.network.table.device
+        out = torch.empty(h * w, 3, device=on)
+        for first, points in zip(range(0, h * w, STRIP), strips(w, h, on), strict=True):
             out[first : first + STRIP] = self.network(points).T
         return out.reshape(h, w, 3)
 
@@ -84,8 +89,8 @@ def places(index: Tensor, width: int, height: int) -> Tensor:
     return (torch.stack([x, y], 1) + 0.5) / max(width, height)
 
 
-def strips(width: int, height: int) -> Iterator[Tensor]:
+def strips(width: int, height: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """The field coordinates of all pixels, row by row, some at a time."""
     for first in range(0, width * height, STRIP):
-        index = torch.arange(first, min(first + STRIP, width * height))
+        index = torch.arange(first, min(first + STRIP, width * height), device=device)
         yield places(index, width, height)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,15 +11,17 @@ from torch import Tensor
 
 from ..render.sh import sh_bases
 from ..scenes.cameras import Cameras
+from . import _native
+from .encoding import backend_of
 from .network import Network, layers
 from .sdf import pixel_rays
 
-SH_DEGREE = 3
-GEOMETRY = 16  # Outputs of the first network: the log of the density, and what colours are made of.
-CELL_SIDE = 64
-MARCH = 192  # Steps along the diagonal of the cube.
-STEP = math.sqrt(3) / MARCH  # Edges of the cube.
-MAX_LOG_DENSITY = 12.0
+SH_DEGREE = _native.RADIANCE_SH_DEGREE
+GEOMETRY = _native.GEOMETRY  # Outputs of the first network: the log of the density, and more.
+CELL_SIDE = _native.CELL_SIDE
+MARCH = _native.MARCH  # Steps along the diagonal of the cube.
+STEP = _native.STEP  # Edges of the cube.
+MAX_LOG_DENSITY = _native.MAX_LOG_DENSITY
 RAYS = 1 << 12  # Rays of a picture that are marched together.
 LARGEST = 1e9  # World units.
 
@@ -81,21 +82,42 @@ class NerfField:
         low, edge = SdfField.cube_of(layout)
         return NerfField(network, layout["head"], layout["cells"], low, edge, extra)
 
+    def to(self, device: torch.device | str) -> NerfField:
+        """The same field on another device."""
+        head = tuple(w.to(device) for w in self.head)
+        return replace(
+            self, network=self.network.to(device), head=head, cells=self.cells.to(device)
+        )
+
     def render(self, cameras: Cameras) -> Tensor:
-        """[C, H, W, 3] float32 pictures."""
+        """[C, H, W, 3] float32 pictures, on the field's device.
+
+        On CUDA a ray ends where at most a ten-thousandth of its light would come from behind.
+        """
         return torch.stack([self._view(cameras[i : i + 1]) for i in range(len(cameras))])
 
     @torch.no_grad()
     def _view(self, camera: Cameras) -> Tensor:
-        rays_o, rays_d = pixel_rays(camera)
-        colors = []
-        for part in torch.arange(len(rays_o)).split(RAYS):
-            origins = (rays_o[part] - rays_o.new_tensor(self.low)) / self.edge
-            found = march(origins, rays_d[part], self.cells, 0.5 * torch.ones(len(part)))
-            raw = self.network(found.points)
-            sigmas, rgb = shade(raw, rays_d[part][found.ray], self.head)
-            colors.append(composite(sigmas, rgb, found, len(part)))
-        return torch.cat(colors).reshape(camera.height, camera.width, 3)
+        rays_o, rays_d = pixel_rays(camera, self.cells.device)
+        origins = (rays_o - rays_o.new_tensor(self.low)) / self.edge
+        return self._colors(origins, rays_d).reshape(camera.height, camera.width, 3)
+
+    def _colors(self, origins: Tensor, rays_d: Tensor) -> Tensor:
+        """[R, 3] of rays; one kernel where there is one for networks of these sizes."""
+        if origins.device.type == "cuda":
+            from . import nerf_cuda
+
+            found = nerf_cuda.colors(backend_of(origins.device), self, origins, rays_d)
+            if found is not None:
+                return found
+        parts = zip(origins.split(RAYS), rays_d.split(RAYS), strict=True)
+        return torch.cat([self._marched(*part) for part in parts])
+
+    def _marched(self, origins: Tensor, rays_d: Tensor) -> Tensor:
+        jitter = torch.full((len(origins),), _native.MIDDLE, device=origins.device)
+        found = march(origins, rays_d, self.cells, jitter)
+        sigmas, rgb = shade(self.network(found.points), rays_d[found.ray], self.head)
+        return composite(sigmas, rgb, found, len(origins))
 
 
 @dataclass(frozen=True)
@@ -115,7 +137,12 @@ def march(origins: Tensor, rays_d: Tensor, cells: Tensor, jitter: Tensor) -> Sam
         cells: [64^3] bool, x fastest.
         jitter: [R] in [0, 1), where in its step the first sample of a ray lies.
     """
-    inverse = 1 / torch.where(rays_d.abs() < 1e-9, 1e-9, rays_d)
+    if origins.device.type == "cuda":
+        from . import nerf_cuda
+
+        return Samples(*nerf_cuda.march(backend_of(origins.device), origins, rays_d, cells, jitter))
+    least = _native.LEAST_DIRECTION
+    inverse = 1 / torch.where(rays_d.abs() < least, least, rays_d)
     a, b = -origins * inverse, (1 - origins) * inverse
     near = torch.minimum(a, b).amax(1).clamp_min(0)
     far = torch.maximum(a, b).amin(1)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .encoding import LazyAdam, encode, new_table
+from .encoding import LazyAdam, backend_of, encode, new_table
 from .levels import Encoding
 
 CHUNK = 1 << 12  # Points whose activations stay in the cache.
@@ -55,14 +55,33 @@ class Network:
 
     def __call__(self, points: Tensor) -> Tensor:
         """[out, N] float32 at points [N, n] in [0, 1]; without gradients."""
-        out = torch.empty(len(self.weights[-1]), len(points))
         with torch.no_grad():
+            if points.device.type == "cuda":
+                return self._on_cuda(points)
+            out = torch.empty(len(self.weights[-1]), len(points))
             for first in range(0, len(points), BATCH):
                 features = encode(self.encoding, points[first : first + BATCH], self.table)
                 for part in chunks(features.shape[1]):
                     x = layers(features[:, part], self.weights)[-1]
                     out[:, first + part.start : first + part.start + x.shape[1]] = x
         return out
+
+    def _on_cuda(self, points: Tensor) -> Tensor:
+        """One kernel of ours or, for larger perceptrons, of tiny-cuda-nn; else one and products."""
+        from . import network_cuda, tcnn
+
+        parts = (self.encoding, self.table, self.weights, points)
+        found = network_cuda.evaluate(backend_of(points.device), *parts)
+        if found is None:
+            found = tcnn.evaluate(*parts)
+        if found is None:
+            found = layers(encode(self.encoding, points, self.table), self.weights)[-1]
+        return found
+
+    def to(self, device: torch.device | str) -> Network:
+        """The same network on another device."""
+        weights = tuple(w.to(device) for w in self.weights)
+        return Network(self.encoding, self.table.to(device), weights)
 
 
 def check_widths(widths: Sequence[int]) -> None:
@@ -92,8 +111,14 @@ def layers(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     return [*found, weights[-1] @ found[-1]]
 
 
-def chunks(count: int) -> Iterator[slice]:
-    return (slice(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK))
+def chunks(count: int, size: int = CHUNK) -> Iterator[slice]:
+    return (slice(i, min(i + size, count)) for i in range(0, count, size or 1))
+
+
+def network_copy(encoding: Encoding, table: Tensor, weights: Sequence[Tensor]) -> Network:
+    """A network on the CPU that does not change with these tensors."""
+    copies = [t.detach().to("cpu", copy=True) for t in (table, *weights)]
+    return Network(encoding, copies[0], tuple(copies[1:]))
 
 
 class Trainer:
@@ -103,9 +128,13 @@ class Trainer:
         encoding: the levels. table, weights: what is being learned.
     """
 
-    def __init__(self, encoding: Encoding, widths: Sequence[int], seed: int = 0) -> None:
-        self.encoding, self.table = encoding, new_table(encoding, seed)
-        self.weights = new_weights([encoding.width, *widths], seed)
+    def __init__(
+        self, encoding: Encoding, widths: Sequence[int], seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.encoding, self.table = encoding, new_table(encoding, seed, device)
+        weights = new_weights([encoding.width, *widths], seed)
+        self.weights = tuple(weight.to(device) for weight in weights)
         for weight in self.weights:
             weight.grad = torch.zeros_like(weight)
         self._lazy = LazyAdam(encoding, self.table)
@@ -113,10 +142,8 @@ class Trainer:
 
     @property
     def network(self) -> Network:
-        """A copy of what has been learned so far."""
-        return Network(
-            self.encoding, self.table.clone(), tuple(w.detach().clone() for w in self.weights)
-        )
+        """A copy of what has been learned so far, on the CPU."""
+        return network_copy(self.encoding, self.table, self.weights)
 
     def step(
         self, points: Tensor, slope: Callable[[Tensor, slice], Tensor], rate: float,
@@ -135,7 +162,8 @@ class Trainer:
         for weight in self.weights:
             assert weight.grad is not None
             weight.grad.zero_()
-        for part in chunks(len(points)):
+        whole = points.device.type == "cuda"  # A GPU wants more at a time than a cache holds.
+        for part in chunks(len(points), len(points) if whole else CHUNK):
             values = layers(features[:, part], self.weights)
             upstream[:, part] = self._back(values, slope(values[-1], part))
         for group in self._adam.param_groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,10 @@ class SdfField:
             raise ValueError(f"edge: expected a positive number, got {edge!r:.40}")
         return (float(low[0]), float(low[1]), float(low[2])), float(edge)
 
+    def to(self, device: torch.device | str) -> SdfField:
+        """The same field on another device."""
+        return replace(self, network=self.network.to(device))
+
     def distance(self, points: Tensor) -> Tensor:
         """[N] signed distances of world points [N, 3]; beyond the cube, that to it is added."""
         unit = (points - points.new_tensor(self.low)) / self.edge
@@ -89,13 +93,13 @@ class SdfField:
             from skimage.measure import marching_cubes
         except ImportError:
             raise ValueError("meshes need scikit-image: pip install scikit-image") from None
-        values = np.empty(resolution**3, np.float32)
+        values, on = np.empty(resolution**3, np.float32), self.network.table.device
         for first in range(0, len(values), BATCH):
-            index = torch.arange(first, min(first + BATCH, len(values)))
+            index = torch.arange(first, min(first + BATCH, len(values)), device=on)
             z, y, x = index % resolution, index // resolution % resolution, index // resolution**2
             values[first : first + BATCH] = self.network(
                 torch.stack([x, y, z], 1) / (resolution - 1)
-            )[0]
+            )[0].cpu()
         if not (values.min() < 0 < values.max()):
             raise ValueError("sdf: expected a surface within the cube, got none")
         volume = values.reshape(resolution, resolution, resolution)
@@ -109,14 +113,14 @@ class SdfField:
         return torch.stack(views) if views else torch.empty(0, cameras.height, cameras.width, 3)
 
     def _view(self, camera: Cameras) -> Tensor:
-        rays_o, rays_d = pixel_rays(camera)
+        rays_o, rays_d = pixel_rays(camera, self.network.table.device)
         center = rays_o.new_tensor(self.low) + 0.5 * self.edge
         # Where a ray enters and leaves the ball around the cube.
         middle = ((center - rays_o) * rays_d).sum(1)
         reach = 0.75 * self.edge**2 - (rays_o + middle[:, None] * rays_d - center).square().sum(1)
         near, far = middle - reach.clamp_min(0).sqrt(), middle + reach.clamp_min(0).sqrt()
         live = ((reach > 0) & (far > 0)).nonzero()[:, 0]
-        depth, hit = near.clamp_min(0), torch.zeros(len(rays_o), dtype=torch.bool)
+        depth, hit = near.clamp_min(0), torch.zeros_like(near, dtype=torch.bool)
         for _ in range(MAX_TRACE_STEPS):
             if len(live) == 0:
                 break
@@ -125,7 +129,7 @@ class SdfField:
             arrived = gap < ARRIVED * self.edge
             hit[live[arrived]] = True
             live = live[~arrived & (depth[live] < far[live])]
-        colors = torch.zeros(len(rays_o), 3)
+        colors = torch.zeros_like(rays_d)
         if bool(hit.any()):
             normals = self.normals(rays_o[hit] + depth[hit, None] * rays_d[hit])
             facing = -(normals * rays_d[hit]).sum(1)  # The light is at the camera.
@@ -146,13 +150,12 @@ def _is_place(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST
 
 
-def pixel_rays(camera: Cameras) -> tuple[Tensor, Tensor]:
+def pixel_rays(camera: Cameras, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Origins and unit directions [H * W, 3] of the pixels of one camera, row by row."""
-    viewmat, K = camera.viewmats[0], camera.Ks[0]
-    y, x = torch.meshgrid(
-        torch.arange(camera.height) + 0.5, torch.arange(camera.width) + 0.5, indexing="ij"
-    )
+    viewmat, K, eye = (t.to(device) for t in (camera.viewmats[0], camera.Ks[0], camera.positions))
+    rows, columns = (torch.arange(n, device=device) + 0.5 for n in (camera.height, camera.width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     x, y = (x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1]
     local = torch.stack([x, y, torch.ones_like(x)], -1).reshape(-1, 3)
     rays_d = torch.nn.functional.normalize(local @ viewmat[:3, :3], dim=1)
-    return camera.positions.expand(len(rays_d), 3), rays_d
+    return eye.expand(len(rays_d), 3), rays_d

@@ -10,6 +10,9 @@ import hashlib
 import importlib
 import os
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,19 +20,48 @@ import torch
 from torch import Tensor
 
 NATIVE = Path(__file__).with_name("native")
-UNITS = {
-    "project": ("prepare_camera", "project", "write_details"),
-    "sort": ("sort_count", "sort_begin", "sort_pass"),
-    "tiles": ("emit", "find_ranges"),
-    "blend": ("blend",),
-    "unblend": ("unblend",),
-    "measure": ("measure",),
-    "unproject": ("unproject", "finish_pose"),
-    "loss": ("loss_moments", "loss_compare", "loss_gradient"),
-}
-UNIT_OF = {kernel: unit for unit, kernels in UNITS.items() for kernel in kernels}
 OLDEST = (7, 0)  # Compute capability: warps whose lanes are scheduled on their own.
 Macros = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Library:
+    """The CUDA sources of a folder.
+
+    Attributes:
+        folder: where they and their headers lie; those of this domain are found as well.
+        units: the kernels of each source NAME.cu.
+    """
+
+    folder: Path
+    units: Mapping[str, tuple[str, ...]]
+
+    @cached_property
+    def unit_of(self) -> dict[str, str]:
+        """The source of each kernel."""
+        return {kernel: unit for unit, kernels in self.units.items() for kernel in kernels}
+
+    def sources(self, unit: str) -> list[Path]:
+        """All that the machine code of a source may depend on."""
+        folders = dict.fromkeys((self.folder, NATIVE))
+        headers = [path for folder in folders for path in sorted(folder.glob("*.h"))]
+        return [self.folder / f"{unit}.cu", *headers, *sorted(NATIVE.glob("nvrtc/*"))]
+
+
+LIBRARY = Library(
+    NATIVE,
+    {
+        "project": ("prepare_camera", "project", "write_details"),
+        "sort": ("sort_count", "sort_begin", "sort_pass"),
+        "tiles": ("emit", "find_ranges"),
+        "blend": ("blend",),
+        "unblend": ("unblend",),
+        "measure": ("measure",),
+        "unproject": ("unproject", "finish_pose"),
+        "gather": ("gather",),
+        "loss": ("loss_moments", "loss_compare", "loss_gradient"),
+    },
+)
 
 
 class Kernels(Protocol):
@@ -72,8 +104,8 @@ def require(device: torch.device | str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def compile_unit(unit: str, arch: str, macros: Macros = ()) -> bytes:
-    """A cubin of native/UNIT.cu for an architecture such as sm_90; needs NVRTC, no GPU.
+def compile_unit(unit: str, arch: str, macros: Macros = (), library: Library = LIBRARY) -> bytes:
+    """A cubin of UNIT.cu for an architecture such as sm_90; needs NVRTC, no GPU.
 
     Raises ValueError where NVRTC is missing or refuses the source.
     """
@@ -82,28 +114,28 @@ def compile_unit(unit: str, arch: str, macros: Macros = ()) -> bytes:
         name=f"{unit}.cu",
         arch=arch,
         std="c++17",
-        include_path=[str(NATIVE), str(NATIVE / "nvrtc")],
+        include_path=[str(path) for path in (library.folder, NATIVE, NATIVE / "nvrtc")],
         define_macro=["FIELDPRESS_CUDA", *((name, str(value)) for name, value in macros)],
         device_as_default_execution_space=True,
         ftz=True,  # exp2 in one instruction; no alpha that is drawn is subnormal.
     )
-    source = (NATIVE / f"{unit}.cu").read_text(encoding="utf-8")
+    source = (library.folder / f"{unit}.cu").read_text(encoding="utf-8")
     try:
         return bytes(core.Program(source, "c++", options).compile("cubin").code)
     except Exception as error:  # cuda-core has no one class for what NVRTC says.
         raise ValueError(f"{unit}.cu for {arch}: NVRTC refused it: {error}") from error
 
 
-def cached_unit(unit: str, arch: str, macros: Macros = ()) -> bytes:
+def cached_unit(unit: str, arch: str, macros: Macros = (), library: Library = LIBRARY) -> bytes:
     """`compile_unit`, from the user's cache where it has been compiled before."""
-    path = cache_folder() / f"{unit}-{arch}-{_digest(unit, arch, macros)}.cubin"
+    path = cache_folder() / f"{unit}-{arch}-{_digest(unit, arch, macros, library)}.cubin"
     try:
         stored = path.read_bytes()
         if stored[:32] == hashlib.sha256(stored[32:]).digest():
             return stored[32:]
     except OSError:
         pass
-    code = compile_unit(unit, arch, macros)
+    code = compile_unit(unit, arch, macros, library)
     _store(path, hashlib.sha256(code).digest() + code)
     return code
 
@@ -125,15 +157,11 @@ def _store(path: Path, data: bytes) -> None:
         pass
 
 
-def _digest(unit: str, arch: str, macros: Macros) -> str:
+def _digest(unit: str, arch: str, macros: Macros, library: Library = LIBRARY) -> str:
     """Changes with all that the machine code depends on."""
     nvrtc = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
     whole = hashlib.sha256(repr((arch, macros, tuple(map(str, nvrtc)))).encode())
-    for path in (
-        NATIVE / f"{unit}.cu",
-        *sorted(NATIVE.glob("*.h")),
-        *sorted(NATIVE.glob("nvrtc/*")),
-    ):
+    for path in library.sources(unit):
         whole.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return whole.hexdigest()[:24]
 
@@ -174,8 +202,8 @@ class _Stream:
 class DeviceKernels:
     """Compiles each unit for the device when it is first launched."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, library: Library = LIBRARY) -> None:
+        self.device, self.library = device, library
         properties = torch.cuda.get_device_properties(device)
         self.processors = properties.multi_processor_count
         self.arch = f"sm_{properties.major}{properties.minor}"
@@ -206,13 +234,14 @@ class DeviceKernels:
         self._core.launch(stream, shape, found, *arguments)
 
     def _load(self, kernel: str, macros: Macros) -> Any:
-        unit = UNIT_OF[kernel]
-        module = self._core.ObjectCode.from_cubin(cached_unit(unit, self.arch, macros))
-        for name in UNITS[unit]:
+        unit = self.library.unit_of[kernel]
+        code = cached_unit(unit, self.arch, macros, self.library)
+        module = self._core.ObjectCode.from_cubin(code)
+        for name in self.library.units[unit]:
             self._kernels[name, macros] = module.get_kernel(name)
         return self._kernels[kernel, macros]
 
 
-def kernels_on(device: torch.device) -> DeviceKernels:
+def kernels_on(device: torch.device, library: Library = LIBRARY) -> DeviceKernels:
     """The kernels of a GPU; ValueError with one sentence where it cannot be used."""
-    return DeviceKernels(require(device))
+    return DeviceKernels(require(device), library)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import _native
+from .elsewhere import Elsewhere, elsewhere_for
 from .sh import basis_count
 
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
@@ -116,7 +117,8 @@ def rasterize(
         height: image rows.
         options: everything else.
 
-    All tensors lie on one device, the CPU or a CUDA GPU, which then does the work.
+    All tensors lie on one device, the CPU or a CUDA GPU, which then does the work (but see
+    `elsewhere.drawing_on`).
 
     Returns:
         Image [C, H, W, channels], alpha [C, H, W, 1], and a dict: width, height, n_cameras,
@@ -128,6 +130,10 @@ def rasterize(
     Raises:
         ValueError: a shape, dtype, device or value that does not fit, by argument.
     """
+    there = elsewhere_for(means)
+    if there is not None:
+        tensors = (means, quats, scales, opacities, colors, viewmats, Ks)
+        return _drawn(there, tensors, width, height, options)
     call = _Call(Ks, width, height, options)
     inputs = (means, quats, scales, opacities, colors, options.backgrounds, viewmats)
     if torch.is_grad_enabled() and any(_has_grad(t) for t in (*inputs, Ks)):
@@ -137,6 +143,18 @@ def rasterize(
     else:
         image, alpha = call.draw(inputs)[1]
     return image, alpha, call.meta
+
+
+def _drawn(
+    there: Elsewhere, tensors: tuple[Any, ...], width: int, height: int, options: RasterOptions
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """`rasterize` on another device; what comes of it comes back."""
+    home = tensors[0].device
+    given = there.copies_of(tensors)
+    options = replace(options, backgrounds=there.copy_of(options.backgrounds))
+    image, alpha, meta = rasterize(*given, width=width, height=height, options=options)
+    back = {k: v.to(home) if isinstance(v, Tensor) else v for k, v in meta.items()}
+    return image.to(home), alpha.to(home), back
 
 
 def _has_grad(value: Tensor | None) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, cuda, loss_cuda
+from . import _native, cuda, loss_cuda, ordered_cuda
 
 LAYOUT = _native.CUDA
 BLOCK = LAYOUT["block"]
@@ -169,7 +169,8 @@ class Backend:
     ) -> tuple[()]:  # fmt: skip
         """`_native.render_backward`; nobody waits for the device to tell seconds.
 
-        Tiles add to a splat in whatever order they come: the last bits of two runs differ.
+        Tiles add to a splat in whatever order they come: the last bits of two runs differ, unless
+        torch.use_deterministic_algorithms was asked for.
         """
         for grad in gradients:
             if grad is not None:
@@ -194,7 +195,13 @@ class Backend:
                 "pose": 0 if of_viewmats is None else _at(poses, c),
                 "viewmat_grad": _at(of_viewmats, c),
             }
-            self._unblend(shot, fields, frames.kept.pop(c), channels)
+            buffers = frames.kept.pop(c)
+            if torch.are_deterministic_algorithms_enabled():
+                background = None if of_backgrounds is None else sums[c]
+                pose = None if of_viewmats is None else poses[c]
+                ordered_cuda.unblend(self, shot, fields, buffers, channels, background, pose)
+            else:
+                self._unblend(shot, fields, buffers, channels)
         if of_backgrounds is not None:
             of_backgrounds.copy_(sums)
         return ()
@@ -221,7 +228,7 @@ class Backend:
         address, launch = frame.data_ptr(), self.kernels.launch
         macros = (("FIELDPRESS_CHANNELS", channels),)
         launch("unblend", shot.tiles, BLOCK, address, macros=macros)
-        launch("unproject", self._blocks(buffers.splats), BLOCK, address)
+        launch("unproject", self.blocks(buffers.splats), BLOCK, address)
         if fields["pose"]:
             launch("finish_pose", 1, 1, address)
 
@@ -283,25 +290,25 @@ class Backend:
     def _project(self, shot: Shot, frame: int, buffers: Buffers, details: bool) -> None:
         launch, decoder = self.kernels.launch, shot.decoder
         launch("prepare_camera", 1, 1, frame, macros=decoder)
-        launch("project", self._blocks(shot.scene["count"]), BLOCK, frame, macros=decoder)
+        launch("project", self.blocks(shot.scene["count"]), BLOCK, frame, macros=decoder)
         self._sort(frame, False, LAYOUT["sort_passes"], buffers.splats)
         if details:
-            launch("write_details", self._blocks(buffers.splats), BLOCK, frame, macros=decoder)
-        launch("emit", self._blocks(buffers.splats), BLOCK, frame)
+            launch("write_details", self.blocks(buffers.splats), BLOCK, frame, macros=decoder)
+        launch("emit", self.blocks(buffers.splats), BLOCK, frame)
 
     def _list(self, shot: Shot, frame: int, buffers: Buffers) -> None:
         self._sort(frame, True, _native.cuda_passes(shot.tiles), buffers.pairs)
-        self.kernels.launch("find_ranges", self._blocks(buffers.pairs), BLOCK, frame)
+        self.kernels.launch("find_ranges", self.blocks(buffers.pairs), BLOCK, frame)
 
     def _sort(self, frame: int, of_tiles: bool, passes: int, room: int) -> None:
         launch, which = self.kernels.launch, int(of_tiles)
-        launch("sort_count", self._blocks(room), BLOCK, frame, which)
+        launch("sort_count", self.blocks(room), BLOCK, frame, which)
         launch("sort_begin", passes, BLOCK, frame, which)
-        blocks = self._blocks(room, LAYOUT["sort_part"])
+        blocks = self.blocks(room, LAYOUT["sort_part"])
         for number in range(passes):
             launch("sort_pass", blocks, BLOCK, frame, which, number)
 
-    def _blocks(self, items: int, each: int = BLOCK) -> int:
+    def blocks(self, items: int, each: int = BLOCK) -> int:
         """Blocks that go on until nothing is left: no more than the device runs at once."""
         return max(1, min(WAVES * self.kernels.processors, -(-items // each)))
 

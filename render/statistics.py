@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .elsewhere import elsewhere_for
 from .splat import DEFAULTS, RasterOptions, backend_of, checked_scene, native_settings
 
 
@@ -51,6 +52,12 @@ def statistics(
     options those about geometry and opacity matter; in antialiased mode the opacity summed is the
     compensated one.
     """
+    there = elsewhere_for(means)
+    if there is not None:
+        tensors = (means, quats, scales, opacities, viewmats, Ks)
+        given = there.copies_of(tensors)
+        found = statistics(*given, width=width, height=height, options=options)
+        return SplatStatistics(**{k: v.to(means.device) for k, v in vars(found).items()})
     gaussians, cameras = checked_scene(means, quats, scales, opacities, viewmats, Ks)
     settings = native_settings(width, height, options)
     n, device = len(means), means.device

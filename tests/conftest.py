@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import hashlib
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from fieldpress.viewer.server import Server
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+NOT_COMPILED = 77  # Exit status of a check.
 REST = {0: 0, 1: 3, 2: 8, 3: 15, 4: 24}
 
 
@@ -202,25 +205,29 @@ def serving() -> Callable[..., contextlib.AbstractContextManager[tuple[Server, l
 class EmulatedKernels:
     """`cuda.Kernels` on the CPU: g++ compiles the CUDA sources behind native/cuda_emulation.h."""
 
-    def __init__(self, folder: Path, native: Path = cuda.NATIVE, order: int = 0) -> None:
+    def __init__(self, folder: Path, library: cuda.Library = cuda.LIBRARY, order: int = 0) -> None:
         self.device, self.processors = torch.device("cpu"), 1
-        self.folder, self.native, self.order = folder, native, order
+        self.folder, self.library, self.order = folder, library, order
+        self.includes = (library.folder, cuda.NATIVE / "nvrtc", cuda.NATIVE)
         self._loaded: dict[tuple[str, cuda.Macros], ctypes.CDLL] = {}
 
     def launch(
         self, kernel: str, blocks: int, threads: int, *arguments: int, macros: cuda.Macros = ()
     ) -> None:
-        library = self.load(cuda.UNIT_OF.get(kernel, kernel), macros)
-        packed = (ctypes.c_uint64 * 4)(*arguments)
-        if library.emulate(getattr(library, kernel), blocks, threads, packed, self.order):
+        loaded = self.load(self.library.unit_of.get(kernel, kernel), macros)
+        packed = (ctypes.c_uint64 * 8)(*arguments)
+        if loaded.emulate(getattr(loaded, kernel), blocks, threads, packed, self.order):
             raise RuntimeError(f"{kernel}: threads wait for each other for ever")
 
-    def source(self, name: str, seen: set[str]) -> str:
+    def source(self, name: str, seen: set[Path]) -> str:
         """A file and all that it includes, each once."""
-        seen.add(name)
-        text = (self.native / name).read_text()
+        path = next(at / name for at in self.includes if (at / name).exists()).resolve()
+        if path in seen:
+            return ""
+        seen.add(path)
+        text = path.read_text()
         headers = [h for h in re.findall(r'#include "(.*)"', text) if h != "simd.h"]
-        return text + "".join(self.source(h, seen) for h in headers if h not in seen)
+        return text + "".join(self.source(h, seen) for h in headers)
 
     def load(self, unit: str, macros: cuda.Macros) -> ctypes.CDLL:
         if (unit, macros) not in self._loaded:
@@ -230,8 +237,8 @@ class EmulatedKernels:
                 defines = ["FIELDPRESS_CUDA", *(f"{k}={v}" for k, v in macros)]
                 command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-x", "c++"]
                 command += [f"-D{define}" for define in defines]
-                command += [f"-I{self.native}", f"-I{cuda.NATIVE}/nvrtc", f"-I{cuda.NATIVE}"]
-                command += ["-include", "cuda_emulation.h", str(self.native / f"{unit}.cu")]
+                command += [f"-I{include}" for include in self.includes]
+                command += ["-include", "cuda_emulation.h", str(self.library.folder / f"{unit}.cu")]
                 subprocess.run([*command, "-o", str(path)], check=True)
             self._loaded[unit, macros] = ctypes.CDLL(str(path))
         return self._loaded[unit, macros]
@@ -239,11 +246,53 @@ class EmulatedKernels:
 
 @pytest.fixture(scope="session")
 def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EmulatedKernels]:
-    """A factory: emulate(native=cuda.NATIVE, order=0), kernels from those sources on the CPU.
+    """A factory: emulate(library=cuda.LIBRARY, order=0), kernels from those sources on the CPU.
 
     order: in which the threads of a block are run; what depends on it is a race.
     """
     if shutil.which("g++") is None:
         pytest.skip("no g++ to compile the CUDA sources for the CPU")
     folder = tmp_path_factory.mktemp("emulated")
-    return lambda native=cuda.NATIVE, order=0: EmulatedKernels(folder, native, order)
+    return lambda library=cuda.LIBRARY, order=0: EmulatedKernels(folder, library, order)
+
+
+def _outcome(check: Callable[[], object]) -> int:
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        status = 1
+        try:
+            check()
+            status = 0
+        except subprocess.CalledProcessError:
+            status = NOT_COMPILED
+        finally:
+            os._exit(status)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == NOT_COMPILED:
+        raise RuntimeError("the sources do not compile: nothing was checked")
+    return code
+
+
+@pytest.fixture(scope="session")
+def outcome() -> Callable[[Callable[[], object]], int]:
+    """outcome(check), 0 where the check holds.
+
+    It runs in a process of its own, which a stray address may end.
+    """
+    return _outcome
+
+
+def _mutated(library: cuda.Library, folder: Path, file: str, old: str, new: str) -> cuda.Library:
+    native = folder / "native"
+    shutil.copytree(library.folder, native)
+    source = (native / file).read_text()
+    assert source.count(old) == 1
+    (native / file).write_text(source.replace(old, new))
+    return replace(library, folder=native)
+
+
+@pytest.fixture(scope="session")
+def mutated() -> Callable[..., cuda.Library]:
+    """mutated(library, folder, file, old, new), the same sources with one place changed."""
+    return _mutated

@@ -5,19 +5,37 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from fieldpress.fields import encoding_cuda
 from fieldpress.render import cuda
 from fieldpress.render.splat import RasterOptions, rasterize
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 CHANNELS = [("FIELDPRESS_CHANNELS", 3)]
-VARIANTS = [(unit, tuple(CHANNELS) if "blend" in unit else ()) for unit in cuda.UNITS] + [
-    ("blend", (("FIELDPRESS_CHANNELS", 33),)),
-    ("unblend", (("FIELDPRESS_CHANNELS", 33),)),
+VARIANTS = [
+    (cuda.LIBRARY, unit, tuple(CHANNELS) if "blend" in unit else ()) for unit in cuda.LIBRARY.units
 ]
+VARIANTS += [(cuda.LIBRARY, unit, (("FIELDPRESS_CHANNELS", 33),)) for unit in ("blend", "unblend")]
+ORDERED = (("FIELDPRESS_CHANNELS", 3), ("FIELDPRESS_ORDERED", 1))
+VARIANTS += [(cuda.LIBRARY, unit, ORDERED) for unit in ("unblend", "unproject")]
+KIND = {"DIMS": 3, "FEATURES": 2, "LATTICE": 2, "STORAGE": 0}
+NETWORK = {"LEVELS": 10, "NEURONS": 32, "HIDDEN": 1, "OUTPUTS": 16}
+HEAD = {"HEAD_NEURONS": 32, "HEAD_HIDDEN": 2}
+WIDEST = {"DIMS": 4, "FEATURES": 8, "LATTICE": 0, "STORAGE": 1}
+PICTURE = {"DIMS": 2, "LEVELS": 16, "NEURONS": 64, "HIDDEN": 2, "OUTPUTS": 3}
+VARIANTS += [
+    (encoding_cuda.LIBRARY, unit, tuple((f"FIELDPRESS_{k}", v) for k, v in macros.items()))
+    for unit, macros in [
+        ("encode", KIND), ("encode", WIDEST), ("scatter", KIND), ("scatter", WIDEST),
+        ("slope", KIND), ("slope", WIDEST), ("adam", {}), ("march", {}),
+        ("network", KIND | NETWORK), ("network", KIND | PICTURE),
+        ("radiance", KIND | NETWORK | HEAD),
+    ]
+]  # fmt: skip
 
 
 def nvrtc_is_missing() -> bool:
@@ -37,19 +55,28 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a 
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize(("unit", "macros"), VARIANTS, ids=lambda value: str(value))
-def test_every_source_compiles(unit, macros, arch):
-    code = cuda.compile_unit(unit, arch, macros)
+@pytest.mark.parametrize(
+    ("library", "unit", "macros"),
+    VARIANTS,
+    ids=[f"{unit}{i}" for i, (_, unit, _) in enumerate(VARIANTS)],
+)
+def test_every_source_compiles(library, unit, macros, arch):
+    code = cuda.compile_unit(unit, arch, macros, library)
     assert code[:4] == b"\x7fELF"
-    assert all(name.encode() in code for name in cuda.UNITS[unit])
+    assert all(name.encode() in code for name in library.units[unit])
+
+
+def test_no_source_is_left_out():
+    for library in (cuda.LIBRARY, encoding_cuda.LIBRARY):
+        assert {path.stem for path in library.folder.glob("*.cu")} == set(library.units)
+        assert set(library.units) == {unit for of, unit, _ in VARIANTS if of is library}
 
 
 @needs_nvrtc
-def test_a_source_that_is_wrong_is_one_error(monkeypatch, tmp_path):
+def test_a_source_that_is_wrong_is_one_error(tmp_path):
     (tmp_path / "sort.cu").write_text("extern no_such_type x;")
-    monkeypatch.setattr(cuda, "NATIVE", tmp_path)
     with pytest.raises(ValueError, match=r"sort\.cu for sm_90: NVRTC refused it"):
-        cuda.compile_unit("sort", "sm_90")
+        cuda.compile_unit("sort", "sm_90", (), replace(cuda.LIBRARY, folder=tmp_path))
 
 
 @needs_nvrtc
@@ -57,7 +84,7 @@ def test_the_cache_spares_compiling_and_survives_damage(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls = []
 
-    def compiled(unit, arch, macros=()):
+    def compiled(unit, arch, macros, library):
         calls.append((unit, arch, macros))
         return f"{unit} {arch} {macros}".encode()
 
@@ -78,19 +105,13 @@ def test_the_cache_spares_compiling_and_survives_damage(monkeypatch, tmp_path):
 
 
 @needs_nvrtc
-def test_a_changed_header_is_compiled_anew(monkeypatch, tmp_path):
-    before = cuda._digest("sort", "sm_90", ())
-    for path in cuda.NATIVE.glob("*.h"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+def test_a_changed_header_is_compiled_anew(tmp_path):
+    changed = replace(cuda.LIBRARY, folder=tmp_path)
     (tmp_path / "sort.cu").write_bytes((cuda.NATIVE / "sort.cu").read_bytes())
-    (tmp_path / "nvrtc").mkdir()
-    for path in cuda.NATIVE.glob("nvrtc/*"):
-        (tmp_path / "nvrtc" / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(cuda, "NATIVE", tmp_path)
-    assert cuda._digest("sort", "sm_90", ()) == before
-    with (tmp_path / "warp.h").open("a") as file:
-        file.write("\n")
-    assert cuda._digest("sort", "sm_90", ()) != before
+    before = cuda._digest("sort", "sm_90", (), changed)
+    assert before == cuda._digest("sort", "sm_90", ())
+    (tmp_path / "warp.h").write_bytes((cuda.NATIVE / "warp.h").read_bytes() + b"\n")
+    assert cuda._digest("sort", "sm_90", (), changed) != before
 
 
 @needs_nvrtc

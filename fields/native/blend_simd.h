@@ -1,7 +1,7 @@
 // Weighted sums of table rows, by how rows lie in memory. Included only by *_simd.cpp.
 #pragma once
 
-#include "lattice_simd.h"
+#include "blocks_simd.h"
 
 namespace fieldpress::fields::FIELDPRESS_ISA {
 
@@ -95,11 +95,6 @@ inline void blend_features(const void* rows, int features, const Corners& at, in
   if (features == 1) return blend_rows<S, 1>(rows, at, corners, out);
   if (features == 4) return blend_rows<S, 4>(rows, at, corners, out);
   blend_rows<S, 8>(rows, at, corners, out);
-}
-
-// Bytes of a row times 8.
-constexpr int64_t bits_of(Storage storage) {
-  return storage == Storage::f32 ? 32 : storage == Storage::f16 ? 16 : storage == Storage::i8 ? 8 : 1;
 }
 
 FP_INLINE const char* level_rows(const Grid& grid, const Table& table, const Level& level) {

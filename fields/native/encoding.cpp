@@ -100,12 +100,13 @@ Grid make_grid(int dims, int features, const std::string& lattice,
       rows.size() != scales.size())
     throw std::invalid_argument("levels: expected 1 to 32 of scales, sides and rows alike");
   fill_lift(dims, grid.lift);
+  grid.count = static_cast<int>(scales.size());
   int64_t first = 0;
   for (size_t l = 0; l < scales.size(); ++l) {
     Level level = make_level(dims, grid.lattice, scales[l], sides[l], rows[l]);
     level.first = first;
     first += level.rows;
-    grid.levels.push_back(level);
+    grid.levels[l] = level;
   }
   return grid;
 }
@@ -121,10 +122,9 @@ void encode(const Grid& grid, const Table& table, const float* points, int64_t c
 void scatter(const Grid& grid, const float* points, int64_t count, const float* upstream,
              int threads, float* grad, uint8_t* touched, const Moments* moments) {
   const Kernels run = kernels();
-  const int levels = static_cast<int>(grid.levels.size());
-  const int groups = std::clamp(threads, 1, levels);  // Of levels: no row has two writers.
+    const int groups = std::clamp(threads, 1, grid.count);  // Of levels: no row has two writers.
   render::parallel(threads, groups, [&](int i) {
-    run.scatter(grid, levels * i / groups, levels * (i + 1) / groups, points, count, upstream,
+    run.scatter(grid, grid.count * i / groups, grid.count * (i + 1) / groups, points, count, upstream,
                 grad, touched, moments);
   });
   if (moments) adam(*moments, threads, grad, touched);  // Lines that two levels share.

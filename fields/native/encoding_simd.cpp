@@ -1,7 +1,6 @@
 // Encoding, its gradients, and the optimiser that visits only what they touched: one copy per
 // instruction set.
 #include <algorithm>
-#include <type_traits>
 #include <utility>
 
 #include "blend_simd.h"
@@ -82,7 +81,7 @@ struct Encode {
     const int64_t row_bits = grid.features * bits_of(table.storage);
     const Axes<N> axes(points, count);
     alignas(64) float values[BLOCK * MAX_FEATURES];
-    walk<N, L>(grid, 0, static_cast<int>(grid.levels.size()), axes, count,
+    walk<N, L>(grid, 0, grid.count, axes, count,
                static_cast<const char*>(table.rows), row_bits,
                [&](size_t level, int64_t first, int size, const Corners& at) {
                  blend(grid, table, level, at, corners_of<N, L>(), values);
@@ -189,40 +188,6 @@ struct Scatter {
   }
 };
 
-// d value / d part_i of the cell, from the products of each corner's row with the upstream.
-template <int N>
-FP_INLINE void cube_slopes(const Cell<N>& cell, const float (&dots)[MAX_CORNERS][BLOCK], int lane,
-                           Floats (&slopes)[N]) {
-  constexpr int V = 1 << N;
-  for (int axis = 0; axis < N; ++axis) {
-    Floats sum[V];
-    for (int v = 0; v < V; ++v) sum[v] = load<Floats>(dots[v] + lane);
-    for (int i = N - 1; i >= 0; --i) {  // The highest axis first: halves lie together.
-      const int half = 1 << i;
-      for (int v = 0; v < half; ++v) {
-        const Floats rise = sum[v + half] - sum[v];
-        sum[v] = i == axis ? rise : sum[v] + cell.part[i] * rise;
-      }
-    }
-    slopes[axis] = sum[0];
-  }
-}
-
-// Along the axis of rank r the value goes from corner r to corner r + 1.
-template <int N>
-FP_INLINE void simplex_slopes(const Cell<N>& cell, const float (&dots)[MAX_CORNERS][BLOCK],
-                              int lane, Floats (&slopes)[N]) {
-  Words ranks[N];
-  rank<N>(cell.part, ranks);
-  for (int i = 0; i < N; ++i) {
-    slopes[i] = Floats{};
-    for (int k = 0; k < N; ++k) {
-      const Floats rise = load<Floats>(dots[k + 1] + lane) - load<Floats>(dots[k] + lane);
-      slopes[i] += where(reinterpret_cast<Ints>(ranks[i] == static_cast<uint32_t>(k)), rise);
-    }
-  }
-}
-
 struct Slope {
   const Grid& grid;
   const float* table;
@@ -251,23 +216,13 @@ struct Slope {
   void add(const Level& level, const Axes<N>& axes, int64_t first, const Dots& dots,
            float* sums) const {
     for (int lane = 0; lane < BLOCK; lane += LANES) {
-      const Cell<N> cell = locate<N, L>(grid, level, axes, first + lane);
-      Floats slopes[N];
-      if constexpr (L == Lattice::grid)
-        cube_slopes<N>(cell, dots, lane, slopes);
-      else
-        simplex_slopes<N>(cell, dots, lane, slopes);
-      Floats all_axes{};
-      for (int i = 0; i < N; ++i) all_axes += slopes[i];
+      const Cell<N> cell = locate<N, L>(grid, level, axes.at(first + lane));
+      Floats of_corners[corners_of<N, L>()], slopes[N];
+      for (int v = 0; v < corners_of<N, L>(); ++v) of_corners[v] = load<Floats>(dots[v] + lane);
+      point_slopes<N, L>(grid, level, cell, of_corners, slopes);
       for (int j = 0; j < N; ++j) {
-        Floats d = slopes[j];
-        if constexpr (L == Lattice::simplex) d += SKEW[N] * all_axes;
-        if constexpr (L == Lattice::permuto) {
-          d = Floats{};
-          for (int i = 0; i < N; ++i) d += grid.lift[i][j] * slopes[i];
-        }
         float* to = sums + j * BLOCK + lane;
-        store(to, load<Floats>(to) + level.scale * d);
+        store(to, load<Floats>(to) + slopes[j]);
       }
     }
   }
@@ -278,7 +233,7 @@ struct Slope {
     alignas(64) Dots dots;
     const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     std::vector<float> sums(static_cast<size_t>(blocks * BLOCK * N));
-    walk<N, L>(grid, 0, static_cast<int>(grid.levels.size()), axes, count,
+    walk<N, L>(grid, 0, grid.count, axes, count,
                reinterpret_cast<const char*>(table), 32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];

@@ -1,46 +1,43 @@
-// Where points lie in a lattice: corners, weights, rows. Included only by *_simd.cpp.
+// Where points lie in a lattice: cells, corners, weights, rows, slopes. On the CPU a lane a point,
+// included only by *_simd.cpp; in a CUDA thread one point.
 #pragma once
 
-#include "../../render/native/simd.h"
-#include "encoding.h"
+#include "../../render/native/lanes.h"
+#include "grid.h"
 
 namespace fieldpress::fields::FIELDPRESS_ISA {
 
 using namespace fieldpress::render::FIELDPRESS_ISA;
 
+#ifdef FIELDPRESS_CUDA
+using Words = uint32_t;
+FP_INLINE Ints truncated(Floats x) { return static_cast<Ints>(x); }
+FP_INLINE Floats as_floats(Ints x) { return static_cast<Floats>(x); }
+FP_INLINE Words as_words(Ints x) { return static_cast<Words>(x); }
+FP_INLINE Words one_where(bool mask) { return mask ? 1u : 0u; }
+FP_INLINE Ints one_less_where(bool mask, Ints x) { return mask ? x - 1 : x; }
+FP_INLINE bool as_mask(bool mask) { return mask; }
+#else
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+FP_INLINE Ints truncated(Floats x) { return __builtin_convertvector(x, Ints); }
+FP_INLINE Floats as_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+FP_INLINE Words as_words(Ints x) { return reinterpret_cast<Words>(x); }
+FP_INLINE Words one_where(Ints mask) { return -reinterpret_cast<Words>(mask); }
+FP_INLINE Ints one_less_where(Ints mask, Ints x) { return x + mask; }
+template <typename M>
+FP_INLINE Ints as_mask(M mask) {
+  return reinterpret_cast<Ints>(mask);
+}
+#endif
 
 template <int N, Lattice L>
 constexpr int corners_of() {
   return L == Lattice::grid ? 1 << N : N + 1;
 }
 
-// Coordinates by axis, clamped; filled up with zeros to whole blocks, so that every lane holds a
-// number.
 template <int N>
-class Axes {
- public:
-  Axes(const float* points, int64_t count) {
-    const int64_t padded = (count + BLOCK - 1) / BLOCK * BLOCK;
-    values_.resize(static_cast<size_t>(padded * N));
-    for (int i = 0; i < N; ++i) {
-      axis_[i] = values_.data() + padded * i;
-      for (int64_t p = 0; p < count; ++p) {
-        const float x = points[p * N + i];  // Compared with 0 first: NaN becomes 0.
-        axis_[i][p] = least(most(x, 0.0f), 1.0f);
-      }
-    }
-  }
-  Floats at(int axis, int64_t point) const { return load<Floats>(axis_[axis] + point); }
-
- private:
-  std::vector<float> values_;
-  float* axis_[N];
-};
-
-struct Corners {
-  alignas(64) uint32_t row[MAX_CORNERS][BLOCK];
-  alignas(64) float weight[MAX_CORNERS][BLOCK];
+struct Point {
+  Floats x[N];  // In [0, 1].
 };
 
 template <int N>
@@ -53,18 +50,17 @@ struct Cell {
 // goes up.
 template <Lattice L>
 FP_INLINE Words floor_of(Floats x, Floats& part) {
-  Ints whole = __builtin_convertvector(x, Ints);
-  if constexpr (L == Lattice::permuto) whole += __builtin_convertvector(whole, Floats) > x;
-  part = x - __builtin_convertvector(whole, Floats);
-  return reinterpret_cast<Words>(whole);
+  Ints whole = truncated(x);
+  if constexpr (L == Lattice::permuto) whole = one_less_where(as_floats(whole) > x, whole);
+  part = x - as_floats(whole);
+  return as_words(whole);
 }
 
 template <int N, Lattice L>
-FP_INLINE Cell<N> locate(const Grid& grid, const Level& level, const Axes<N>& axes, int64_t point) {
+FP_INLINE Cell<N> locate(const Grid& grid, const Level& level, const Point<N>& point) {
   Floats u[N], y[N];
   for (int i = 0; i < N; ++i)
-    u[i] = plus_product(all<Floats>(LEVEL_SHIFT), all<Floats>(level.scale),
-                        axes.at(i, point));
+    u[i] = plus_product(all<Floats>(LEVEL_SHIFT), all<Floats>(level.scale), point.x[i]);
   if constexpr (L == Lattice::simplex) {
     Floats sum = u[0] + u[1];
     for (int i = 2; i < N; ++i) sum += u[i];
@@ -100,31 +96,34 @@ FP_INLINE void rank(const Floats (&part)[N], Words (&ranks)[N]) {
   for (int i = 0; i < N; ++i) ranks[i] = Words{};
   for (int i = 0; i < N; ++i)
     for (int j = i + 1; j < N; ++j) {
-      const Words later = reinterpret_cast<Words>(part[i] >= part[j]);  // -1: j comes after i.
-      ranks[j] -= later;
-      ranks[i] += later + 1;
+      const Words later = one_where(part[i] >= part[j]);
+      ranks[j] += later;
+      ranks[i] += 1u - later;
     }
+}
+
+FP_INLINE void exchange(Floats& a, Floats& b) {
+  const Floats high = most(a, b);
+  b = least(a, b);
+  a = high;
 }
 
 // Largest first, by a network of exchanges.
 template <int N>
 FP_INLINE void sort_down(Floats (&v)[N]) {
-  const auto exchange = [&v](int a, int b) __attribute__((always_inline)) {
-    const Floats high = most(v[a], v[b]);
-    v[b] = least(v[a], v[b]);
-    v[a] = high;
-  };
   if constexpr (N == 2) {
-    exchange(0, 1);
+    exchange(v[0], v[1]);
   } else if constexpr (N == 3) {
-    exchange(0, 1), exchange(1, 2), exchange(0, 1);
+    exchange(v[0], v[1]), exchange(v[1], v[2]), exchange(v[0], v[1]);
   } else {
-    exchange(0, 1), exchange(2, 3), exchange(0, 2), exchange(1, 3), exchange(1, 2);
+    exchange(v[0], v[1]), exchange(v[2], v[3]), exchange(v[0], v[2]), exchange(v[1], v[3]);
+    exchange(v[1], v[2]);
   }
 }
 
-template <int N, Index I>
-FP_INLINE void cube_corners(const Cell<N>& cell, const Level& level, int lane, Corners& to) {
+// Tells `use` the number, row and weight of each corner of a cube.
+template <int N, Index I, typename Use>
+FP_INLINE void cube_corners(const Cell<N>& cell, const Level& level, const Use& use) {
   constexpr int V = 1 << N;
   Words row[V];
   Floats weight[V];
@@ -142,24 +141,19 @@ FP_INLINE void cube_corners(const Cell<N>& cell, const Level& level, int lane, C
       weight[v] = weight[v] - weight[up];
     }
   }
-  for (int v = 0; v < V; ++v) {
-    store(to.row[v] + lane, reduce<I>(row[v], level.rows));
-    store(to.weight[v] + lane, weight[v]);
-  }
+  for (int v = 0; v < V; ++v) use(v, reduce<I>(row[v], level.rows), weight[v]);
 }
 
 template <int N, Index I>
-FP_INLINE void store_corner(const Words (&term)[N], uint32_t rows, Floats weight, uint32_t* row,
-                            float* to_weight) {
+FP_INLINE Words row_of(const Words (&term)[N], uint32_t rows) {
   Words sum = term[0];
   for (int i = 1; i < N; ++i) sum = join<I>(sum, term[i]);
-  store(row, reduce<I>(sum, rows));
-  store(to_weight, weight);
+  return reduce<I>(sum, rows);
 }
 
-// Corner k has taken one step along each of the k axes of the largest parts.
-template <int N, Index I>
-FP_INLINE void simplex_corners(const Cell<N>& cell, const Level& level, int lane, Corners& to) {
+// The same of a simplex: corner k has taken one step along each of the k axes of the largest parts.
+template <int N, Index I, typename Use>
+FP_INLINE void simplex_corners(const Cell<N>& cell, const Level& level, const Use& use) {
   Words term[N], last[N], ranks[N];
   Floats sorted[N];
   for (int i = 0; i < N; ++i) {
@@ -169,55 +163,74 @@ FP_INLINE void simplex_corners(const Cell<N>& cell, const Level& level, int lane
   }
   rank<N>(cell.part, ranks);
   sort_down<N>(sorted);
-  store_corner<N, I>(term, level.rows, 1.0f - sorted[0], to.row[0] + lane, to.weight[0] + lane);
+  use(0, row_of<N, I>(term, level.rows), 1.0f - sorted[0]);
   for (int k = 1; k < N; ++k) {
     for (int i = 0; i < N; ++i) term[i] = ranks[i] < static_cast<uint32_t>(k) ? last[i] : term[i];
-    store_corner<N, I>(term, level.rows, sorted[k - 1] - sorted[k], to.row[k] + lane,
-                       to.weight[k] + lane);
+    use(k, row_of<N, I>(term, level.rows), sorted[k - 1] - sorted[k]);
   }
-  store_corner<N, I>(last, level.rows, sorted[N - 1], to.row[N] + lane, to.weight[N] + lane);
+  use(N, row_of<N, I>(last, level.rows), sorted[N - 1]);
 }
 
-template <int N, Lattice L, Index I>
-FP_INLINE void place_block(const Grid& grid, const Level& level, const Axes<N>& axes, int64_t first,
-                           Corners& to) {
-  for (int lane = 0; lane < BLOCK; lane += LANES) {
-    const Cell<N> cell = locate<N, L>(grid, level, axes, first + lane);
-    if constexpr (L == Lattice::grid)
-      cube_corners<N, I>(cell, level, lane, to);
-    else
-      simplex_corners<N, I>(cell, level, lane, to);
-  }
+template <int N, Lattice L, Index I, typename Use>
+FP_INLINE void corners_of_cell(const Cell<N>& cell, const Level& level, const Use& use) {
+  if constexpr (L == Lattice::grid)
+    cube_corners<N, I>(cell, level, use);
+  else
+    simplex_corners<N, I>(cell, level, use);
 }
 
-// The rows and weights of the corners of the block of points that begins at `first`.
-template <int N, Lattice L>
-inline void place(const Grid& grid, const Level& level, const Axes<N>& axes, int64_t first,
-                  Corners& to) {
-  if constexpr (L == Lattice::permuto) {
-    place_block<N, L, Index::sum>(grid, level, axes, first, to);
-  } else if (level.index == Index::dense) {
-    place_block<N, L, Index::dense>(grid, level, axes, first, to);
-  } else {
-    place_block<N, L, Index::prime>(grid, level, axes, first, to);
-  }
-}
-
-// Calls what.template run<N, L>() of a grid's dimensions and lattice.
-template <typename What>
-inline void by_kind(const Grid& grid, const What& what) {
-  const auto of_dims = [&](auto n) {
-    constexpr int N = decltype(n)::value;
-    switch (grid.lattice) {
-      case Lattice::grid: return what.template run<N, Lattice::grid>();
-      case Lattice::kuhn: return what.template run<N, Lattice::kuhn>();
-      case Lattice::simplex: return what.template run<N, Lattice::simplex>();
-      case Lattice::permuto: return what.template run<N, Lattice::permuto>();
+// d value / d part_i of the cell, from the products of each corner's row with the upstream.
+template <int N>
+FP_INLINE void cube_slopes(const Cell<N>& cell, const Floats (&dots)[1 << N], Floats (&slopes)[N]) {
+  constexpr int V = 1 << N;
+  for (int axis = 0; axis < N; ++axis) {
+    Floats sum[V];
+    for (int v = 0; v < V; ++v) sum[v] = dots[v];
+    for (int i = N - 1; i >= 0; --i) {  // The highest axis first: halves lie together.
+      const int half = 1 << i;
+      for (int v = 0; v < half; ++v) {
+        const Floats rise = sum[v + half] - sum[v];
+        sum[v] = i == axis ? rise : sum[v] + cell.part[i] * rise;
+      }
     }
-  };
-  if (grid.dims == 2) return of_dims(std::integral_constant<int, 2>{});
-  if (grid.dims == 3) return of_dims(std::integral_constant<int, 3>{});
-  of_dims(std::integral_constant<int, 4>{});
+    slopes[axis] = sum[0];
+  }
+}
+
+// Along the axis of rank r the value goes from corner r to corner r + 1.
+template <int N>
+FP_INLINE void simplex_slopes(const Cell<N>& cell, const Floats (&dots)[N + 1],
+                              Floats (&slopes)[N]) {
+  Words ranks[N];
+  rank<N>(cell.part, ranks);
+  for (int i = 0; i < N; ++i) {
+    slopes[i] = Floats{};
+    for (int k = 0; k < N; ++k) {
+      const auto here = ranks[i] == static_cast<uint32_t>(k);
+      slopes[i] += where(as_mask(here), dots[k + 1] - dots[k]);
+    }
+  }
+}
+
+// d value / d x_j of a point, from the products of each corner's row with the upstream.
+template <int N, Lattice L>
+FP_INLINE void point_slopes(const Grid& grid, const Level& level, const Cell<N>& cell,
+                            const Floats (&dots)[corners_of<N, L>()], Floats (&found)[N]) {
+  Floats slopes[N], all_axes{};
+  if constexpr (L == Lattice::grid)
+    cube_slopes<N>(cell, dots, slopes);
+  else
+    simplex_slopes<N>(cell, dots, slopes);
+  for (int i = 0; i < N; ++i) all_axes += slopes[i];
+  for (int j = 0; j < N; ++j) {
+    Floats d = slopes[j];
+    if constexpr (L == Lattice::simplex) d += SKEW[N] * all_axes;
+    if constexpr (L == Lattice::permuto) {
+      d = Floats{};
+      for (int i = 0; i < N; ++i) d += grid.lift[i][j] * slopes[i];
+    }
+    found[j] = level.scale * d;
+  }
 }
 
 }  // namespace fieldpress::fields::FIELDPRESS_ISA

@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "encoding.h"
+#include "radiance.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -57,7 +58,7 @@ Table make_table(const Grid& grid, const nb::ndarray<nb::device::cpu, nb::c_cont
   const bool scaled = table.storage == Storage::i8 || table.storage == Storage::b1;
   expect(steps.has_value() == scaled, "steps");
   if (steps) {
-    expect(steps->size() == grid.levels.size(), "steps");
+    expect(steps->size() == static_cast<size_t>(grid.count), "steps");
     table.steps = steps->data();
   }
   return table;
@@ -92,7 +93,7 @@ void scatter_points(const Grid& grid, const In<float>& points, const In<float>& 
   const int64_t count = count_of(grid, points);
   expect(upstream.size() == points.shape(0) * static_cast<size_t>(grid.width()), "upstream");
   expect(grad.size() == size_of(grid), "grad");
-  expect(touched.size() == static_cast<size_t>(grid.lines()), "touched");
+  expect(touched.size() == static_cast<size_t>(lines_of(grid)), "touched");
   expect(arrays.has_value() == numbers.has_value(), "moments");
   Moments moments{};
   if (arrays) moments = make_moments(*arrays, *numbers, size_of(grid));
@@ -135,8 +136,16 @@ NB_MODULE(_native, m) {
   nb::class_<Grid>(m, "Grid")
       .def(nb::new_(&make_grid), "dims"_a, "features"_a, "lattice"_a, "scales"_a, "sides"_a,
            "rows"_a)
+      .def_prop_ro("dims", [](const Grid& grid) { return grid.dims; })
+      .def_prop_ro("features", [](const Grid& grid) { return grid.features; })
+      .def_prop_ro("lattice", [](const Grid& grid) { return static_cast<int>(grid.lattice); })
+      .def_prop_ro("levels", [](const Grid& grid) { return grid.count; })
+      .def_prop_ro("data",  // What CUDA kernels read.
+                   [](const Grid& grid) {
+                     return nb::bytes(reinterpret_cast<const char*>(&grid), sizeof grid);
+                   })
       .def_prop_ro("rows", [](const Grid& grid) { return grid.rows(); })
-      .def_prop_ro("lines", [](const Grid& grid) { return grid.lines(); });
+      .def_prop_ro("lines", [](const Grid& grid) { return lines_of(grid); });
   m.def("encode", &encode_points, "grid"_a, "table"_a.noconvert(), "steps"_a.noconvert().none(),
         "points"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
   m.def("scatter", &scatter_points, "grid"_a, "points"_a.noconvert(), "upstream"_a.noconvert(),
@@ -149,6 +158,14 @@ NB_MODULE(_native, m) {
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);
+  m.attr("RADIANCE_SH_DEGREE") = RADIANCE_SH_DEGREE;
+  m.attr("GEOMETRY") = GEOMETRY;
+  m.attr("CELL_SIDE") = CELL_SIDE;
+  m.attr("MARCH") = MARCH;
+  m.attr("STEP") = STEP;
+  m.attr("MIDDLE") = MIDDLE;
+  m.attr("MAX_LOG_DENSITY") = MAX_LOG_DENSITY;
+  m.attr("LEAST_DIRECTION") = LEAST_DIRECTION;
   m.attr("MAX_LEVELS") = MAX_LEVELS;
   m.attr("ROW_GROUP") = ROW_GROUP;
   m.attr("PRIMES") = nb::make_tuple(PRIMES[0], PRIMES[1], PRIMES[2], PRIMES[3]);

@@ -4,7 +4,7 @@
 // what then differs is a race.
 //
 // The subset: one dimension, warps of 32, whole warps, collectives that every lane of the warp takes
-// part in (masks are all ones), static shared memory, arguments of eight bytes.
+// part in (masks are all ones), static shared memory, up to eight arguments of eight bytes.
 #pragma once
 
 #include <setjmp.h>
@@ -47,6 +47,10 @@ constexpr unsigned WARP = 32, MOST_THREADS = 1024;
 constexpr size_t STACK_BYTES = 128 << 10;
 constexpr int MOST_IDLE_ROUNDS = 1000;  // Every fibre waits, again and again: for nobody.
 
+// More arguments than a kernel takes do it no harm.
+constexpr size_t MOST_ARGUMENTS = 8;
+typedef void Kernel(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+
 struct Dim {
   unsigned x = 1, y = 1, z = 1;
 };
@@ -80,8 +84,8 @@ struct Machine {
   Dim block_index, block_size, grid_size;
   unsigned long long events = 0;  // Anything that somebody may have waited for.
   unsigned counted = 0, result = 0;
-  void (*kernel)(uint64_t, uint64_t, uint64_t, uint64_t) = nullptr;
-  uint64_t arguments[4] = {};
+  Kernel* kernel = nullptr;
+  uint64_t arguments[MOST_ARGUMENTS] = {};
 };
 
 inline Machine& machine() {
@@ -138,7 +142,8 @@ T take(const uint64_t* slots, unsigned from) {
 inline void serve() {
   Machine& m = machine();
   for (;;) {
-    m.kernel(m.arguments[0], m.arguments[1], m.arguments[2], m.arguments[3]);
+    const uint64_t* a = m.arguments;
+    m.kernel(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
     m.current->done = true;
     ++m.events;
     ++warp().meeting.gone;
@@ -194,7 +199,7 @@ inline bool run_block(unsigned threads, unsigned order) {
 #define gridDim (emulation::machine().grid_size)
 
 // 0, or 1 where the threads of a block wait for each other for ever: then nothing may be run again.
-extern "C" __attribute__((used)) inline int emulate(void (*kernel)(uint64_t, uint64_t, uint64_t, uint64_t),
+extern "C" __attribute__((used)) inline int emulate(emulation::Kernel* kernel,
                               unsigned blocks, unsigned threads, const uint64_t* arguments,
                               unsigned order) {
   emulation::Machine& m = emulation::machine();

@@ -185,6 +185,14 @@ std::tuple<int64_t, int64_t, int64_t> cuda_room(const Settings& set, int64_t cou
   return {from.cleared.bytes(), from.kept.bytes(), from.scratch.bytes()};
 }
 
+// Where the tiles' lists of splats begin, in bytes of the kept buffer.
+int64_t cuda_lists(const Settings& set, int64_t count, int64_t splats, int64_t pairs) {
+  CudaFrame f = fill(set, {{"count", count}, {"splat_room", splats}, {"pair_room", pairs}});
+  Carvers from = {Carver(0), Carver(0), Carver(0)};
+  carve(f, from);
+  return static_cast<int64_t>(reinterpret_cast<uintptr_t>(f.lists));
+}
+
 nb::bytes cuda_frame(const Settings& set, const Fields& fields, uintptr_t cleared, uintptr_t kept,
                      uintptr_t scratch) {
   CudaFrame f = fill(set, fields);
@@ -240,6 +248,7 @@ void bind_cuda(nb::module_& m) {
   m.attr("CUDA") = layout();
   m.def("cuda_passes", &passes_of, "end"_a);
   m.def("cuda_room", &cuda_room, "settings"_a, "count"_a, "splats"_a, "pairs"_a);
+  m.def("cuda_lists", &cuda_lists, "settings"_a, "count"_a, "splats"_a, "pairs"_a);
   m.def("cuda_loss", &cuda_loss, "views"_a, "work"_a, "ssim_weight"_a);
   m.def("cuda_frame", &cuda_frame, "settings"_a, "fields"_a, "cleared"_a, "kept"_a, "scratch"_a);
 }

@@ -3,6 +3,7 @@
 
 #include "constants.h"
 #include "cuda_frame.h"
+#include "half.h"
 #include "project_simd.h"
 
 #define PACKED_INT8 1
@@ -17,14 +18,6 @@ namespace fieldpress::render::gpu {
 constexpr int QUAT_BITS = 10;
 constexpr uint32_t QUAT_MASK = (1u << QUAT_BITS) - 1u;
 constexpr float QUAT_STEP = 1.4142135623730951f / QUAT_MASK;  // None but the largest is > sqrt(1/2).
-
-// IEEE half, exact, without cuda_fp16.h; no infinity or NaN.
-FP_INLINE float half_value(uint16_t bits) {
-  const uint32_t body = static_cast<uint32_t>(bits & 0x7fffu) << 13;
-  const float subnormal = static_cast<float>(bits & 0x3ffu) * (1.0f / (1 << 24));
-  const float value = bits & 0x7c00u ? __uint_as_float(body + (112u << 23)) : subnormal;
-  return bits & 0x8000u ? -value : value;
-}
 
 FP_INLINE void packed_quat(uint32_t code, float quat[4]) {
   const int absent = static_cast<int>(code >> 30);

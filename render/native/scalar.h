@@ -31,6 +31,9 @@ FP_INLINE V where(M mask, V a) {
   return mask ? a : V{};
 }
 
+// a + b * c, which the compiler makes one operation.
+FP_INLINE float plus_product(float a, float b, float c) { return a + b * c; }
+
 FP_INLINE float root(float a) { return sqrtf(a); }
 FP_INLINE float rough_root(float a) { return sqrtf(a); }
 FP_INLINE float log2_of(float a) { return log2f(a); }

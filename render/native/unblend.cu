@@ -1,6 +1,7 @@
 // Gradients of the images with respect to the splats, front to back: see backward_simd.cpp, whose
 // recurrence this is. Moments are summed over the warp, then over the tile's warps, then added to
-// the splat's in memory, in whatever order the tiles come.
+// the splat's in memory, in whatever order the tiles come; or, where that is to be the same in every
+// run, left for gather.cu, a row of splat_grads a pair of a splat and a tile.
 #include "cuda_frame.h"
 #include "fold.h"
 #include "rays.h"
@@ -11,6 +12,11 @@ namespace fieldpress::render::gpu {
 // a channel.
 enum Moment { Q, QY, QYY, QU, QUX, QUY, WEIGHTED };
 constexpr int CHANNELS = FIELDPRESS_CHANNELS;
+#ifdef FIELDPRESS_ORDERED
+constexpr bool ORDERED = true;  // background_grad: a row a warp.
+#else
+constexpr bool ORDERED = false;
+#endif
 constexpr int MOMENTS = WEIGHTED + CHANNELS;
 constexpr int HELD = folded_count(MOMENTS);
 constexpr float LN2 = 0.6931471805599453f;
@@ -72,14 +78,19 @@ FP_INLINE float combine(const UnblendDesk& desk, int i, int k) {
   }
 }
 
-FP_INLINE void add_to_splats(const CudaFrame& f, const UnblendDesk& desk, int count) {
+FP_INLINE void add_to_splats(const CudaFrame& f, const UnblendDesk& desk, uint32_t first,
+                             int count) {
   unsigned any = 0;
   for (int w = 0; w < WARPS; ++w) any |= desk.touched[w];
   const int64_t stride = grad_stride(CHANNELS);
   for (int k = static_cast<int>(threadIdx.x); k < count * MOMENTS; k += BLOCK) {
     const int i = k / MOMENTS, field = k % MOMENTS;
-    if (any >> i & 1u)
-      atomicAdd(f.splat_grads + desk.batch.slots[i] * stride + field, combine(desk, i, field));
+    if (!(any >> i & 1u)) continue;
+    const float value = combine(desk, i, field);
+    if (ORDERED)
+      f.splat_grads[(first + static_cast<uint32_t>(i)) * stride + field] = value;
+    else
+      atomicAdd(f.splat_grads + desk.batch.slots[i] * stride + field, value);
   }
 }
 
@@ -97,7 +108,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) unblend(const CudaFrame* fra
   if (f.background_grad)
     for (int k = 0; k < CHANNELS; ++k) {
       const float sum = warp_sum(background[k]);
-      if (lane() == 0) atomicAdd(f.background_grad + k, static_cast<double>(sum));
+      if (lane() != 0) continue;
+      if (ORDERED)
+        f.background_grad[(blockIdx.x * WARPS + warp()) * CHANNELS + k] = sum;
+      else
+        atomicAdd(f.background_grad + k, static_cast<double>(sum));
     }
   const float clamp = f.set.alpha_clamp;
   int index[HELD];
@@ -135,9 +150,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) unblend(const CudaFrame* fra
           if (index[h] >= 0) desk.sums[warp()][i][index[h]] = moment[h];
         if (lane() == 0) desk.touched[warp()] |= 1u << i;
       },
-      [&](uint32_t, int count) {
+      [&](uint32_t first, int count) {
         __syncthreads();
-        add_to_splats(f, desk, count);
+        add_to_splats(f, desk, first, count);
         __syncthreads();
       });
 }

@@ -80,18 +80,27 @@ FP_INLINE void add_row(float* rows, int64_t id, const float* values) {
   for (int k = 0; k < WIDTH; ++k) rows[id * WIDTH + k] += values[k];
 }
 
+#ifdef FIELDPRESS_ORDERED
+// f.pose: one a warp, which alone adds to it.
+FP_INLINE PoseGrad* own_pose(PoseGrad* poses) { return poses + blockIdx.x * WARPS + warp(); }
+FP_INLINE void add_to(double* sum, double value) { *sum += value; }
+#else
+FP_INLINE PoseGrad* own_pose(PoseGrad* pose) { return pose; }
+FP_INLINE void add_to(double* sum, double value) { atomicAdd(sum, value); }
+#endif
+
 // A warp's sums to the pose; gradients are zero in lanes without a splat.
 FP_INLINE void add_pose(const Gradients& g, PoseGrad* pose) {
   for (int i = 0; i < 3; ++i) {
     for (int j = 0; j < 3; ++j) {
       const double sum = warp_sum(static_cast<double>(g.cam[i] * g.offset[j] + g.frame[3 * i + j]));
-      if (lane() == 0) atomicAdd(&pose->outer[3 * i + j], sum);
+      if (lane() == 0) add_to(&pose->outer[3 * i + j], sum);
     }
     const double shift = warp_sum(static_cast<double>(g.cam[i]));
     const double center = warp_sum(static_cast<double>(g.center[i]));
     if (lane() == 0) {
-      atomicAdd(&pose->shift[i], shift);
-      atomicAdd(&pose->center[i], center);
+      add_to(&pose->shift[i], shift);
+      add_to(&pose->center[i], center);
     }
   }
 }
@@ -124,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) unproject(const CudaFrame* f
       add_row<3>(f.grads.scales, s.id, out.scale);
       add_row<1>(f.grads.opacities, s.id, &out.opacity);
     }
-    if (f.pose) add_pose(out, f.pose);
+    if (f.pose) add_pose(out, own_pose(f.pose));
   }
 }
 
