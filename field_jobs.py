@@ -21,7 +21,7 @@ from .fields.image import MAX_SIDE, ImageField
 from .fields.levels import Encoding
 from .fields.nerf import NerfField
 from .fields.sdf import SdfField
-from .quant import container
+from .quant import budget, container
 from .scenes import metrics
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -73,10 +73,13 @@ def read_picture(path: str) -> Tensor:
         with Image.open(path) as picture:
             if max(picture.size) > MAX_SIDE:
                 raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
+            budget.check(8 * picture.size[0] * picture.size[1], path)  # As read, and as RGB.
             return torch.from_numpy(np.array(picture.convert("RGB")))
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not a picture that Pillow reads") from None
-    except (SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if getattr(error, "filename", None) is not None:  # No such file, say.
+            raise
         raise ValueError(f"{path}: not readable: {error}") from None
 
 
@@ -218,7 +221,7 @@ def fit_nerf_file(
 ) -> dict[str, Any]:
     """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
     _check_name(output)
-    scene = read_scene(source, downscale=downscale)
+    scene = read_scene(source, downscale=downscale, most_bytes=budget.limit())
     fitted = fit_nerf(scene, job.settings(), progress=progress.part(0, FIT_SHARE))
     start = time.perf_counter()
     pressed = _pressed(
@@ -269,7 +272,7 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
     if model.kind == "nerf":
         if scene is None or reference is not None:
             raise ValueError("eval: expected --scene with the photographs of a radiance field")
-        return _measure(model, read_scene(scene))
+        return _measure(model, read_scene(scene, most_bytes=budget.limit()))
     if scene is not None or reference is None:
         raise ValueError("eval: expected --reference with the picture or mesh of a field")
     if model.kind == "sdf":

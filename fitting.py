@@ -15,6 +15,7 @@ from .gaussians.compress import CompressSettings, compress
 from .gaussians.fit import FitSettings, Fitted, about_fit, fit
 from .gaussians.model import SplatModel
 from .gaussians.ply import ply_blocks
+from .quant import budget
 from .render.cuda import require
 from .scenes.cameras import Scene
 from .scenes.datasets import read_scene
@@ -46,7 +47,7 @@ def fit_gaussians(
     if kind not in KINDS:
         raise ValueError(f"{output}: expected a name ending in {' or '.join(KINDS)}")
     there = require(device)
-    scene = read_scene(source, downscale=downscale)
+    scene = read_scene(source, downscale=downscale, most_bytes=budget.limit())
     settings = replace(settings, init=_start(init, scene, source))
     checkpoint, about = checkpoint_path(output), about_fit(scene, settings)
     fitted = fit(

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import remote
+from .quant import budget
 from .quant.container import MAGIC, kind_of
 
 if TYPE_CHECKING:
     from .gaussians.limits import Limits
 
+PIECE = 1 << 22  # Bytes of stdin that are read at once.
 SOG_META = "meta.json"  # Names a folder of textures.
 
 
@@ -106,14 +108,24 @@ def format_named(name: str) -> Format:
 def read_bytes(path: str | Path) -> bytes:
     """The bytes of a file, a URL or stdin ("-"). Raises FileNotFoundError or ValueError."""
     if str(path) == "-":
-        return sys.stdin.buffer.read()
+        return _all_of_stdin()
     if remote.is_url(path):
         return remote.read(str(path))
     _check_exists(Path(path))
     try:
+        budget.check(Path(path).stat().st_size, str(path))
         return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: not readable: {error.strerror}") from None
+
+
+def _all_of_stdin() -> bytes:
+    parts, size = [], 0
+    while part := sys.stdin.buffer.read(PIECE):
+        parts.append(part)
+        size += len(part)
+        budget.check(size, "stdin")
+    return b"".join(parts)
 
 
 def load(path: str | Path, *, frame: str | None = None, kind: str | None = None) -> Any:

@@ -32,7 +32,7 @@ from .layout import (
     table_bytes,
     unpack_tables,
 )
-from .model import SplatModel
+from .model import SplatModel, check_room
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -151,6 +151,7 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
         file = tiles.TiledFile.of(data, name, partial=partial)
         if not partial:
             file.verify()
+        check_room(file.count, 0, name)
         parts = list(file.finest())
         return tiles.joined(parts) if parts else _nothing()
     return decode_one(data, partial=partial, name=name)
@@ -174,14 +175,14 @@ def decode_one(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> 
         if "tab" in sections and all(f"{key}/{block}" in sections for key in GEOMETRY)
     ]
     if not here:
-        return _paint(lambda block, out: None, here, layout, found.header)
+        return _paint(lambda block, out: None, here, layout, found.header, name)
     tables = Tables.read(sections["tab"], layout, name)
 
     def one(block: int, out: Floats) -> None:
         reader = blocks.Reader(block, layout.counts[block], sections, name)
         restore(blocks.code_block(reader, layout, tables.predictors, None), layout, tables, out)
 
-    return _paint(one, here, layout, found.header)
+    return _paint(one, here, layout, found.header, name)
 
 
 def _check_complete(layout: Layout, sections: Mapping[str, Any], name: str) -> None:
@@ -271,9 +272,11 @@ def _paint(
     here: Iterable[int],
     layout: Layout,
     header: Mapping[str, Any],
+    name: str = "<bytes>",
 ) -> SplatModel:
     """A model whose blocks `here`, in order, are each written by `one` into their place."""
     here = list(here)
+    check_room(sum(layout.counts[block] for block in here), layout.rest // 3, name)
     ends = np.cumsum([0] + [layout.counts[block] for block in here])
     shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
     shapes["colors"] = (1 + layout.rest // 3, 3)
