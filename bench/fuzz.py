@@ -1,10 +1,11 @@
 """Mutations of everything that we read: a model or one ValueError; no crash, hang or allocation.
 
-Small files of every kind are changed as they lie and from within, checksums made right again so that
-damage reaches the decoders (fuzz_bytes.py); fuzz_targets.py names the readers. Each target runs in
-a process of its own: what kills it is a crash, an input that takes more than SECONDS of the
+Small files of every kind are changed as they lie and from within, checksums made right again so
+that damage reaches the decoders (fuzz_bytes.py); fuzz_targets.py names the readers. Each target
+runs in a process of its own: what kills it is a crash, an input that takes more than SECONDS of the
 processor a hang, and its address space has room for twice the limit that readers keep to, so that
-an allocation beyond that fails. The same seed gives the same inputs. Writes bench/results/fuzz.json.
+an allocation beyond that fails. The same seed gives the same inputs.
+Writes bench/results/fuzz.json.
 
     python bench/fuzz.py --seconds 600 [--only TARGET ...]     # shared evenly
     python bench/fuzz.py --count 1000                          # of each
@@ -157,9 +158,10 @@ def fuzz(target: Target, seed: int, count: int, seconds: float) -> dict[str, Any
         place = Path(mark.name)
         while first < count and left > 0:
             place.write_bytes(b"")
-            command = [sys.executable, __file__, "--worker", target.name, "--seed", str(seed),
-                       "--first", str(first), "--count", str(count), "--seconds", str(left)]  # fmt: skip
-            lines, why, said = watched([*command, "--mark", str(place)], place)
+            options = {"worker": target.name, "seed": seed, "first": first, "count": count,
+                       "seconds": left, "mark": place}  # fmt: skip
+            words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+            lines, why, said = watched([sys.executable, __file__, *words], place)
             told = [line for line in lines if "tally" in line]
             for line in told:
                 for what, number in line["tally"].items():
@@ -265,8 +267,9 @@ def main() -> None:
         row = fuzz(target, given.seed, given.count, share)
         rows[target.name] = {**row, "failures": row["failures"][:KEEP],
                              "commit": machine()["commit"]}  # fmt: skip
-        print(f"{target.name:18s} {row['inputs']:8,} inputs {row['outcomes']} "
-              f"slowest {row['slowest_seconds']:.2f} s", *row["failures"][:5], sep="\n  ", flush=True)  # fmt: skip
+        said = f"{target.name:18s} {row['inputs']:8,} inputs {row['outcomes']}"
+        said += f" slowest {row['slowest_seconds']:.2f} s"
+        print(said, *row["failures"][:5], sep="\n  ", flush=True)
         result = {"seed": given.seed, "limit_bytes": LIMIT, "address_space_bytes": ROOM,
                   "seconds_per_input": SECONDS, **totals(rows), "targets": rows}  # fmt: skip
         path = write(given.name, result)
