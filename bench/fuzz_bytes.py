@@ -132,7 +132,7 @@ def as_words(data: bytes, rng: random.Random) -> bytes:
 
 
 def in_gzip(data: bytes, rng: random.Random) -> bytes:
-    return gzip.compress(raw(gzip.decompress(data), rng), 1)
+    return gzip.compress(raw(gzip.decompress(data), rng), 1, mtime=0)
 
 
 def in_zip(data: bytes, rng: random.Random) -> bytes:
