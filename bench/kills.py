@@ -78,22 +78,22 @@ SOG = ("sog/meta.json", *(f"sog/{name}.webp" for name in TEXTURES))
 # A line for each verb that writes.
 JOBS: dict[str, Job] = {
     "compress": Job(("compress", "a.ply", "-o", "c.fpz", "--effort", "fast", "--overwrite"),
-                    ("c.fpz",), share=4),
-    "convert": Job(("convert", "a.ply", "b.spz", "--overwrite"), ("b.spz",), share=2),
+                    ("c.fpz",), share=3),
+    "convert": Job(("convert", "a.ply", "b.spz", "--overwrite"), ("b.spz",), share=3),
     "convert, a folder replaced": Job(("convert", "a.ply", "sog/meta.json", "--overwrite"), SOG,
-                                      share=4, before=("convert", "b.ply", "sog/meta.json")),
-    "decompress": Job(("decompress", "a.fpz", "-o", "d.glb", "--overwrite"), ("d.glb",), share=2),
+                                      share=6, before=("convert", "b.ply", "sog/meta.json")),
+    "decompress": Job(("decompress", "a.fpz", "-o", "d.glb", "--overwrite"), ("d.glb",), share=3),
     "export a page": Job(("decompress", "a.fpz", "-o", "p.html", "--overwrite"), ("p.html",)),
     "render": Job(("render", "a.fpz", "--orbit", "3", "-o", "frames"),
                   tuple(f"frames/{i:05d}.png" for i in range(3))),
     "fit gaussians": Job(("fit", "gaussians", "photos", "-o", "f.ply", "--steps", "60", "--budget",
-                          "100", "--overwrite"), ("f.ply",), resume=True, share=4),
+                          "100", "--overwrite"), ("f.ply",), resume=True, share=3),
     "fit image": Job(("fit", "image", "x.png", "-o", "i.fpz", "--steps", "60", "--overwrite"),
-                     ("i.fpz",), share=3),
-    "batch": Job(("batch", "m.json", "-o", "batch"), (), resume=True, share=3,
+                     ("i.fpz",), share=2),
+    "batch": Job(("batch", "m.json", "-o", "batch"), (), resume=True, share=2,
                  kept=("batch/tasks/*.json", "batch/files/*/*")),
     "compress --tiles": Job(("compress", "big.ply", "-o", "t.fpz", "--tiles", "1000", "--effort",
-                             "fast", "--overwrite"), ("t.fpz",), share=2),
+                             "fast", "--overwrite"), ("t.fpz",)),
 }  # fmt: skip
 
 
