@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def load_checkpoint(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     the first thing that differs.
     """
     try:
+        _check_size(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
         form, other, state = found["format"], found["about"], found["state"]
     except FileNotFoundError:
@@ -100,6 +102,14 @@ def load_checkpoint(path: Path, about: dict[str, Any]) -> dict[str, Any]:
                 f"now {value!r}"
             )
     return state
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that inflates: ours hold what they hold as it is."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > path.stat().st_size:
+        raise ValueError("inflates")
 
 
 def _start(init: str, scene: Scene, source: str) -> str:

@@ -36,8 +36,9 @@ import torch
 from fuzz_targets import colmap, photographs, small
 from record import write
 
-from fieldpress import models, temporaries
+from fieldpress import contenders, models, press, temporaries
 from fieldpress.__main__ import main as fieldpress
+from fieldpress.gaussians import compress as pressing
 from fieldpress.gaussians import fit as fitting
 from fieldpress.gaussians import sanitize
 from fieldpress.gaussians.codec import Steps, encode
@@ -121,8 +122,10 @@ def prepare(folder: Path) -> None:
 
 
 def quicken() -> None:
-    """Make jobs short: views of few pixels, checkpoints all the time."""
-    synthesise.VIEW_SIZE = (48, 48)
+    """Make jobs short: a few views of few pixels, checkpoints all the time."""
+    pressing.VIEWS, pressing.VIEW_SIZE, press.VIEW_SIZE = 4, (64, 48), (64, 48)
+    synthesise.MIN_CANDIDATES, synthesise.CANDIDATES = 8, 1
+    contenders.TIMED_ROUNDS = 1
     fitting.KEEP_SECONDS, fitting.REPORT_EVERY = 0.05, 5
 
 
@@ -391,5 +394,7 @@ def main() -> None:
     print("wrote", write("kills", result))
 
 
+if __name__ == "__mp_main__":  # In the workers of batch and of tiles.
+    quicken()
 if __name__ == "__main__":
     main()
