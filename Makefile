@@ -4,10 +4,15 @@
 #   make test    the whole suite, then once more a part of it against the installed wheel
 #   make lint    ruff and pyright
 #   make bench   every script of bench/
+#   make fuzz    every reader with mutated files, for FUZZ_SECONDS of the processor
+#   make kills   every verb that writes, killed KILLS times
+#   make sanitize   the native tests under ASan and UBSan, the threads under TSan
 #   make clean   forget the environments and the builds
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 600
+KILLS ?= 200
 VENV := .venv
 WHEEL_VENV := .venv-wheel
 BIN := $(VENV)/bin
@@ -18,7 +23,7 @@ SOURCES := $(NATIVE) pyproject.toml $(wildcard *.py */*.py */*.pyi viewer/*)
 # A checkout elsewhere on the path must not be the one that is tested.
 unexport PYTHONPATH
 
-.PHONY: demo test bench lint clean test-wheel
+.PHONY: demo test bench lint clean test-wheel fuzz sanitize kills
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -41,6 +46,15 @@ test-wheel: $(WHEEL_VENV)/installed $(VENV)/dev
 
 bench: $(VENV)/installed
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+fuzz: $(VENV)/installed $(VENV)/dev
+	$(BIN)/python bench/fuzz.py --seconds $(FUZZ_SECONDS)
+
+kills: $(VENV)/installed $(VENV)/dev
+	$(BIN)/python bench/kills.py --kills $(KILLS)
+
+sanitize: $(VENV)/installed $(VENV)/dev
+	PYTHON=$(CURDIR)/$(BIN)/python bench/sanitize.sh
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

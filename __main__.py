@@ -15,10 +15,12 @@ from .arguments import PATH, Device, Input, Json, Scene, finish, output_as
 from .console import Misuse, Progress, check_output, say
 from .many_verbs import batch, bench
 from .press_verbs import compress, convert, decompress
+from .quant import budget
 
 DESCRIPTION = """Compress captured scenes, prove what was lost, look at them.
 
-Every verb takes --debug, which shows the traceback of a failure. "-" is stdin or stdout wherever
+Every verb takes --debug, which shows the traceback of a failure, and --max-memory MB: files that
+need more to be read are refused (default: what the machine has). "-" is stdin or stdout wherever
 one file is meant. Exit codes: 0 success, 1 failure, 2 misuse, 130 interrupted."""
 
 
@@ -248,6 +250,23 @@ FITS: dict[str, Callable[..., int | None]] = {  # fieldpress fit KIND
 }  # fmt: skip
 
 
+def _without_limit(args: list[str]) -> list[str]:
+    """The arguments that are left after --max-memory MB, which the environment then says.
+
+    Raises ValueError for what is no number.
+    """
+    for at, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name == "--max-memory":
+            if not equals:
+                value = args[at + 1] if at + 1 < len(args) else ""
+            budget.parse(value)
+            os.environ[budget.VARIABLE] = value
+            budget.set_limit(None)
+            return args[:at] + args[at + 1 + (not equals) :]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     # torch's OpenMP threads spin while they wait: on a busy machine that costs ten times the
@@ -258,6 +277,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    try:
+        args = _without_limit(args)
+    except ValueError as error:
+        say(f"error: --{error}")
+        return console.MISUSE
     if args in (["--version"], ["-V"]):
         print(f"fieldpress {__version__}")
         return 0

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from .jobs import Finished, Policy, Pool, run_all
 from .manifest import SPLAT_JSON, Manifest, SceneEntry, Settings
 from .press import read_gaussians
 from .sweep import compare, machine, report_files
+from .temporaries import scratch, sweep
 
 METHODS = ({"name": "fieldpress", "target_db": PRESETS["balanced"]},)  # Where none is named.
 MOST_DEGREE = 4
@@ -200,8 +200,8 @@ class Store:
         Raises ValueError where another run is at work in the same folder.
         """
         if self.remote:
-            with tempfile.TemporaryDirectory(prefix="fieldpress-batch-") as name:
-                yield Path(name)
+            with scratch("fieldpress-batch") as place:
+                yield place
             return
         folder = Path(self.root)
         try:
@@ -212,11 +212,9 @@ class Store:
         with lock:
             if not _locked(lock.fileno()):
                 raise ValueError(f"{folder}: another batch is at work here")
-            for left in [*folder.rglob(".*.tmp"), folder / WORK]:
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink(missing_ok=True)
+            shutil.rmtree(folder / WORK, ignore_errors=True)
+            for place in [folder, *filter(Path.is_dir, folder.rglob("*"))]:
+                sweep(place)
             (folder / WORK).mkdir()
             try:
                 yield folder / WORK

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +14,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO
+
+from .temporaries import folder_beside, sweep
 
 FAILURE, MISUSE, INTERRUPTED = 1, 2, 130
 PLAIN_LINE_SECONDS = 10.0  # Between lines of progress where stderr is no terminal.
@@ -177,6 +177,7 @@ def check_output(output: str, *, overwrite: bool, folder: bool = False) -> None:
         return
     if not path.parent.is_dir():
         raise ValueError(f"{output}: no such folder: {path.parent}")
+    sweep(path.parent)
     if not path.exists():
         return
     if not (path.is_dir() if folder else path.is_file()):
@@ -191,26 +192,23 @@ def whole(path: Path) -> Iterator[Path]:
 
     Into a folder that exists the new files are moved one by one: what else is in it stays.
     """
+    workplace = None
     try:
-        workplace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        with folder_beside(path) as workplace:
+            new = workplace / path.name
+            yield new
+            moved = [(new, path)]
+            if path.is_dir():
+                files = sorted(file for file in new.rglob("*") if file.is_file())
+                moved = [(file, path / file.relative_to(new)) for file in files]
+            for file, place in moved:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
     except OSError as error:
-        raise ValueError(f"{path}: cannot write: {error.strerror}") from None
-    new = workplace / path.name
-    try:
-        yield new
-        moved = [(new, path)]
-        if path.is_dir():
-            files = sorted(file for file in new.rglob("*") if file.is_file())
-            moved = [(file, path / file.relative_to(new)) for file in files]
-        for file, place in moved:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
-    except OSError as error:
-        if error.filename is not None and not str(error.filename).startswith(str(workplace)):
+        ours = workplace is None or str(error.filename).startswith(str(workplace))
+        if error.filename is not None and not ours:
             raise  # Something else that was not readable, say.
         raise ValueError(f"{path}: cannot write: {error.strerror}") from None
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
 
 
 @contextmanager
@@ -233,7 +231,10 @@ def sink(output: str) -> Iterator[Callable[[bytes], bytes]]:
     with whole(Path(output)) as new:
 
         def write(data: bytes) -> bytes:
-            new.write_bytes(data)
+            with new.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             return new.read_bytes()
 
         yield write

@@ -27,6 +27,7 @@ from .gaussians.spz import write_spz
 from .gaussians.vectree import VecTreeSettings
 from .manifest import KNOBS, SceneEntry, Settings
 from .press import read_gaussians, split_views
+from .quant import budget
 from .quant.codebook import CodebookSettings
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -78,7 +79,7 @@ class Stage:
         """Raises ValueError, one line naming the file."""
         photos = None
         if entry.scene is not None:
-            photos = read_scene(entry.scene, downscale=entry.downscale)
+            photos = read_scene(entry.scene, downscale=entry.downscale, most_bytes=budget.limit())
             if not len(photos.test):
                 raise ValueError(f"{entry.scene}: expected test views, got none")
         given = read_gaussians(str(entry.path))

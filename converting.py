@@ -17,6 +17,7 @@ from .gaussians.optimise import Aim, optimised
 from .gaussians.ply import ply_head, ply_rows
 from .gaussians.tiles import TiledFile
 from .press import Source, naming, read_compressed, read_source
+from .quant import budget
 from .scenes.datasets import read_scene
 
 STEM, PARENT = "{stem}", "{parent}"
@@ -225,7 +226,7 @@ def _made(
     if wanted.aim is None:
         made = models.encoded(model, writer, frame=wanted.frame, **wanted.options)
         return made, {}, len(model)
-    scene = None if wanted.scene is None else read_scene(wanted.scene)
+    scene = None if wanted.scene is None else read_scene(wanted.scene, most_bytes=budget.limit())
     best = optimised(model, writer.name, wanted.aim, scene, progress)
     return best.made, best.report, best.count
 

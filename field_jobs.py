@@ -21,7 +21,7 @@ from .fields.image import MAX_SIDE, ImageField
 from .fields.levels import Encoding
 from .fields.nerf import NerfField
 from .fields.sdf import SdfField
-from .quant import container
+from .quant import budget, container
 from .render.cuda import require
 from .scenes import metrics
 from .scenes.cameras import Cameras, Scene
@@ -75,10 +75,13 @@ def read_picture(path: str) -> Tensor:
         with Image.open(path) as picture:
             if max(picture.size) > MAX_SIDE:
                 raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
+            budget.check(8 * picture.size[0] * picture.size[1], path)  # As read, and as RGB.
             return torch.from_numpy(np.array(picture.convert("RGB")))
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not a picture that Pillow reads") from None
-    except (SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if getattr(error, "filename", None) is not None:  # No such file, say.
+            raise
         raise ValueError(f"{path}: not readable: {error}") from None
 
 
@@ -225,7 +228,8 @@ def fit_nerf_file(
     """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
     _check_name(output)
     there = require(job.device)
-    scene, share = read_scene(source, downscale=downscale), progress.part(0, FIT_SHARE)
+    scene = read_scene(source, downscale=downscale, most_bytes=budget.limit())
+    share = progress.part(0, FIT_SHARE)
     fitted = fit_nerf(scene, job.settings(), device=there, progress=share)
     start = time.perf_counter()
     pressed = _pressed(
@@ -277,7 +281,7 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
     if model.kind == "nerf":
         if scene is None or reference is not None:
             raise ValueError("eval: expected --scene with the photographs of a radiance field")
-        return _measure(model, read_scene(scene))
+        return _measure(model, read_scene(scene, most_bytes=budget.limit()))
     if scene is not None or reference is None:
         raise ValueError("eval: expected --reference with the picture or mesh of a field")
     if model.kind == "sdf":

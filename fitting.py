@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from .gaussians.compress import CompressSettings, compress
 from .gaussians.fit import FitSettings, Fitted, about_fit, fit
 from .gaussians.model import SplatModel
 from .gaussians.ply import ply_blocks
+from .quant import budget
 from .render.cuda import require
 from .render.elsewhere import drawing_on
 from .scenes.cameras import Scene
@@ -47,7 +49,7 @@ def fit_gaussians(
     if kind not in KINDS:
         raise ValueError(f"{output}: expected a name ending in {' or '.join(KINDS)}")
     there = require(device)
-    scene = read_scene(source, downscale=downscale)
+    scene = read_scene(source, downscale=downscale, most_bytes=budget.limit())
     settings = replace(settings, init=_start(init, scene, source))
     checkpoint, about = checkpoint_path(output), about_fit(scene, settings)
     fitted = fit(
@@ -86,6 +88,7 @@ def load_checkpoint(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     the first thing that differs.
     """
     try:
+        _check_size(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
         form, other, state = found["format"], found["about"], found["state"]
     except FileNotFoundError:
@@ -101,6 +104,14 @@ def load_checkpoint(path: Path, about: dict[str, Any]) -> dict[str, Any]:
                 f"now {value!r}"
             )
     return state
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that inflates: ours hold what they hold as it is."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > path.stat().st_size:
+        raise ValueError("inflates")
 
 
 def _start(init: str, scene: Scene, source: str) -> str:

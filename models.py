@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import remote
+from .quant import budget
 from .quant.container import MAGIC, kind_of
+from .temporaries import ASIDE, DONE, file_beside, folder_beside
 
 if TYPE_CHECKING:
     from .gaussians.limits import Limits
 
+PIECE = 1 << 22  # Bytes of stdin that are read at once.
 SOG_META = "meta.json"  # Names a folder of textures.
 
 
@@ -106,14 +108,24 @@ def format_named(name: str) -> Format:
 def read_bytes(path: str | Path) -> bytes:
     """The bytes of a file, a URL or stdin ("-"). Raises FileNotFoundError or ValueError."""
     if str(path) == "-":
-        return sys.stdin.buffer.read()
+        return _all_of_stdin()
     if remote.is_url(path):
         return remote.read(str(path))
     _check_exists(Path(path))
     try:
+        budget.check(Path(path).stat().st_size, str(path))
         return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: not readable: {error.strerror}") from None
+
+
+def _all_of_stdin() -> bytes:
+    parts, size = [], 0
+    while part := sys.stdin.buffer.read(PIECE):
+        parts.append(part)
+        size += len(part)
+        budget.check(size, "stdin")
+    return b"".join(parts)
 
 
 def load(path: str | Path, *, frame: str | None = None, kind: str | None = None) -> Any:
@@ -283,32 +295,23 @@ def write_atomic(path: str | Path, blocks: Iterable[bytes]) -> int:
         return remote.write(str(path), blocks)
     path, size = Path(path), 0
     try:
-        handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-        )
+        with file_beside(path) as temporary:
+            with temporary.open("wb") as file:
+                for block in blocks:
+                    size += file.write(block)
+                file.flush()
+                os.fsync(file.fileno())  # Else a crash of the machine may leave the name alone.
+            os.replace(temporary, path)
     except OSError as error:
         raise ValueError(f"{path}: cannot write: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for block in blocks:
-                size += file.write(block)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is not what a plain open gives.
-        os.replace(temporary, path)
-    except BaseException as error:  # Ctrl-C as well: nothing half written stays behind.
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ValueError(f"{path}: cannot write: {error.strerror}") from None
-        raise
     return size
 
 
 def write_folder(folder: str | Path, files: Mapping[str, bytes], old: Sequence[str] = ()) -> int:
     """Write all of the files into a folder or none: what they replaced comes back on any error.
 
-    The folder is made where it is missing; files named `old` go, all others stay. Returns the bytes
-    written.
+    The folder is made where it is missing; files named `old` go, all others stay. After a kill the
+    next start puts back what was replaced. Returns the bytes written.
     """
     folder, made = Path(folder), False
     replaced = sorted({*old, *files})
@@ -319,10 +322,10 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], old: Sequence[s
         if not folder.is_dir():
             folder.mkdir()
             made = True
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as stage:
+        with folder_beside(folder / SOG_META) as stage:
             for name, data in files.items():
-                (Path(stage) / name).write_bytes(data)
-            _swap(Path(stage), folder, replaced, [*files])
+                (stage / name).write_bytes(data)
+            _swap(stage, folder, replaced, [*files])
     except BaseException as error:
         if made:
             folder.rmdir()
@@ -333,15 +336,19 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], old: Sequence[s
 
 
 def _swap(stage: Path, folder: Path, old: list[str], new: list[str]) -> None:
-    """Put the new files of `stage` where the old ones were; on any error all is as before."""
-    aside = stage / "replaced"
+    """Put the new files of `stage` where the old ones were; on any error all is as before.
+
+    meta.json goes first and comes last: without it the others are no scene, whoever looks.
+    """
+    aside = stage / ASIDE
     aside.mkdir()
     try:
-        for name in old:
+        for name in sorted(old, key=lambda name: name != SOG_META):
             if (folder / name).exists():
                 os.replace(folder / name, aside / name)
-        for name in new:
+        for name in sorted(new, key=lambda name: name == SOG_META):
             os.replace(stage / name, folder / name)
+        os.replace(aside, stage / DONE)
     except BaseException:
         for name in new:
             if not (stage / name).exists():

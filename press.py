@@ -27,7 +27,7 @@ from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .gaussians.tiled import TiledModel
 from .gaussians.tiles import TiledFile, joined
-from .quant import container
+from .quant import budget, container
 from .recipes import Recipe
 from .render.cuda import require
 from .render.elsewhere import drawing_on
@@ -148,7 +148,7 @@ def model_and_views(
     there = require(device)
     views = None if cameras is None else read_cameras(cameras)
     if scene is not None:
-        photos = read_scene(scene)
+        photos = read_scene(scene, most_bytes=budget.limit())
         views = _joined(photos.train, photos.test)
     file = TiledFile.open(source)
     if file is not None:
@@ -199,7 +199,9 @@ def compress_file(
     Views are drawn, and contributions to them measured, on the device; all else on the CPU.
     """
     there = require(device)
-    photos = None if scene is None else read_scene(scene, downscale=downscale)
+    photos = (
+        None if scene is None else read_scene(scene, downscale=downscale, most_bytes=budget.limit())
+    )
     given = _Input.read(source, photos, recipe.settings.seed)
     with drawing_on(there), sink(output) as write:
         with naming(source):
@@ -384,7 +386,7 @@ def evaluate_file(
         report = field_jobs.evaluate_field(given.model.to(there), scene, reference)
         return {**report, "input_bytes": given.input_bytes, "decode_seconds": decode_seconds,
                 "version": __version__, "input": source}  # fmt: skip
-    photos = None if scene is None else read_scene(scene)
+    photos = None if scene is None else read_scene(scene, most_bytes=budget.limit())
     original = None if reference is None else read_gaussians(reference)
     model = _sanitised(given.model, _name(source))[0]
     basis = model if original is None else _sanitised(original.model, _name(reference or ""))[0]

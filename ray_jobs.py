@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .jobs import Outcome, Task, attempt, single_threaded
+from .temporaries import scratch
 
 
 def _on_node(task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:
     """One try on a node, in a process of its own; what it left comes back as bytes."""
     single_threaded(1)  # As a task of several has here: the same bytes, whoever runs it.
-    with tempfile.TemporaryDirectory(prefix="fieldpress-task-") as name:
-        outcome, place = attempt(task, Path(name)), Path(name)
+    with scratch("fieldpress-task") as place:
+        outcome = attempt(task, place)
         files = (outcome.result or {}).get("files", [])
         return vars(outcome), {file: (place / file).read_bytes() for file in files}
 

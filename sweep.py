@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from .gaussians.memory import give_back
 from .manifest import Manifest, Settings
 from .render import _native
 from .scenes.rate_distortion import BdRate, bd_rate, front
+from .temporaries import scratch
 from .viewer.curves import Curve, Panel, Point, draw
 from .viewer.sweep_page import sweep_page
 
@@ -166,8 +166,8 @@ def _place(folder: Path, scene: str, keep: bool) -> Iterator[Path]:
             raise ValueError(f"{place}: cannot write: {error.strerror}") from None
         yield place
         return
-    with tempfile.TemporaryDirectory(prefix="fieldpress-bench-") as name:
-        yield Path(name)
+    with scratch("fieldpress-bench") as place:
+        yield place
 
 
 def _scene_rows(

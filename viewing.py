@@ -23,7 +23,7 @@ from .gaussians.importance import importance
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
 from .press import Source, check_gaussians, orbit_views, read_source
-from .quant import container
+from .quant import budget, container
 from .render.splat import RasterOptions, rasterize
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
@@ -141,7 +141,9 @@ class Field:
 
 def gather(sources: Sequence[str], scene: str | None = None, downscale: float = 1.0) -> Exhibition:
     """All that the viewer shows of these files and photographs. Raises ValueError or OSError."""
-    photos = None if scene is None else read_scene(scene, downscale=downscale)
+    photos = (
+        None if scene is None else read_scene(scene, downscale=downscale, most_bytes=budget.limit())
+    )
     labels = _labels(sources)
     shown = [_opened(source, label) for source, label in zip(sources, labels, strict=True)]
     return exhibition(shown, " | ".join(labels), photos)

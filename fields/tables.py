@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..quant import entropy
+from ..quant import budget, entropy
 from ..quant.container import Section
 from .levels import Encoding
 
@@ -27,6 +27,7 @@ Ints = NDArray[np.int32]
 
 def check_expansion(float_bytes: int, file_bytes: int, name: str) -> None:
     """Refuse tables that are out of proportion to the bytes that they are to come from."""
+    budget.check(float_bytes, f"{name}: header: its tables")
     most = MAX_EXPANSION * file_bytes + SLACK_BYTES
     if float_bytes > most:
         raise ValueError(

@@ -32,7 +32,7 @@ from .layout import (
     table_bytes,
     unpack_tables,
 )
-from .model import SplatModel
+from .model import SplatModel, check_room
 from .shelf import let_go, shelf
 
 T = TypeVar("T")
@@ -152,6 +152,7 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Spla
         file = tiles.TiledFile.of(data, name, partial=partial)
         if not partial:
             file.verify()
+        check_room(file.count, 0, name)
         parts = list(file.finest())
         return tiles.joined(parts) if parts else _nothing()
     return decode_one(data, partial=partial, name=name)
@@ -180,14 +181,14 @@ def decode_one(
         if "tab" in sections and all(f"{key}/{block}" in sections for key in GEOMETRY)
     ]
     if not here:
-        return _paint(lambda block, out: None, here, layout, found.header)
+        return _paint(lambda block, out: None, here, layout, found.header, name)
     tables = Tables.read(sections["tab"], layout, name)
 
     def one(block: int, out: Floats) -> None:
         reader = blocks.Reader(block, layout.counts[block], sections, name)
         restore(blocks.code_block(reader, layout, tables.predictors, None), layout, tables, out)
 
-    return _paint(one, here, layout, found.header, on_disk=on_disk)
+    return _paint(one, here, layout, found.header, name, on_disk=on_disk)
 
 
 def _check_complete(layout: Layout, sections: Mapping[str, Any], name: str) -> None:
@@ -277,6 +278,7 @@ def _paint(
     here: Iterable[int],
     layout: Layout,
     header: Mapping[str, Any],
+    name: str = "<bytes>",
     *,
     on_disk: bool = False,
 ) -> SplatModel:
@@ -285,6 +287,7 @@ def _paint(
     With `on_disk` its colours come to be on a shelf.
     """
     here = list(here)
+    check_room(sum(layout.counts[block] for block in here), layout.rest // 3, name)
     ends = np.cumsum([0] + [layout.counts[block] for block in here])
     shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
     size = int(ends[-1])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .model import SplatModel
+from .model import SplatModel, check_room
 from .ply_header import PlyHeader
 from .unpack import SH_C0, logit, restore_largest
 
 CHUNK_ROWS = 256
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 REST_COUNTS = (0, 9, 24, 45)
+MOST_REST = REST_COUNTS[-1]
 
 
 def is_compressed(header: PlyHeader) -> bool:
@@ -33,6 +34,8 @@ def read_compressed(header: PlyHeader, data: memoryview) -> SplatModel:
     if not all(e.all_scalar for e in header.elements) or not header.byte_order:
         raise ValueError(f"{header.file}: compressed PLY: expected binary scalar properties only")
     _check_columns(header)
+    vertex = header.element("vertex")
+    check_room(vertex.count if vertex else 0, MOST_REST // 3, header.file)
     chunk = header.rows("chunk", data)
     packed = {name: header.rows("vertex", data)[name].astype(np.uint32) for name in PACKED}
     n = len(packed["packed_position"])

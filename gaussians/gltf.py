@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..quant import budget
 from .gltf_scene import Document, instances
 from .limits import BYTE_OPACITY, Limits
 from .model import SplatModel
@@ -51,7 +52,7 @@ def read_gltf(source: str | Path | bytes, *, name: str | None = None) -> SplatMo
     if not isinstance(root, dict):
         raise ValueError(f"{file}: glTF JSON: expected an object")
     document = Document(root, file, lambda index: _buffer(root, index, binary, folder, file))
-    parts, room = [], max(ROOM_FLOOR, ROOM_RATIO * len(data))
+    parts, taken, room = [], 0, max(ROOM_FLOOR, ROOM_RATIO * len(data))
     for mesh, place in instances(document):
         for primitive in document.objects(mesh, "primitives"):
             if (
@@ -60,6 +61,8 @@ def read_gltf(source: str | Path | bytes, *, name: str | None = None) -> SplatMo
             ):
                 part = _primitive(document, primitive)
                 room -= part.float_bytes
+                taken += part.float_bytes
+                budget.check(taken, f"{file}: glTF")
                 if room < 0 or len(parts) >= MOST_PARTS:
                     raise ValueError(
                         f"{file}: glTF: its nodes repeat too much of {len(data)} bytes"

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from .limits import BYTE_OPACITY, Limits, half_range
-from .model import SplatModel
+from .model import SplatModel, check_room
 from .pack import stored_values
 from .splat import rgba_bytes
 from .turn import joined
@@ -90,9 +90,11 @@ def read_ksplat(data: bytes, *, name: str = "ksplat") -> SplatModel:
             f"got {n_sections}"
         )
     low, high = low or -SH_RANGE, high or SH_RANGE
-    start, parts = HEADER_BYTES + most * SECTION_BYTES, []
+    start, parts, total = HEADER_BYTES + most * SECTION_BYTES, [], 0
     for index in range(n_sections):
         section = _section(data, level, index, start, name)
+        total += section.count  # Joined, they get the highest degree among them.
+        check_room(total, REST[section.sh_degree], f"{name}: .ksplat")
         start += section.size
         if section.count:
             parts.append(_decode(data, section, low, high, f"{name}: section {index}"))

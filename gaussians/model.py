@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..quant import budget
 from ..render.sh import basis_count
 from ..render.splat import RasterOptions, rasterize
 from ..scenes.cameras import Cameras
@@ -16,6 +17,11 @@ from .paint import painted
 from .shelf import on_shelf
 
 FLOATS_WITHOUT_COLOR = 3 + 3 + 1 + 3 + 4  # means, normals, opacity, scales, quats: INRIA's PLY
+
+
+def check_room(count: int, rest: int, where: str) -> None:
+    """Raise ValueError where `count` Gaussians of `rest` SH coefficients beside DC are too many."""
+    budget.check(4 * count * (FLOATS_WITHOUT_COLOR + 3 * (1 + rest)), f"{where}: {count} Gaussians")
 
 
 @dataclass(frozen=True)

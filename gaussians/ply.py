@@ -13,7 +13,7 @@ import torch
 
 from .compressed_ply import is_compressed, read_compressed
 from .limits import Limits
-from .model import SplatModel
+from .model import SplatModel, check_room
 from .ply_header import PlyHeader, open_bytes, parse_header
 
 BLOCK_ROWS = 8192  # 2 MB of SH3 rows: column copies stay in the cache.
@@ -44,6 +44,8 @@ def read_ply(source: str | Path | bytes | memoryview, *, name: str | None = None
         return read_compressed(header, data)
     n_rest = check_columns(header)
     header.check_size(len(data))
+    vertex = header.element("vertex")
+    check_room(vertex.count if vertex else 0, n_rest // 3, file)
     if header.mappable("vertex"):
         rows = header.rows("vertex", data)
     else:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .model import SplatModel
+from ..quant import budget
+from .model import SplatModel, check_room
 from .turn import joined
 from .unpack import logit, restore_largest
 
@@ -25,6 +26,8 @@ TEXEL_FLOOR, TEXELS_PER_BYTE = 1 << 20, 64
 TEXELS_PER_MEANS_BYTE = 4
 PALETTE_COLUMNS = 64
 COEFFICIENTS = {1: 3, 2: 8, 3: 15}
+MOST_REST = 15
+TEXEL_BYTES = 4
 ROTATION_TAG = 252
 FLOAT32_LIMIT = 3.4e38
 
@@ -71,6 +74,7 @@ def _read_bundle(source: io.BytesIO | Path, size: int, file: str) -> SplatModel:
                         f"{file}: SOG entry {entry}: expected at most {limit} bytes, "
                         f"claims {info.file_size}"
                     )
+                budget.check(info.file_size, f"{file}: SOG entry {entry}")
                 with archive.open(info) as stream:
                     return stream.read(info.file_size)
 
@@ -186,6 +190,7 @@ def _decode(meta: Mapping[str, Any], fetch: Fetch, file: str) -> SplatModel:
     )
     if type(count) is not int or count < 1:
         raise ValueError(f"{file}: SOG count: expected a positive integer, got {count!r:.20}")
+    check_room(count, 0 if meta.get("shN") is None else MOST_REST, f"{file}: SOG")
     sh0 = _texture(meta, "sh0", 0, fetch, count, file)
     with np.errstate(all="ignore"):  # Absurd ranges give non-finite values: sanitize's task.
         colors, opacities = _decode_sh0(meta, sh0, version, file)
@@ -249,6 +254,7 @@ def _image(
     try:
         with Image.open(io.BytesIO(data), formats=["WEBP", "PNG"]) as image:
             texels = image.width * image.height
+            budget.check(2 * TEXEL_BYTES * texels, "its texels")
             if texels > _plausible_texels(len(data), meta, fetch):
                 raise ValueError(f"{texels} texels from {len(data)} bytes")
             return np.asarray(image.convert("RGBA"))

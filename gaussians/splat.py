@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .limits import BYTE_OPACITY, Limits
-from .model import SplatModel
+from .model import SplatModel, check_room
 from .pack import alpha_bytes, stored_values
 from .unpack import SH_C0, logit
 
@@ -34,6 +34,7 @@ def read_splat(data: bytes, *, name: str = "splat") -> SplatModel:
             f"{name}: .splat: expected a positive multiple of {RECORD.itemsize} bytes, "
             f"got {len(data)}"
         )
+    check_room(len(data) // RECORD.itemsize, 0, name)
     rows = np.frombuffer(data, RECORD)
     with np.errstate(all="ignore"):  # A scale of 0 or less is sanitize's task.
         scales = np.log(rows["scales"])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .limits import BYTE_OPACITY, Limits
-from .model import SplatModel
+from .model import SplatModel, check_room
 from .unpack import FRAMES, flip_axes, frame_signs, logit, restore_largest
 
 MAGIC = b"NGSP"
@@ -97,6 +97,7 @@ def _check_layout(fields: tuple[int, ...], file: str, compressed: int) -> Layout
     if fraction_bits > 30:
         raise ValueError(f"{file}: SPZ fractional bits: expected at most 30, got {fraction_bits}")
     layout = Layout(version, count, degree, fraction_bits, flags)
+    check_room(count, REST[degree], f"{file}: SPZ")
     limit = max(RAW_FLOOR, RAW_RATIO * compressed)
     if sum(layout.sizes()) > limit:
         raise ValueError(

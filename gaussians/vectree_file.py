@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..quant import container, entropy
-from .model import SplatModel
+from .model import SplatModel, check_room
 from .vectree import MAX_CODEWORDS, MAX_POSITION, Half, Three, VecTree
 
 NAME = "vectree"  # the header's "codec"
@@ -107,6 +107,7 @@ def read(found: container.Container, *, partial: bool = False, name: str) -> Vec
     if here:
         nobody = np.zeros((layout.codewords, 0), np.int32)
         book = _halves(reader.ints("book", d, nobody, 2), 0, "book", name)
+    check_room(sum(layout.counts[block] for block in here), d // 3 - 1, name)
     parts = [reader.block(block) for block in here] or [_nothing(d)]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
     return VecTree(

@@ -19,6 +19,7 @@ def read_scene(
     test_every: int = 8,
     background: float = 0.0,
     masks: bool | Literal["alpha"] = True,
+    most_bytes: int | None = None,
 ) -> Scene:
     """Read posed photographs, their split, and points if there are any.
 
@@ -37,12 +38,13 @@ def read_scene(
         background: grey in [0, 1] that transparent photographs are laid over.
         masks: read masks/NAME.png (COLMAP) or mask_path (transforms.json) where there are any;
             "alpha" takes the photographs' alpha instead.
+        most_bytes: of memory that the photographs may take; None asks nothing.
 
     Raises:
         ValueError: one line naming the file and what is wrong with it.
         FileNotFoundError: if there is no such path.
     """
-    options = ReadOptions(downscale, test_every, background, masks)
+    options = ReadOptions(downscale, test_every, background, masks, most_bytes)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")

@@ -21,6 +21,7 @@ from .photos import (
 
 Array = NDArray[np.float64]
 
+MOST_HEADER = 1 << 14  # Bytes; NumPy writes some hundred.
 COLUMNS = 17  # A pose of 3x5 (rotation, position, size and focal length), then near and far.
 
 
@@ -85,10 +86,12 @@ def llff_views(file: Path) -> list[View]:
 
 def _rows(file: Path) -> Array:
     """[N, 17] finite numbers."""
+    _check_head(file)
     try:
         rows = np.load(file, mmap_mode="r", allow_pickle=False)  # Mapped: no claim is allocated.
-    except (ValueError, EOFError, OverflowError, SyntaxError) as error:
-        raise ValueError(f"{file}: not a NumPy array ({error})".replace("\n", " ")) from None
+    except Exception as error:  # NumPy parses the header as Python, with all of that's errors.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file}: not a NumPy array ({reason:.120})") from None
     if rows.ndim != 2 or rows.shape[1] != COLUMNS or len(rows) == 0 or rows.dtype.kind not in "fiu":
         raise ValueError(
             f"{file}: expected [N, {COLUMNS}] numbers, got {list(rows.shape)} {rows.dtype}"
@@ -97,3 +100,13 @@ def _rows(file: Path) -> Array:
     if not np.isfinite(rows).all():
         raise ValueError(f"{file}: expected finite numbers")
     return rows
+
+
+def _check_head(file: Path) -> None:
+    """Refuse archives of arrays, and a header that is longer than the file: NumPy would read it."""
+    with file.open("rb") as opened:
+        head = opened.read(12)
+    width = 2 if head[6:7] == b"\x01" else 4
+    size = int.from_bytes(head[8 : 8 + width], "little")
+    if head[:6] != b"\x93NUMPY" or size > min(file.stat().st_size, MOST_HEADER):
+        raise ValueError(f"{file}: not a NumPy array (it begins with {head[:6]!r})")

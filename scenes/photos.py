@@ -36,12 +36,14 @@ class ReadOptions:
             makes all of them training views.
         background: grey in [0, 1] that transparent photographs are laid over.
         masks: read masks where there are any; "alpha" takes the photographs' alpha as masks.
+        most_bytes: of memory that all photographs may take together, or None.
     """
 
     downscale: float = 1
     test_every: int = TEST_EVERY
     background: float = 0.0
     masks: bool | Literal["alpha"] = True
+    most_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.downscale < math.inf:
@@ -117,6 +119,7 @@ def load_scene(
     test_views = [view for i, view in enumerate(views) if every and i % every == 0]
     train_views = [view for i, view in enumerate(views) if not every or i % every]
     plan = _plan(file, views, options.downscale)
+    _check_room(file, len(views), plan, options.most_bytes)
     train, test = _cameras(file, train_views, plan), _cameras(file, test_views, plan)
     train_images, train_masks = _load(train_views, plan, options)
     test_images, test_masks = _load(test_views, plan, options)
@@ -158,6 +161,16 @@ def _plan(file: Path, views: Sequence[View], downscale: float) -> _Plan:
         for side in (kept[2] - kept[0], kept[3] - kept[1])
     )
     return _Plan(size, kept, width, height)
+
+
+def _check_room(file: Path, count: int, plan: _Plan, most: int | None) -> None:
+    """All of them as floats, masks too, and one as it is read."""
+    pixels = count * plan.width * plan.height + 2 * plan.size[0] * plan.size[1]
+    if most is not None and 16 * pixels > most:
+        raise ValueError(
+            f"{file}: its photographs need {16e-6 * pixels:,.0f} MB of memory, more than the limit "
+            f"of {1e-6 * most:,.0f} MB (--max-memory); --downscale makes them smaller"
+        )
 
 
 def _K_of_photo(view: View, size: tuple[int, int]) -> Array:

@@ -183,7 +183,7 @@ def test_what_a_killed_run_left_goes_and_two_at_once_are_refused(manifest: Path)
     out = manifest.parent / "out"
     (out / ".work" / "x-1").mkdir(parents=True)
     (out / "tasks").mkdir()
-    (out / "tasks" / ".abc.json.1.tmp").write_text("{")
+    (out / "tasks" / ".abc.json.fieldpress-4194305-0123abcd.tmp").write_text("{")
     with Store(str(out)).work() as work:
         assert list(work.iterdir()) == list((out / "tasks").iterdir()) == []
         with pytest.raises(ValueError, match="out: another batch is at work here"):

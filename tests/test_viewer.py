@@ -20,7 +20,8 @@ from fieldpress.viewer.exhibit import Exhibit, Exhibition, Knob, Photos, Shown
 from fieldpress.viewer.heat import HEAT, heat_map
 from fieldpress.viewer.messages import Cancel, View, WantPhoto, WantVideo, parse
 from fieldpress.viewer.painter import Painter
-from fieldpress.viewer.server import MAX_CLIENTS, Server, is_loopback, page
+from fieldpress.viewer.rate import Buckets
+from fieldpress.viewer.server import MAX_CLIENTS, MESSAGES, Server, is_loopback, page
 from fieldpress.viewer.session import LEAST_SCALE, MOVING_SECONDS, WORTHWHILE, Scale
 from fieldpress.viewing import rendered
 
@@ -389,6 +390,47 @@ def test_clients_are_counted(serving, show):
         clients.pop().close()
         for client in clients:
             client.close()
+
+
+def test_guessing_a_token_ends_soon(serving, show):
+    with serving(show, host="0.0.0.0") as (server, lines):
+        token = "/?" + server.url.partition("?")[2]
+        assert b"200" in get(server, token).split(b"\r\n")[0]
+        answers = [get(server, f"/?token={i}").split(b"\r\n")[0] for i in range(13)]
+        assert all(b"403" in answer for answer in answers[:10])
+        assert b"429" in answers[-1]
+        assert b"429" in get(server, token).split(b"\r\n")[0]  # Not even the right one now.
+    assert len(lines) == 14
+
+
+def test_a_client_that_sends_too_much_is_let_go(serving, show):
+    from websockets.exceptions import ConnectionClosed
+
+    def flood(client: Any) -> None:
+        for _ in range(20 * int(MESSAGES[1])):
+            client.send('{"type": "cancel"}')
+        while True:
+            client.recv(timeout=10)
+
+    with serving(show) as (server, lines), connect(server) as client, connect(server) as other:
+        with pytest.raises(ConnectionClosed, match="1008"):
+            flood(client)
+        assert look(other)[0]["type"] == "frame"
+    assert lines[0] == "a client sent too much"
+
+
+def test_buckets_fill_with_time_and_forget_the_oldest():
+    now = [0.0]
+    buckets = Buckets(2.0, 3.0, 2, lambda: now[0])
+    assert [buckets.of("a").take() for _ in range(4)] == [True, True, True, False]
+    now[0] = 0.5
+    assert [buckets.of("a").take() for _ in range(2)] == [True, False]
+    now[0] = 100.0
+    assert [buckets.of("a").take() for _ in range(4)] == [True, True, True, False]
+    buckets.of("b").take()
+    buckets.of("c")
+    assert len(buckets) == 2
+    assert not buckets.of("a").empty  # It was forgotten.
 
 
 @pytest.mark.parametrize(

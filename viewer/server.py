@@ -20,12 +20,17 @@ import torch
 
 from .exhibit import Exhibition
 from .painter import Painter
+from .rate import Bucket, Buckets
 from .session import Session
 
 MAX_CLIENTS = 8
+MESSAGES = 240.0, 960.0  # A second from a client, and at once: a mouse makes up to 125.
+WRONG_TOKENS = 0.2, 10.0  # The same of an address that does not know the token.
+MAX_ADDRESSES = 1000  # That are remembered for it.
 MAX_MESSAGE = 1 << 20  # Bytes from a client: a path of 3,600 cameras fits.
 SCRIPTS = ("camera.js", "path.js", "stage.js", "panel.js", "view.js")
 PLAIN = "text/plain; charset=utf-8"
+POLICY_VIOLATION = 1008  # A web socket's reason to close.
 
 
 class Server:
@@ -55,6 +60,7 @@ class Server:
         self._log = log
         self._painter = Painter(show)
         self._clients: set[Any] = set()
+        self._wrong = Buckets(*WRONG_TOKENS, MAX_ADDRESSES)
         self._page = page(show.title)
         self._nonce = secrets.token_urlsafe(12)
 
@@ -97,10 +103,14 @@ class Server:
 
         self._clients.add(connection)
         session = Session(self._painter, self._worker, self._turn, connection.send, self._log)
-        painting = asyncio.ensure_future(session.paint())
+        painting, messages = asyncio.ensure_future(session.paint()), Bucket(*MESSAGES)
         try:
             await session.hello()
             async for text in connection:
+                if not messages.take():
+                    self._log("a client sent too much")
+                    await connection.close(POLICY_VIOLATION, "too many messages")
+                    break
                 await session.take(text)
         except ConnectionClosed:
             pass
@@ -122,7 +132,11 @@ class Server:
             return self._refuse(HTTPStatus.FORBIDDEN, f"host {hosts}")
         if address.path not in ("/", "/ws"):
             return self._refuse(HTTPStatus.NOT_FOUND, f"path {request.path}")
+        wrong = self._wrong.of(str((connection.remote_address or ("",))[0]))
+        if wrong.empty:  # Whatever it says: else guessing would only be slower.
+            return self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens")
         if not self._is_token(address.query):
+            wrong.take()
             return self._refuse(HTTPStatus.FORBIDDEN, "no or a wrong token")
         if address.path == "/":
             text = self._page.replace("NONCE", self._nonce).encode()

@@ -1,0 +1,110 @@
+"""Write the golden files that are missing of every kind of model, and what they decode to.
+
+Run `python tests/make_golden_kinds.py` after adding a kind to MAKERS or raising the container's
+version. What is there is never written anew: a file of any version decodes for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from make_golden import seeded_model
+
+from fieldpress import models
+from fieldpress.fields import codec as fields
+from fieldpress.fields.image import ImageField
+from fieldpress.fields.levels import Encoding
+from fieldpress.fields.nerf import CELL_SIDE, GEOMETRY, NerfField
+from fieldpress.fields.network import Network, new_weights
+from fieldpress.fields.sdf import SdfField
+from fieldpress.gaussians.codec import Steps, encode
+from fieldpress.gaussians.tiles import Tile, file_blocks
+from fieldpress.quant import container
+
+GOLDEN = Path(__file__).parent / "golden" / "kinds"
+
+
+def network(encoding: Encoding, outputs: int) -> Network:
+    rng = torch.Generator().manual_seed(outputs)
+    table = torch.randn(encoding.rows, encoding.features, generator=rng)
+    return Network(encoding, table, new_weights([encoding.width, 16, outputs], outputs))
+
+
+def coded(model: Any, head: int = 0) -> bytes:
+    """A file in which about half of the rows are in use."""
+    encoding = model.network.encoding
+    rng = np.random.default_rng(1)
+    used = [rng.random(level.rows) < 0.5 for level in encoding.level]
+    steps = fields.Steps((0.25,) * encoding.levels, (0.1, 0.1), (0.1,) * head)
+    return fields.encode(model, steps, used, {"recipe": "golden"})
+
+
+def image() -> bytes:
+    encoding = Encoding(2, "SimplexGrid", 3, 2, 7, 4, 2.0)
+    return coded(ImageField(network(encoding, 3), 40, 24))
+
+
+def sdf() -> bytes:
+    encoding = Encoding(3, "HashGrid", 3, 2, 7, 2, 2.0)
+    return coded(SdfField(network(encoding, 1), (-1.0, -2.0, 0.5), 4.0))
+
+
+def nerf() -> bytes:
+    encoding = Encoding(3, "PermutoGrid", 3, 2, 7, 2, 2.0)
+    cells = torch.arange(CELL_SIDE**3) % 4096 < 7
+    head = new_weights([NerfField.head_inputs, 16, 3], 0)
+    model = NerfField(network(encoding, GEOMETRY), head, cells, (-1.0, -1.0, -1.0), 2.0)
+    return coded(model, head=2)
+
+
+def tiles() -> bytes:
+    """Three tiles at two levels of detail."""
+    streams, records = {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(3):
+            model = seeded_model(torch.Generator().manual_seed(number), 24, 1)
+            model.means[:, 0] += 30.0 * number
+            parts = [model, model[:5]]
+            files = [encode(part, np.zeros(len(part), np.int64), Steps()) for part in parts]
+            records.append(Tile.of([models.decode_fpz(data, "golden") for data in files]))
+            for level, data in enumerate(files):
+                streams[number, level] = Path(folder) / f"{number}-{level}"
+                streams[number, level].write_bytes(data)
+        return b"".join(file_blocks({"seed": 0}, records, streams))
+
+
+# A line for each value of the header's "kind": that is all that a new one needs here.
+MAKERS: dict[str, Callable[[], bytes]] = {"image": image, "sdf": sdf, "nerf": nerf, "tiles": tiles}
+
+
+def digest(model: Any) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all tensors, in their order."""
+    state = hashlib.sha256()
+    for name, tensor in model.tensors().items():
+        state.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        state.update(tensor.contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def main() -> None:
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    record = GOLDEN / "digests.json"
+    digests = json.loads(record.read_text()) if record.exists() else {}
+    for kind, make in MAKERS.items():
+        path = GOLDEN / f"{kind}-{container.VERSION}.fpz"
+        if not path.exists():
+            path.write_bytes(make())
+            digests[path.name] = digest(models.load(path))
+            print(f"{path}: {path.stat().st_size} bytes")
+    record.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
