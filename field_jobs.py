@@ -15,12 +15,14 @@ from . import __version__
 from .console import Progress, sink
 from .fields import codec
 from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
-from .fields.fit_nerf import NerfSettings, fit_nerf
+from .fields.fit_nerf import FittedNerf, NerfSettings, fit_nerf
 from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
+from .fields.fit_vq_nerf import FittedVqNerf, VqSettings, fit_vq_nerf
 from .fields.image import MAX_SIDE, ImageField
 from .fields.levels import Encoding
 from .fields.nerf import NerfField
 from .fields.sdf import SdfField
+from .fields.vq_nerf import VqNerfField
 from .quant import container
 from .scenes import metrics
 from .scenes.cameras import Cameras, Scene
@@ -212,6 +214,25 @@ class NerfJob:
             encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db, seed=self.seed
         )
 
+    def fit(self, scene: Scene, progress: Progress) -> FittedNerf | FittedVqNerf:
+        return fit_nerf(scene, self.settings(), progress=progress)
+
+
+@dataclass(frozen=True)
+class VqNerfJob(NerfJob):
+    """What `fit nerf --method vqnerf` was asked for."""
+
+    upscale: int = 4
+
+    def fit(self, scene: Scene, progress: Progress) -> FittedNerf | FittedVqNerf:
+        return fit_vq_nerf(scene, self.vq_settings(), progress=progress)
+
+    def __post_init__(self) -> None:
+        self.vq_settings()
+
+    def vq_settings(self) -> VqSettings:
+        return VqSettings(self.settings(), self.upscale)
+
 
 def fit_nerf_file(
     source: str, output: str, job: NerfJob, *, downscale: float, progress: Progress
@@ -219,7 +240,7 @@ def fit_nerf_file(
     """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
     _check_name(output)
     scene = read_scene(source, downscale=downscale)
-    fitted = fit_nerf(scene, job.settings(), progress=progress.part(0, FIT_SHARE))
+    fitted = job.fit(scene, progress.part(0, FIT_SHARE))
     start = time.perf_counter()
     pressed = _pressed(
         fitted, fitted.steps, job, source, output, start, lambda m: _measure(m, scene)
@@ -236,7 +257,10 @@ def fit_nerf_file(
 def _measure(model: Any, scene: Scene) -> dict[str, Any]:
     report = evaluate(model.render, scene.test, photos=scene.test_images).to_json()
     keys = ("psnr", "ssim", "lpips", "fps", "render_size", "views", "device")
-    return {key: report[key] for key in keys}
+    measured = {key: report[key] for key in keys}
+    if isinstance(model, VqNerfField):
+        measured["seconds_by_stage"] = model.staged(scene.test[:1])[1]
+    return measured
 
 
 def orbit_views(model: SdfField | NerfField, count: int) -> Cameras:
@@ -266,7 +290,7 @@ def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
 
 def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict[str, Any]:
     """Quality of a field against the picture that `reference` names. Raises ValueError."""
-    if model.kind == "nerf":
+    if isinstance(model, NerfField):
         if scene is None or reference is not None:
             raise ValueError("eval: expected --scene with the photographs of a radiance field")
         return _measure(model, read_scene(scene))

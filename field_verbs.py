@@ -100,6 +100,8 @@ def fit_nerf(
     rays: int = 1024,
     loss_db: float = 0.1,
     downscale: float = 1.0,
+    method: Literal["direct", "vqnerf"] = "direct",
+    upscale: Literal[2, 4, 8] = 4,
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -115,6 +117,9 @@ def fit_nerf(
         rays: Of a step.
         loss_db: What rounding may cost on training views, in dB.
         downscale: Make photographs this many times smaller, each way.
+        method: A ray a pixel, or vqnerf: a ray for each block of pixels, which a decoder that is
+            trained with the field fills in; our reconstruction of arXiv 2310.14487.
+        upscale: With vqnerf, sides of a block in pixels.
         seed: Of every random choice.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -123,7 +128,9 @@ def fit_nerf(
 
     check_output(output, overwrite=overwrite)
     try:
-        wanted = field_jobs.NerfJob(otype, log2_hashmap_size, steps, rays, loss_db, seed)
+        given = (otype, log2_hashmap_size, steps, rays, loss_db, seed)
+        direct = method == "direct"
+        wanted = field_jobs.NerfJob(*given) if direct else field_jobs.VqNerfJob(*given, upscale)
     except ValueError as error:
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:

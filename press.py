@@ -155,7 +155,7 @@ def model_and_views(
             _coarsest(file), orbit or 1
         ) if views is None else views
     model: Any = read_source(source).model
-    if model.kind in ("sdf", "nerf"):
+    if model.kind in ("sdf", "nerf", "vqnerf"):
         _check_cpu(there, "fields")
         return model, field_jobs.orbit_views(model, orbit or 1) if views is None else views
     check_gaussians(model, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -92,6 +92,15 @@ def cube_around(scene: Scene) -> tuple[tuple[float, float, float], float]:
     return (corner[0], corner[1], corner[2]), edge
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What rays brought back, [R, channels], with gradients down to features at places [M, 3]."""
+
+    values: Tensor
+    points: Tensor
+    features: Tensor
+
+
 class NerfTrainer:
     """Density and colour under training, and the cells that its rays pass.
 
@@ -99,7 +108,7 @@ class NerfTrainer:
         cells: [64^3] bool.
     """
 
-    def __init__(self, scene: Scene, settings: NerfSettings) -> None:
+    def __init__(self, scene: Scene, settings: NerfSettings, channels: int = 3) -> None:
         if scene.train_images is None or not len(scene.train):
             raise ValueError(f"{scene.name}: expected training photographs, got none")
         self.settings = settings
@@ -115,7 +124,7 @@ class NerfTrainer:
         self.table = new_table(encoding, settings.seed)
         self._lazy = LazyAdam(encoding, self.table)
         self.weights = new_weights([encoding.width, n, GEOMETRY], settings.seed)
-        self.head = new_weights([NerfField.head_inputs, n, n, 3], settings.seed + 1)
+        self.head = new_weights([NerfField.head_inputs, n, n, channels], settings.seed + 1)
         for weight in (*self.weights, *self.head):
             weight.requires_grad_()
         self._adam = torch.optim.Adam((*self.weights, *self.head), betas=(0.9, 0.99), eps=1e-15)
@@ -134,25 +143,39 @@ class NerfTrainer:
 
     def step(self, rate: float) -> float:
         """One step of Adam on random rays; the mean squared error that it found."""
-        count = self.settings.rays
-        pick = torch.randint(len(self._colors), (count,), generator=self._rng)
-        rays_d, jitter = self._rays_d[pick], torch.rand(count, generator=self._rng)
-        found = march(self._origins[pick // self._pixels], rays_d, self.cells, jitter)
-        if not len(found.ray):
+        origins, rays_d, truth = self.draw()
+        traced = self.trace(origins, rays_d)
+        if not len(traced.points):
             return float("nan")
+        loss = (traced.values - truth).square().mean()
+        self.learn(loss, traced, rate)
+        return float(loss.detach())
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Origins in the unit cube, directions and colours [R, 3] of random pixels."""
+        pick = torch.randint(len(self._colors), (self.settings.rays,), generator=self._rng)
+        truth = self._colors[pick].float() / 255
+        return self._origins[pick // self._pixels], self._rays_d[pick], truth
+
+    def trace(self, origins: Tensor, rays_d: Tensor) -> Traced:
+        """What rays [R, 3] bring back, their samples at random places of their steps."""
+        count = len(origins)
+        jitter = torch.rand(count, generator=self._rng)
+        found = march(origins, rays_d, self.cells, jitter)
         features = encode(self.settings.encoding, found.points, self.table).requires_grad_()
         raw = layers(features, self.weights)[-1]
-        sigmas, rgb = shade(raw, rays_d[found.ray], self.head)
-        truth = self._colors[pick].float() / 255
-        loss = (composite(sigmas, rgb, found, count) - truth).square().mean()
+        sigmas, shades = shade(raw, rays_d, found.ray, self.head)
+        return Traced(composite(sigmas, shades, found, count), found.points, features)
+
+    def learn(self, loss: Tensor, traced: Traced, rate: float) -> None:
+        """One step of Adam down the gradient of a loss of what was traced."""
         self._adam.zero_grad()
         loss.backward()
         for group in self._adam.param_groups:
             group["lr"] = WEIGHT_RATE * rate
         self._adam.step()
-        assert features.grad is not None
-        self._lazy.update(found.points, features.grad, rate)
-        return float(loss.detach())
+        assert traced.features.grad is not None
+        self._lazy.update(traced.points, traced.features.grad, rate)
 
     def look(self, *, everywhere: bool = False) -> None:
         """Measure the density of some cells, or of all, at a random place of each; mark cells."""
@@ -193,23 +216,42 @@ def fit_nerf(
         trainer.step(cosine_rate(step, settings.steps, settings.rate))
     trainer.look(everywhere=True)
     model = trainer.model
+    used, points = touched_rows(model, scene.name)
+    steps = search_steps(model, used, scene, points, settings.loss_db)
+    return FittedNerf(model, used, steps, time.perf_counter() - start)
+
+
+def touched_rows(model: NerfField, name: str) -> tuple[codec.Used, Tensor]:
+    """Rows that places in cells meet, and such places [N, 3]. Raises ValueError for no cells."""
     rng = torch.Generator().manual_seed(2)
     live = model.cells.nonzero()[:, 0]
     if not len(live):
-        raise ValueError(f"{scene.name}: the fit ended with an empty cube")
+        raise ValueError(f"{name}: the fit ended with an empty cube")
     points = [cell_points(part, rng) for part in live.repeat(8).split(1 << 16)]
-    used = codec.rows_in_use(settings.encoding, points)
-    steps = search_steps(model, used, scene, torch.cat(points), settings.loss_db)
-    return FittedNerf(model, used, steps, time.perf_counter() - start)
+    return codec.rows_in_use(model.network.encoding, points), torch.cat(points)
 
 
 def search_steps(
     model: NerfField, used: codec.Used, scene: Scene, points: Tensor, loss_db: float
 ) -> codec.Steps:
     """The coarsest steps whose rounding costs at most `loss_db` on some training views."""
+    return coarsest(model, used, scene, loss_db, even_steps(model, used, points).scaled)
+
+
+def even_steps(model: NerfField, used: codec.Used, points: Tensor) -> codec.Steps:
+    """Steps of table, geometry and head that cost as much error per bit each."""
     steps = codec.even_steps(model.network, used, points)
-    finest = min(steps.weights)
-    steps = codec.Steps(steps.table, steps.weights, tuple(finest for _ in model.head))
+    return replace(steps, head=tuple(min(steps.weights) for _ in model.head))
+
+
+def coarsest(
+    model: NerfField,
+    used: codec.Used,
+    scene: Scene,
+    loss_db: float,
+    steps_at: Callable[[float], codec.Steps],
+) -> codec.Steps:
+    """The coarsest steps of those at a factor whose rounding costs at most `loss_db`."""
     assert scene.train_images is not None
     pick = torch.linspace(0, len(scene.train) - 1, SHOWN).long()
     views, truth = scene.train[pick], scene.train_images[pick]
@@ -217,9 +259,9 @@ def search_steps(
     low, high = -12.0, 4.0  # log2 of the factor: what loses too little, too much.
     for _ in range(TRIALS):
         middle = 0.5 * (low + high)
-        good = _quality(codec.rounded(model, steps.scaled(2**middle), used), views, truth) >= goal
+        good = _quality(codec.rounded(model, steps_at(2**middle), used), views, truth) >= goal
         low, high = (middle, high) if good else (low, middle)
-    return steps.scaled(2**low)
+    return steps_at(2**low)
 
 
 def _quality(model: NerfField, views: Cameras, truth: Tensor) -> float:

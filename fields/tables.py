@@ -7,6 +7,8 @@ come coarsest first, so that a file cut between them decodes to a blurred field.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,6 +101,57 @@ def read_matrix(
     section = _take(sections, key, name)
     symbols = _read_ints(section, shape[0], shape[1], _previous(shape[0]), name)
     return torch.from_numpy(dequantise(symbols, step))
+
+
+def write_matrices(key: str, weights: Sequence[Tensor], steps: Sequence[float]) -> list[Section]:
+    """The sections KEY/0, KEY/1, ... of weight matrices."""
+    return [
+        write_matrix(f"{key}/{i}", quantise(weight, step))
+        for i, (weight, step) in enumerate(zip(weights, steps, strict=True))
+    ]
+
+
+def read_matrices(
+    key: str,
+    widths: Sequence[int],
+    steps: Sequence[float],
+    sections: Mapping[str, Section],
+    name: str,
+) -> tuple[Tensor, ...]:
+    """The matrices [out, in] of KEY/0, KEY/1, ..., for layers of these widths."""
+    shapes = [(out, into) for into, out in pairwise(widths)]
+    return tuple(
+        read_matrix(sections, f"{key}/{i}", shape, step, name)
+        for i, (shape, step) in enumerate(zip(shapes, steps, strict=True))
+    )
+
+
+def rounded(weights: Sequence[Tensor], steps: Sequence[float]) -> tuple[Tensor, ...]:
+    """The matrices that decoding gives."""
+    return tuple(
+        torch.from_numpy(dequantise(quantise(weight, step), step))
+        for weight, step in zip(weights, steps, strict=True)
+    )
+
+
+def whole_numbers(layout: Mapping[str, Any], key: str) -> list[int]:
+    """A list of a header. Raises ValueError naming the key."""
+    values = layout.get(key)
+    if not (isinstance(values, list) and all(type(v) is int for v in values)):
+        raise ValueError(f"{key}: expected whole numbers, got {values!r:.40}")
+    return values
+
+
+def positive(layout: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:
+    """A list of `count` steps of a header. Raises ValueError naming the key."""
+    values = layout.get(key)
+    if not (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(v) in (int, float) and 0 < v <= MAX_STEP for v in values)
+    ):
+        raise ValueError(f"{key}: expected {count} positive numbers, got {values!r:.40}")
+    return tuple(float(v) for v in values)
 
 
 def write_flags(name: str, flags: NDArray[np.bool_]) -> Section:
