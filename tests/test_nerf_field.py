@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,29 +24,11 @@ from fieldpress.fields.nerf import (
     march,
 )
 from fieldpress.fields.network import Network, new_weights
-from fieldpress.fields.sdf import pixel_rays
 from fieldpress.quant import container
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.metrics import psnr
-from fieldpress.scenes.orbit import orbit
 
 ENCODING = Encoding(3, "SimplexGrid", 3, 2, 9, 8, 1.6)
-
-
-def scene(size: int = 24) -> Scene:
-    """A ball with a coloured side for each axis, before black, seen from a ring of cameras."""
-    views = orbit([0.0, 0.0, 0.0], 3.0, 12, width=size, height=size, up=[0.0, 0.0, 1.0], fov=40)
-    images = []
-    for i in range(len(views)):
-        rays_o, rays_d = pixel_rays(views[i : i + 1])
-        middle = -(rays_o * rays_d).sum(1)
-        inside = 0.6**2 - (rays_o + middle[:, None] * rays_d).square().sum(1)
-        point = rays_o + (middle - inside.clamp_min(0).sqrt())[:, None] * rays_d
-        color = torch.where((inside > 0)[:, None], 0.5 + 0.8 * point, torch.tensor(0.0))
-        images.append(color.clamp(0, 1).reshape(size, size, 3))
-    stack = torch.stack(images)
-    train = torch.arange(12) % 4 != 0
-    return Scene("ball", views[train], views[~train], stack[train], stack[~train])
 
 
 def test_marching_keeps_to_the_cube_and_the_cells() -> None:
@@ -87,15 +70,15 @@ def test_compositing_is_the_loop_over_samples() -> None:
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_the_cube_is_where_the_cameras_look() -> None:
-    low, edge = cube_around(scene())
+def test_the_cube_is_where_the_cameras_look(ball: Callable[..., Scene]) -> None:
+    low, edge = cube_around(ball())
     assert [x + edge / 2 for x in low] == pytest.approx([0, 0, 0], abs=1e-4)
     assert edge == pytest.approx(0.75 * 3, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[Scene, fit_nerf.FittedNerf]:
-    given = scene()
+def fitted(ball: Callable[..., Scene]) -> tuple[Scene, fit_nerf.FittedNerf]:
+    given = ball()
     settings = NerfSettings(ENCODING, neurons=16, steps=160, rays=256, rate=0.02, loss_db=0.3)
     return given, fit_nerf.fit_nerf(given, settings)
 
@@ -156,8 +139,8 @@ def test_forged_files_are_refused(fitted: tuple) -> None:
             codec.decode(data[:size], name="f.fpz")
 
 
-def test_an_empty_scene_is_refused_and_empty_cells_are_black() -> None:
-    given = scene(8)
+def test_an_empty_scene_is_refused_and_empty_cells_are_black(ball: Callable[..., Scene]) -> None:
+    given = ball(8)
     with pytest.raises(ValueError, match="photographs"):
         NerfTrainer(Scene("none", given.train, given.test), NerfSettings(ENCODING))
     table = torch.zeros(ENCODING.rows, 2)
