@@ -21,15 +21,15 @@ from .fit_nerf import (
     even_steps,
     touched_rows,
 )
-from .fit_vq import COMMITMENT, Autoencoder, Crops, distance
+from .fit_vq import COMMITMENT, Autoencoder, Blocks, Crops, distance
 from .network import Network, cosine_rate
 from .semantic import Features, random_features, semantic_loss
 from .vq_nerf import VqNerfField
 
-WARM = 0.2  # Of the steps: the field against the encoder's latents, without the decoder.
-LATENTS = 0.02  # Weight of the difference to the encoder's latents.
+WARM = 0.6  # Of the steps: the field against the encoder's latents, without the decoder.
+LATENTS = 0.3  # Weight of the difference to the encoder's latents, beside what is decoded.
 MARGIN = 1  # Blocks of a piece's border, whose neighbours the decoder does not see.
-DECODER_RATE = 2e-3
+DECODER_RATE = 1e-3
 FIELD_SHARE = 0.75  # Of what rounding may cost: the field's; the rest is the decoder's.
 FINE = 2.0**-5  # Of a decoder's steps, where they are to cost nothing.
 
@@ -98,11 +98,12 @@ class VqTrainer:
         s = self.settings = settings
         self.field = NerfTrainer(scene, s.nerf, channels=3 + s.groups * s.size)
         assert scene.train_images is not None
-        self.crops = Crops(scene.train_images, scene.train, s.blocks, s.ratio)
-        self.auto = Autoencoder(s.ratio, s.width, s.groups, s.codes, s.size, s.nerf.seed)
+        self.crops = Crops.of(scene.train_images, scene.train, s.blocks, s.ratio)
+        self.auto = Autoencoder(self.crops, s.width, s.groups, s.codes, s.size, s.nerf.seed)
         self._features = features or random_features(s.nerf.seed)
         self._rng = torch.Generator().manual_seed(s.nerf.seed + 2)
-        self._adam = torch.optim.Adam(self.auto.decoder, betas=(0.9, 0.99))
+        self._blocks: Blocks | None = None
+        self._adam = torch.optim.Adam(self.auto.decoder, betas=(0.9, 0.99), eps=1e-15)
 
     @property
     def model(self) -> VqNerfField:
@@ -118,56 +119,63 @@ class VqTrainer:
             codes=self.auto.codebook.codes.clone(), ratio=self.settings.ratio,
         )  # fmt: skip
 
-    def step(self, rate: float, *, decoding: bool) -> float:
-        """One step of Adam on pieces of photographs and random rays; the loss, NaN if all missed.
+    def warm(self, rate: float) -> float:
+        """One step of Adam on the field alone, on random blocks and pixels; the loss."""
+        s, blocks = self.settings, self._blocks or Blocks(self.crops, self.auto.encoder)
+        self._blocks = blocks
+        count = s.crops * self.crops.rows * self.crops.columns
+        origins, rays_d, wanted = blocks.draw(count, self._rng)
+        traced, pixel_loss = self._trace(origins, rays_d)
+        error = (traced.values[:count] - wanted).square()
+        loss = pixel_loss + error[:, :3].mean() + self.auto.weight * error[:, 3:].mean()
+        return self._learn(loss, traced, rate)
 
-        Args:
-            rate: learning rate of the table; that of the decoder follows it.
-            decoding: through the codebook and the decoder, which learn as well.
-        """
+    def step(self, rate: float) -> float:
+        """One step of Adam on field, decoder and codes, on pieces and random pixels; the loss."""
         crop = self.crops.draw(self.settings.crops, self._rng)
-        origins, rays_d, truth = self.field.draw()
-        low, edge = origins.new_tensor(self.field.low), self.field.edge
-        blocks = len(crop.rays_d)
-        traced = self.field.trace(
-            torch.cat([(crop.origins - low) / edge, origins]), torch.cat([crop.rays_d, rays_d])
-        )
-        if not len(traced.points):
-            return math.nan
-        loss = self.settings.pixels * (traced.values[blocks:, :3] - truth).square().mean()
-        loss = loss + self._coarse_loss(traced.values[:blocks], crop.pictures, decoding)
-        self._learn(loss, traced, rate, decoding)
-        return float(loss.detach())
+        traced, pixel_loss = self._trace(crop.origins, crop.rays_d)
+        values = traced.values[: len(crop.rays_d)]
+        loss = pixel_loss + self._decoded_loss(values, crop.pictures)
+        self._adam.zero_grad()
+        found = self._learn(loss, traced, rate)
+        for group in self._adam.param_groups:
+            group["lr"] = DECODER_RATE * rate / self.settings.nerf.rate
+        if math.isfinite(found):
+            self._adam.step()
+        return found
 
-    def _coarse_loss(self, values: Tensor, pictures: Tensor, decoding: bool) -> Tensor:
+    def _trace(self, origins: Tensor, rays_d: Tensor) -> tuple[Traced, Tensor]:
+        """Rays in world units and, behind them, random ones of pixels, and the loss of those."""
+        pixel_origins, pixel_rays_d, truth = self.field.draw()
+        origins = (origins - origins.new_tensor(self.field.low)) / self.field.edge
+        traced = self.field.trace(
+            torch.cat([origins, pixel_origins]), torch.cat([rays_d, pixel_rays_d])
+        )
+        error = traced.values[len(origins) :, :3] - truth
+        return traced, self.settings.pixels * error.square().mean()
+
+    def _decoded_loss(self, values: Tensor, pictures: Tensor) -> Tensor:
         """Of colours and latents [B * h * w, channels] of blocks of pictures [B, 3, H, W]."""
         s, auto = self.settings, self.auto
         shape = (len(pictures), self.crops.rows, self.crops.columns, -1)
         maps = values.reshape(shape).movedim(3, 1)
-        centers, latents = maps[:, :3], maps[:, 3:]
         with torch.no_grad():
             wanted = vq.latents_of(pictures, auto.encoder, s.ratio)
-        loss = LATENTS * (latents - wanted).square().mean()
-        if not decoding:
-            return loss + (centers - vq.centers_of(pictures, s.ratio)).square().mean()
-        codes, commitment = auto.codebook.quantise(latents)
-        inner = [MARGIN * s.ratio] * 4 if min(maps.shape[2:]) > 2 * MARGIN else [0] * 4
-        found = vq.pixels_of(codes, centers, auto.decoder, s.ratio)
-        found, truth = (
-            torch.nn.functional.pad(x, [-edge for edge in inner]) for x in (found, pictures)
-        )
-        loss = loss + distance(found, truth) + LATENTS * COMMITMENT * commitment
+        error = (maps[:, 3:] - wanted).square().mean()
+        codes, commitment = auto.codebook.quantise(maps[:, 3:])
+        found = vq.pixels_of(codes, maps[:, :3], auto.decoder, s.ratio)
+        cut = MARGIN * s.ratio if min(maps.shape[2:]) > 2 * MARGIN else 0
+        found, truth = (torch.nn.functional.pad(x, [-cut] * 4) for x in (found, pictures))
+        loss = auto.weight * (LATENTS * error + COMMITMENT * commitment)
         if s.semantic:
             loss = loss + s.semantic * semantic_loss(found, truth, self._features)
-        return loss
+        return loss + distance(found, truth)
 
-    def _learn(self, loss: Tensor, traced: Traced, rate: float, decoding: bool) -> None:
-        self._adam.zero_grad()
+    def _learn(self, loss: Tensor, traced: Traced, rate: float) -> float:
+        if not len(traced.points):
+            return math.nan
         self.field.learn(loss, traced, rate)
-        if decoding:
-            for group in self._adam.param_groups:
-                group["lr"] = DECODER_RATE * rate / self.settings.nerf.rate
-            self._adam.step()
+        return float(loss.detach())
 
 
 def fit_vq_nerf(
@@ -200,7 +208,7 @@ def fit_vq_nerf(
         if step % CELLS_EVERY == 0 and step:
             trainer.field.look(everywhere=step < 8 * CELLS_EVERY)
         rate = cosine_rate(step, own.steps, own.rate)
-        trainer.step(rate, decoding=step >= WARM * own.steps)
+        (trainer.warm if step < WARM * own.steps else trainer.step)(rate)
     trainer.field.look(everywhere=True)
     model = trainer.model
     used, points = touched_rows(model, scene.name)

@@ -17,6 +17,34 @@ KERNEL = 3
 TAPS = KERNEL**2
 
 
+def new_decoder(basis: Tensor, width: int, seed: int) -> tuple[Tensor, ...]:
+    """Two hidden layers that at first do just what a linear decoder does.
+
+    Latents go through them once as they are and once negative, so that rectifiers lose nothing; a
+    decoder that has to find this by itself takes hundreds of steps to do so.
+
+    Args:
+        basis: [3 ratio^2, d], columns that latents weigh.
+        width: of the layers, at least 2 d.
+        seed: of the kernels that latents do not go through at first.
+    """
+    pixels, latent = basis.shape
+    if width < 2 * latent:
+        raise ValueError(f"width: expected at least twice the {latent} latents, got {width}")
+    kernels = [
+        matrix.reshape(len(matrix), -1, TAPS)
+        for matrix in new_convolutions([3 + latent, width, width, pixels], seed)
+    ]
+    one, middle = torch.eye(latent), TAPS // 2
+    kernels[0][: 2 * latent] = 0
+    kernels[0][:latent, 3:, middle], kernels[0][latent : 2 * latent, 3:, middle] = one, -one
+    kernels[1][: 2 * latent] = 0
+    kernels[1][: 2 * latent, : 2 * latent, middle] = torch.eye(2 * latent)
+    kernels[2].zero_()
+    kernels[2][:, : 2 * latent, middle] = torch.cat([basis, -basis], 1)
+    return tuple(kernel.flatten(1) for kernel in kernels)
+
+
 def new_convolutions(widths: Sequence[int], seed: int) -> tuple[Tensor, ...]:
     """Matrices [out, 9 in] for layers of these widths, uniform as He et al. 2015 have it."""
     rng = torch.Generator().manual_seed(seed)
@@ -35,9 +63,20 @@ def convolve(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return x
 
 
+def detail_of(pictures: Tensor, ratio: int) -> Tensor:
+    """[B, 3 ratio^2, H / ratio, W / ratio] of pictures [B, 3, H, W] what their centres lack."""
+    smooth = stretched(centers_of(pictures, ratio), ratio)
+    return functional.pixel_unshuffle(pictures - smooth, ratio)
+
+
 def latents_of(pictures: Tensor, encoder: Sequence[Tensor], ratio: int) -> Tensor:
-    """[B, d, H / ratio, W / ratio] latents of pictures [B, 3, H, W]."""
-    return convolve(functional.pixel_unshuffle(pictures, ratio), encoder)
+    """[B, d, H / ratio, W / ratio] latents of the detail of pictures [B, 3, H, W]."""
+    return convolve(detail_of(pictures, ratio), encoder)
+
+
+def stretched(centers: Tensor, ratio: int) -> Tensor:
+    """Maps [B, C, h, w] at `ratio` times the size, bilinear."""
+    return functional.interpolate(centers, scale_factor=ratio, mode="bilinear", align_corners=False)
 
 
 def centers_of(pictures: Tensor, ratio: int) -> Tensor:
@@ -52,11 +91,8 @@ def pixels_of(latents: Tensor, centers: Tensor, decoder: Sequence[Tensor], ratio
 
     What the decoder adds to the colours, stretched, is what they do not show: detail.
     """
-    detail = functional.pixel_shuffle(convolve(torch.cat([centers, latents], 1), decoder), ratio)
-    smooth = functional.interpolate(
-        centers, scale_factor=ratio, mode="bilinear", align_corners=False
-    )
-    return smooth + detail
+    detail = convolve(torch.cat([centers, latents], 1), decoder)
+    return stretched(centers, ratio) + functional.pixel_shuffle(detail, ratio)
 
 
 def nearest(latents: Tensor, codes: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def test_black_stays_black_and_sizes_fit() -> None:
 
 def test_rays_of_a_piece_are_those_through_its_blocks(ball: Callable[..., Scene]) -> None:
     given = ball(12)
-    crops = Crops(given.train_images, given.train, 50, 3)
+    crops = Crops.of(given.train_images, given.train, 50, 3)
     assert (crops.rows, crops.columns) == (4, 4)  # The whole picture, so that pixels are known.
     crop = crops.draw(1, torch.Generator().manual_seed(0))
     view = next(
