@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..scenes.cameras import Cameras, Scene
 from ..scenes.metrics import psnr
-from . import codec
+from . import codec, tables
 from .encoding import LazyAdam, encode, new_table
 from .levels import Encoding
 from .nerf import CELL_SIDE, GEOMETRY, STEP, NerfField, composite, march, shade
 from .network import WEIGHT_RATE, Network, cosine_rate, layers, new_weights
+from .rounding import Rounding
 from .sdf import pixel_rays
 
 CELLS_EVERY = 16  # Steps between looks at the occupancy grid.
@@ -28,6 +29,8 @@ ROOM = 1.5  # Of the extent of the rest.
 REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras.
 PROBES = 1 << 17
 TRIALS = 8
+THROUGH = 0.5  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
+START_DB = 0.5  # What rounding may cost at first beyond what it may in the end.
 SHOWN = 3  # Training views that the search for steps looks at.
 
 Progress = Callable[[str, float], None]
@@ -43,6 +46,8 @@ class NerfSettings:
         steps, rays: rays of a step are drawn from all training views.
         rate: learning rate of the table at first.
         loss_db: what rounding may cost on training views.
+        rate_db: train the last steps through the rounding, a kilobyte worth so many dB of the
+            training error; None: round afterwards.
         seed: of every random choice.
     """
 
@@ -54,6 +59,7 @@ class NerfSettings:
     rays: int = 1024
     rate: float = 1e-2
     loss_db: float = 0.1
+    rate_db: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +69,8 @@ class NerfSettings:
         for name in ("rate", "loss_db"):
             if not 0 < getattr(self, name) <= 10:
                 raise ValueError(f"{name}: expected above 0, up to 10, got {getattr(self, name)}")
+        if self.rate_db is not None and not 0 <= self.rate_db <= 1:
+            raise ValueError(f"rate_db: expected 0 to 1, got {self.rate_db}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,10 @@ class NerfTrainer:
 
     Attributes:
         cells: [64^3] bool.
+        rounding: of the file, where training goes through it.
     """
+
+    rounding: Rounding | None = None
 
     def __init__(self, scene: Scene, settings: NerfSettings, channels: int = 3) -> None:
         if scene.train_images is None or not len(scene.train):
@@ -148,8 +159,7 @@ class NerfTrainer:
         if not len(traced.points):
             return float("nan")
         loss = (traced.values - truth).square().mean()
-        self.learn(loss, traced, rate)
-        return float(loss.detach())
+        return self.learn(loss, traced, rate)
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Origins in the unit cube, directions and colours [R, 3] of random pixels."""
@@ -162,20 +172,32 @@ class NerfTrainer:
         count = len(origins)
         jitter = torch.rand(count, generator=self._rng)
         found = march(origins, rays_d, self.cells, jitter)
-        features = encode(self.settings.encoding, found.points, self.table).requires_grad_()
-        raw = layers(features, self.weights)[-1]
-        sigmas, shades = shade(raw, rays_d, found.ray, self.head)
+        table, weights, head = self.table, self.weights, self.head
+        if self.rounding is not None:
+            table = self.rounding.table(table)
+            weights = self.rounding.matrices(weights, self.rounding.steps.weights)
+            head = self.rounding.matrices(head, self.rounding.steps.head)
+        features = encode(self.settings.encoding, found.points, table).requires_grad_()
+        raw = layers(features, weights)[-1]
+        sigmas, shades = shade(raw, rays_d, found.ray, head)
         return Traced(composite(sigmas, shades, found, count), found.points, features)
 
-    def learn(self, loss: Tensor, traced: Traced, rate: float) -> None:
-        """One step of Adam down the gradient of a loss of what was traced."""
+    def learn(self, loss: Tensor, traced: Traced, rate: float) -> float:
+        """One step of Adam down the gradient of a loss of what was traced; the loss."""
         self._adam.zero_grad()
         loss.backward()
         for group in self._adam.param_groups:
             group["lr"] = WEIGHT_RATE * rate
         self._adam.step()
+        found = float(loss.detach())
         assert traced.features.grad is not None
-        self._lazy.update(traced.points, traced.features.grad, rate)
+        if self.rounding is None or not self.rounding.rate_db:
+            self._lazy.update(traced.points, traced.features.grad, rate)
+            return found
+        self._lazy.accumulate(traced.points, traced.features.grad)
+        self._lazy.add(self.rounding.slope(self.table, found))
+        self._lazy.step(rate)
+        return found
 
     def look(self, *, everywhere: bool = False) -> None:
         """Measure the density of some cells, or of all, at a random place of each; mark cells."""
@@ -189,8 +211,11 @@ class NerfTrainer:
         self.cells = self._density * STEP > min(OPAQUE, float(self._density.mean()) * STEP)
 
     def _network(self) -> Network:
-        weights = tuple(w.detach() for w in self.weights)
-        return Network(self.settings.encoding, self.table, weights)
+        weights, table = tuple(w.detach() for w in self.weights), self.table
+        if self.rounding is not None:
+            table = self.rounding.table(table)
+            weights = tables.rounded(weights, self.rounding.steps.weights)
+        return Network(self.settings.encoding, table, weights)
 
 
 def cell_points(index: Tensor, rng: torch.Generator) -> Tensor:
@@ -213,12 +238,26 @@ def fit_nerf(
             progress("fitting", step / settings.steps)
         if step % CELLS_EVERY == 0 and step:
             trainer.look(everywhere=step < 8 * CELLS_EVERY)
+        if settings.rate_db is not None and step == turn(settings.steps):
+            trainer.look(everywhere=True)
+            model = trainer.model
+            used, points = touched_rows(model, scene.name)
+            steps = search_steps(model, used, scene, points, START_DB + settings.loss_db)
+            trainer.rounding = Rounding(settings.encoding, used, steps, settings.rate_db)
         trainer.step(cosine_rate(step, settings.steps, settings.rate))
     trainer.look(everywhere=True)
     model = trainer.model
     used, points = touched_rows(model, scene.name)
-    steps = search_steps(model, used, scene, points, settings.loss_db)
+    if trainer.rounding is not None:
+        steps = trainer.rounding.steps
+    else:
+        steps = search_steps(model, used, scene, points, settings.loss_db)
     return FittedNerf(model, used, steps, time.perf_counter() - start)
+
+
+def turn(steps: int) -> int:
+    """The first of the steps that go through the rounding, where any do."""
+    return round(steps * (1 - THROUGH))
 
 
 def touched_rows(model: NerfField, name: str) -> tuple[codec.Used, Tensor]:

@@ -174,8 +174,7 @@ class VqTrainer:
     def _learn(self, loss: Tensor, traced: Traced, rate: float) -> float:
         if not len(traced.points):
             return math.nan
-        self.field.learn(loss, traced, rate)
-        return float(loss.detach())
+        return self.field.learn(loss, traced, rate)
 
 
 def fit_vq_nerf(

@@ -40,16 +40,25 @@ def check_expansion(float_bytes: int, file_bytes: int, name: str) -> None:
 def write_table(
     encoding: Encoding, symbols: Sequence[Ints], used: Sequence[NDArray[np.bool_]]
 ) -> list[Section]:
-    """Sections of a table: symbols [rows, F] of each level, and which of its rows are in use."""
+    """Sections of a table: symbols [rows, F] of each level, and which of its rows are in use.
+
+    Where zeros cost less than saying where they are, more rows count as in use, or less.
+    """
     sections = []
     for number in range(encoding.levels):
-        kept = symbols[number][used[number]]
-        near = _neighbors(encoding, number, used[number])
-        sections += [
-            write_flags(f"runs/{number}", used[number]),
-            _ints(f"tab/{number}", kept, near),
-        ]
+        needed = used[number] & symbols[number].any(1)
+        ways = [used[number], needed, np.full_like(needed, True)]
+        found = [_write_level(encoding, number, symbols[number], way) for way in ways]
+        sections += min(found, key=lambda pair: sum(len(part.payload) for part in pair))
     return sections
+
+
+def _write_level(
+    encoding: Encoding, number: int, symbols: Ints, used: NDArray[np.bool_]
+) -> list[Section]:
+    near = _neighbors(encoding, number, used)
+    flags = write_flags(f"runs/{number}", used)
+    return [flags, _ints(f"tab/{number}", symbols[used], near)]
 
 
 def read_table(
