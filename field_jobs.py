@@ -203,6 +203,7 @@ class NerfJob:
     steps: int = 2000
     rays: int = 1024
     loss_db: float = 0.1
+    rate_db: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -211,8 +212,9 @@ class NerfJob:
     def settings(self) -> NerfSettings:
         encoding = Encoding(3, self.otype, NERF_LEVELS, 2, self.log2_hashmap_size, 16, NERF_GROWTH)
         return NerfSettings(
-            encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db, seed=self.seed
-        )
+            encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db,
+            rate_db=self.rate_db, seed=self.seed,
+        )  # fmt: skip
 
     def fit(self, scene: Scene, progress: Progress) -> FittedNerf | FittedVqNerf:
         return fit_nerf(scene, self.settings(), progress=progress)
@@ -229,6 +231,8 @@ class VqNerfJob(NerfJob):
 
     def __post_init__(self) -> None:
         self.vq_settings()
+        if self.rate_db is not None:
+            raise ValueError("rate_db: expected none with --method vqnerf, got one")
 
     def vq_settings(self) -> VqSettings:
         return VqSettings(self.settings(), self.upscale)

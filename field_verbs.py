@@ -99,6 +99,7 @@ def fit_nerf(
     steps: int = 2000,
     rays: int = 1024,
     loss_db: float = 0.1,
+    rate_db: float | None = None,
     downscale: float = 1.0,
     method: Literal["direct", "vqnerf"] = "direct",
     upscale: Literal[2, 4, 8] = 4,
@@ -116,6 +117,8 @@ def fit_nerf(
         steps: Training steps.
         rays: Of a step.
         loss_db: What rounding may cost on training views, in dB.
+        rate_db: Train the last half of the steps through the rounding, a kilobyte worth so many
+            dB: 0.0005 to 0.005.
         downscale: Make photographs this many times smaller, each way.
         method: A ray a pixel, or vqnerf: a ray for each block of pixels, which a decoder that is
             trained with the field fills in; our reconstruction of arXiv 2310.14487.
@@ -128,7 +131,7 @@ def fit_nerf(
 
     check_output(output, overwrite=overwrite)
     try:
-        given = (otype, log2_hashmap_size, steps, rays, loss_db, seed)
+        given = (otype, log2_hashmap_size, steps, rays, loss_db, rate_db, seed)
         direct = method == "direct"
         wanted = field_jobs.NerfJob(*given) if direct else field_jobs.VqNerfJob(*given, upscale)
     except ValueError as error:

@@ -34,6 +34,7 @@ KINDS: dict[str, type[ImageField] | type[SdfField] | type[NerfField]] = {
 }
 PROBES = 1 << 14  # Points at which sensitivities are measured.
 ROUNDING = 0.45
+CELLS_BACK = (1, NerfField.side, NerfField.side**2)
 QUANTISED_SHARE = 1 / 3  # Of the steps of a fit, the last ones: they go through the rounding.
 WEIGHT_ERROR = 0.25  # Steps of weights: so much of the features' error is allowed to them.
 
@@ -149,7 +150,7 @@ def encode(
     if isinstance(model, NerfField):
         layout |= {"head": [len(w) for w in model.head], "head_steps": list(steps.head)}
         sections += tables.write_matrices("head", model.head, steps.head)
-        sections.append(tables.write_flags("cells", model.cells.numpy()))
+        sections.append(tables.write_flags("cells", model.cells.numpy(), CELLS_BACK))
     if isinstance(model, VqNerfField):
         layout |= vq_sections.layout(model, steps.decoder, steps.codes)
         sections += vq_sections.write(model, steps.decoder, steps.codes)
@@ -234,7 +235,7 @@ def _read_more(
     except ValueError as error:
         raise ValueError(f"{name}: header: {error}") from None
     head = tables.read_matrices("head", widths, steps, sections, name)
-    cells = tables.read_flags(sections, "cells", NerfField.side**3, name)
+    cells = tables.read_flags(sections, "cells", NerfField.side**3, CELLS_BACK, name)
     more = {"head": head, "cells": torch.from_numpy(cells)}
     if kind is VqNerfField:
         more |= vq_sections.read(layout, sections, name)

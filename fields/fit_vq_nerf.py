@@ -26,7 +26,7 @@ from .network import Network, cosine_rate
 from .semantic import Features, random_features, semantic_loss
 from .vq_nerf import VqNerfField
 
-WARM = 0.6  # Of the steps: the field against the encoder's latents, without the decoder.
+WARM = 0.75  # Of the steps: the field against the encoder's latents, without the decoder.
 LATENTS = 0.3  # Weight of the difference to the encoder's latents, beside what is decoded.
 MARGIN = 1  # Blocks of a piece's border, whose neighbours the decoder does not see.
 DECODER_RATE = 1e-3
@@ -59,9 +59,9 @@ class VqSettings:
     groups: int = 2
     codes: int = 256
     size: int = 4
-    autoencoder_steps: int = 300
-    blocks: int = 20
-    crops: int = 2
+    autoencoder_steps: int = 150
+    blocks: int = 10
+    crops: int = 4
     pixels: float = 0.5
     semantic: float = 1e-3
 

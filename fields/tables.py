@@ -57,7 +57,7 @@ def _write_level(
     encoding: Encoding, number: int, symbols: Ints, used: NDArray[np.bool_]
 ) -> list[Section]:
     near = _neighbors(encoding, number, used)
-    flags = write_flags(f"runs/{number}", used)
+    flags = write_flags(f"runs/{number}", used, _steps_back(encoding, number))
     return [flags, _ints(f"tab/{number}", symbols[used], near)]
 
 
@@ -75,7 +75,8 @@ def read_table(
     for number, level in enumerate(encoding.level):
         if partial and not {f"runs/{number}", f"tab/{number}"} <= sections.keys():
             break
-        used = read_flags(sections, f"runs/{number}", level.rows, name)
+        back = _steps_back(encoding, number)
+        used = read_flags(sections, f"runs/{number}", level.rows, back, name)
         kept = _read_ints(
             _take(sections, f"tab/{number}", name), int(used.sum()), encoding.features,
             _neighbors(encoding, number, used), name,
@@ -163,17 +164,30 @@ def positive(layout: Mapping[str, Any], key: str, count: int) -> tuple[float, ..
     return tuple(float(v) for v in values)
 
 
-def write_flags(name: str, flags: NDArray[np.bool_]) -> Section:
-    """A section of flags [N], at least one, as run lengths."""
+def write_flags(name: str, flags: NDArray[np.bool_], back: Sequence[int]) -> Section:
+    """A section of flags [N], at least one, as they are or as run lengths.
+
+    `back` says how many places before each of them its neighbours are.
+    """
+    plain = _ints(name, flags[:, None].astype(np.int32), _behind(len(flags), back))
     runs = _runs(flags)
-    return _ints(name, runs[:, None], _previous(len(runs)))
+    if len(runs) == len(flags):
+        return plain
+    short = _ints(name, runs[:, None], _previous(len(runs)))
+    return min(plain, short, key=lambda section: len(section.payload))
 
 
 def read_flags(
-    sections: Mapping[str, Section], key: str, count: int, name: str
+    sections: Mapping[str, Section], key: str, count: int, back: Sequence[int], name: str
 ) -> NDArray[np.bool_]:
     """The flags [count] of a section."""
-    return _read_runs(_take(sections, key, name), count, name)
+    section = _take(sections, key, name)
+    if section.raw_size != 4 * count:
+        return _read_runs(section, count, name)
+    flags = _read_ints(section, count, 1, _behind(count, back), name)[:, 0]
+    if flags.min() < 0 or flags.max() > 1:
+        raise ValueError(f"{name}: section {key!r}: expected flags of 0 or 1, got others")
+    return flags.astype(np.bool_)
 
 
 def check_sections(expected: Sequence[str], sections: Mapping[str, Section], name: str) -> None:
@@ -221,6 +235,11 @@ def _previous(rows: int) -> Ints:
     return np.arange(-1, rows - 1, dtype=np.int32)[:, None]
 
 
+def _behind(rows: int, back: Sequence[int]) -> Ints:
+    """[rows, len(back)] the rows so many before each, or -1."""
+    return np.maximum(np.arange(rows, dtype=np.int32)[:, None] - np.array(back, np.int32), -1)
+
+
 def _runs(used: NDArray[np.bool_]) -> Ints:
     """Lengths of alternate runs, the first of rows that are not in use."""
     edges = np.flatnonzero(np.diff(used, prepend=False, append=not used[-1]))
@@ -247,11 +266,15 @@ def _neighbors(encoding: Encoding, number: int, used: NDArray[np.bool_]) -> Ints
     On a dense level they are the neighbours one step back along the axes; in a hash, where
     neighbours along x lie together, just the rows before.
     """
-    level = encoding.level[number]
     index = np.flatnonzero(used)
     place = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
-    back = [1, level.side, level.side**2 if encoding.dims > 2 else level.side + 1]
-    if level.side**encoding.dims > level.rows:
-        back = [1, 2, 3]
+    back = _steps_back(encoding, number)
     near = [np.where(index >= b, place[np.maximum(index - b, 0)], -1) for b in back]
     return np.stack(near, 1).astype(np.int32).reshape(-1, 3)
+
+
+def _steps_back(encoding: Encoding, number: int) -> list[int]:
+    level = encoding.level[number]
+    if level.side**encoding.dims > level.rows:
+        return [1, 2, 3]
+    return [1, level.side, level.side**2 if encoding.dims > 2 else level.side + 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from fieldpress import viewing
 from fieldpress.__main__ import main
-from fieldpress.fields import codec, fit_nerf
+from fieldpress.fields import codec, fit_nerf, tables
 from fieldpress.fields.fit_nerf import NerfSettings, NerfTrainer, cube_around
 from fieldpress.fields.levels import Encoding
 from fieldpress.fields.nerf import (
@@ -24,11 +25,13 @@ from fieldpress.fields.nerf import (
     march,
 )
 from fieldpress.fields.network import Network, new_weights
+from fieldpress.fields.rounding import Rounding
 from fieldpress.quant import container
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.metrics import psnr
 
 ENCODING = Encoding(3, "SimplexGrid", 3, 2, 9, 8, 1.6)
+SETTINGS = NerfSettings(ENCODING, neurons=16, steps=160, rays=256, rate=0.02, loss_db=0.3)
 
 
 def test_marching_keeps_to_the_cube_and_the_cells() -> None:
@@ -79,8 +82,7 @@ def test_the_cube_is_where_the_cameras_look(ball: Callable[..., Scene]) -> None:
 @pytest.fixture(scope="module")
 def fitted(ball: Callable[..., Scene]) -> tuple[Scene, fit_nerf.FittedNerf]:
     given = ball()
-    settings = NerfSettings(ENCODING, neurons=16, steps=160, rays=256, rate=0.02, loss_db=0.3)
-    return given, fit_nerf.fit_nerf(given, settings)
+    return given, fit_nerf.fit_nerf(given, SETTINGS)
 
 
 def test_a_fit_shows_views_that_it_never_saw(fitted: tuple) -> None:
@@ -103,6 +105,58 @@ def test_a_file_decodes_to_what_was_promised(fitted: tuple) -> None:
     )
     assert float(loss.mean()) < 1
     assert len(data) < found.model.float_bytes / 2
+
+
+def test_flags_are_written_the_shorter_way() -> None:
+    rng = torch.Generator().manual_seed(0)
+    few = torch.zeros(16**3, dtype=torch.bool)
+    few[1000:1010] = True
+    blob = torch.zeros(16, 16, 16, dtype=torch.bool)
+    blob[3:9, 4:12, 2:11] = True
+    scattered = torch.rand(16**3, generator=rng) < 0.5
+    back = (1, 16, 256)
+    for flags in (few, blob.flatten(), scattered, ~few, torch.arange(16**3) % 2 == 0):
+        section = tables.write_flags("x", flags.numpy(), back)
+        read = tables.read_flags({"x": section}, "x", len(flags), back, "f")
+        assert torch.equal(torch.from_numpy(read), flags)
+        assert len(section.payload) < len(flags) / 8 + 40
+    forged = tables.write_matrix("x", torch.tensor([[0], [2], [1]]).int().numpy())
+    with pytest.raises(ValueError, match=r"f: section 'x': .*0 or 1"):
+        tables.read_flags({"x": forged}, "x", 3, back, "f")
+
+
+def test_the_rate_has_the_slope_of_its_bits() -> None:
+    used = [torch.ones(level.rows, dtype=torch.bool).numpy() for level in ENCODING.level]
+    used[1][::2] = False
+    steps = codec.Steps((0.5, 0.25, 0.1), (1.0,))
+    rounding = Rounding(ENCODING, used, steps, rate_db=0.1)
+    table = torch.randn(ENCODING.rows, 2, generator=torch.Generator().manual_seed(0))
+    slope = rounding.slope(table, 0.02)
+    worth = 0.02 * 0.1 * math.log(10) / 10 / 8000
+    for level, step in enumerate(steps.table):
+        rows = slice(*ENCODING.first_rows[level : level + 2])
+        kept = torch.from_numpy(used[level])
+        q = (table[rows].double() / step).requires_grad_()
+        spread = float(q.detach()[kept].abs().round().mean())
+        (worth * 2 * torch.log2(1 + q.abs() / spread)).sum().backward()
+        assert q.grad is not None
+        torch.testing.assert_close(
+            slope[rows][kept].double(), q.grad[kept] / step, rtol=1e-4, atol=0
+        )
+        assert not slope[rows][~kept].any()
+
+
+def test_training_with_the_rate_gives_a_smaller_file(fitted: tuple) -> None:
+    given, before = fitted
+    settings = replace(SETTINGS, rate_db=0.05)
+    found = fit_nerf.fit_nerf(given, settings)
+    small, large = (codec.encode(f.model, f.steps, f.used) for f in (found, before))
+    tab = [container.by_attribute(container.sizes(data))["tab"] for data in (small, large)]
+    assert tab[0] < 0.8 * tab[1], tab
+    loss = psnr(codec.decode(large).render(given.test), given.test_images) - psnr(
+        codec.decode(small).render(given.test), given.test_images
+    )
+    assert float(loss.mean()) < 1.5
 
 
 def test_the_viewer_shows_a_file_as_it_is(fitted: tuple, tmp_path: Path) -> None:
