@@ -13,6 +13,7 @@ and takes the other files from --keep.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -34,12 +35,13 @@ from fieldpress.scenes.orbit import orbit
 SCENE, DOWNSCALE = "multiview/lego-nerf-synthetic", 4
 FILES = {  # name -> options
     "direct": ["--steps", "800", "--rays", "512"],
-    "vqnerf, r = 2": ["--steps", "800", "--rays", "128", "--method", "vqnerf", "--upscale", "2"],
-    "vqnerf, r = 4": ["--steps", "800", "--rays", "128", "--method", "vqnerf", "--upscale", "4"],
+    "vqnerf, r = 2": ["--steps", "1600", "--rays", "256", "--method", "vqnerf", "--upscale", "2"],
+    "vqnerf, r = 4": ["--steps", "1600", "--rays", "256", "--method", "vqnerf", "--upscale", "4"],
 }
 STRETCHED = (2, 4)
 FRAMES, TURN = 8, 240  # Of the path, and of the whole turn that it is a part of.
 REPEATS = 3
+FITTED = ("fit_seconds", "psnr", "psnr_unrounded", "bytes_by_section")
 
 
 def stretched(direct: Any, ratio: int) -> Any:
@@ -118,8 +120,11 @@ def main() -> None:
         for name in given.only:
             options = [*FILES[name], "--downscale", str(DOWNSCALE)]
             report = run("nerf", source, files[name], options)
-            fits[name] = {k: report[k] for k in ("fit_seconds", "psnr", "psnr_unrounded")}
-            fits[name]["bytes_by_section"] = report["bytes_by_section"]
+            files[name].with_suffix(".json").write_text(json.dumps(report))
+        for name, file in files.items():
+            if (beside := file.with_suffix(".json")).exists():
+                report = json.loads(beside.read_text())
+                fits[name] = {key: report[key] for key in FITTED}
         rows = measure(files, read_scene(source, downscale=DOWNSCALE))
     write("vq_nerf", {"scene": SCENE, "downscale": DOWNSCALE, "options": FILES, "fits": fits,
                       "rows": rows})  # fmt: skip

@@ -26,10 +26,11 @@ from .network import Network, cosine_rate
 from .semantic import Features, random_features, semantic_loss
 from .vq_nerf import VqNerfField
 
-WARM = 0.75  # Of the steps: the field against the encoder's latents, without the decoder.
+WARM = 0.8  # Of the steps: the field against the encoder's latents, without the decoder.
 LATENTS = 0.3  # Weight of the difference to the encoder's latents, beside what is decoded.
+REFINED_BLOCKS = 24  # Sides of the pieces that the decoder learns from in the end.
 MARGIN = 1  # Blocks of a piece's border, whose neighbours the decoder does not see.
-DECODER_RATE = 1e-3
+DECODER_RATE = 2e-3
 FIELD_SHARE = 0.75  # Of what rounding may cost: the field's; the rest is the decoder's.
 FINE = 2.0**-5  # Of a decoder's steps, where they are to cost nothing.
 
@@ -46,7 +47,7 @@ class VqSettings:
         ratio: pixels for each latent ray, each way.
         width: channels of the convolutions.
         groups, codes, size: a latent is `groups` parts of `size` numbers with `codes` codes each.
-        autoencoder_steps: before the field's.
+        autoencoder_steps, refine_steps: before the field's, and of the decoder alone behind them.
         blocks: sides of the pieces of photographs that a step decodes, in latents.
         crops: pieces of a step.
         pixels: weight of the loss of rays at the photographs' scale beside that of what is decoded.
@@ -60,6 +61,7 @@ class VqSettings:
     codes: int = 256
     size: int = 4
     autoencoder_steps: int = 150
+    refine_steps: int = 200
     blocks: int = 10
     crops: int = 4
     pixels: float = 0.5
@@ -69,7 +71,7 @@ class VqSettings:
         if self.ratio not in (2, 4, 8):
             raise ValueError(f"ratio: expected 2, 4 or 8, got {self.ratio}")
         limits = {"width": 256, "groups": 16, "codes": 1 << 16, "size": 16, "blocks": 512,
-                  "crops": 64, "autoencoder_steps": 1 << 20}  # fmt: skip
+                  "crops": 64, "autoencoder_steps": 1 << 20, "refine_steps": 1 << 20}  # fmt: skip
         for name, most in limits.items():
             value = getattr(self, name)
             if not 1 <= value <= most:
@@ -138,11 +140,46 @@ class VqTrainer:
         loss = pixel_loss + self._decoded_loss(values, crop.pictures)
         self._adam.zero_grad()
         found = self._learn(loss, traced, rate)
-        for group in self._adam.param_groups:
-            group["lr"] = DECODER_RATE * rate / self.settings.nerf.rate
         if math.isfinite(found):
-            self._adam.step()
+            self._step_decoder(DECODER_RATE)
         return found
+
+    def refine(self, scene: Scene) -> None:
+        """Let decoder and codes learn from whole views of the field as it has become."""
+        s, model, ratio = self.settings, self.model, self.settings.ratio
+        height, width = scene.train.height // ratio, scene.train.width // ratio
+        maps = torch.stack([
+            model.trace(model.coarse(scene.train[i : i + 1]))[:height, :width].movedim(2, 0)
+            for i in range(len(scene.train))
+        ])  # fmt: skip
+        pictures = torch.cat([(255 * piece.pictures).byte() for piece in self.crops.whole()])
+        rows, columns = min(REFINED_BLOCKS, height), min(REFINED_BLOCKS, width)
+        for step in range(s.refine_steps):
+            views = torch.randint(len(maps), (s.crops,), generator=self._rng)
+            y = int(torch.randint(height - rows + 1, (1,), generator=self._rng))
+            x = int(torch.randint(width - columns + 1, (1,), generator=self._rng))
+            seen = maps[views, :, y : y + rows, x : x + columns]
+            truth = pictures[views, :, y * ratio : (y + rows) * ratio]
+            truth = truth[..., x * ratio : (x + columns) * ratio].float() / 255
+            self._adam.zero_grad()
+            self._picture_loss(seen, truth, 0)[0].backward()
+            self._step_decoder(cosine_rate(step, s.refine_steps, DECODER_RATE))
+
+    def _step_decoder(self, rate: float) -> None:
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._adam.step()
+
+    def _picture_loss(self, maps: Tensor, truth: Tensor, cut: int) -> tuple[Tensor, Tensor]:
+        """Of pictures decoded from maps [B, 3 + d, h, w], but for a border, and the commitment."""
+        s, auto = self.settings, self.auto
+        codes, commitment = auto.codebook.quantise(maps[:, 3:])
+        found = vq.pixels_of(codes, maps[:, :3], auto.decoder, s.ratio)
+        found, truth = (torch.nn.functional.pad(x, [-cut] * 4) for x in (found, truth))
+        loss = distance(found, truth)
+        if s.semantic:
+            loss = loss + s.semantic * semantic_loss(found, truth, self._features)
+        return loss, commitment
 
     def _trace(self, origins: Tensor, rays_d: Tensor) -> tuple[Traced, Tensor]:
         """Rays in world units and, behind them, random ones of pixels, and the loss of those."""
@@ -162,14 +199,9 @@ class VqTrainer:
         with torch.no_grad():
             wanted = vq.latents_of(pictures, auto.encoder, s.ratio)
         error = (maps[:, 3:] - wanted).square().mean()
-        codes, commitment = auto.codebook.quantise(maps[:, 3:])
-        found = vq.pixels_of(codes, maps[:, :3], auto.decoder, s.ratio)
         cut = MARGIN * s.ratio if min(maps.shape[2:]) > 2 * MARGIN else 0
-        found, truth = (torch.nn.functional.pad(x, [-cut] * 4) for x in (found, pictures))
-        loss = auto.weight * (LATENTS * error + COMMITMENT * commitment)
-        if s.semantic:
-            loss = loss + s.semantic * semantic_loss(found, truth, self._features)
-        return loss + distance(found, truth)
+        loss, commitment = self._picture_loss(maps, pictures, cut)
+        return loss + auto.weight * (LATENTS * error + COMMITMENT * commitment)
 
     def _learn(self, loss: Tensor, traced: Traced, rate: float) -> float:
         if not len(traced.points):
@@ -209,6 +241,9 @@ def fit_vq_nerf(
         rate = cosine_rate(step, own.steps, own.rate)
         (trainer.warm if step < WARM * own.steps else trainer.step)(rate)
     trainer.field.look(everywhere=True)
+    if progress is not None:
+        progress("decoder", 1)
+    trainer.refine(scene)
     model = trainer.model
     used, points = touched_rows(model, scene.name)
     steps = _search_steps(model, used, scene, points, own.loss_db)
