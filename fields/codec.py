@@ -149,12 +149,14 @@ def encode(
     sections = tables.write_matrices("mlp", network.weights, steps.weights)
     if isinstance(model, NerfField):
         layout |= {"head": [len(w) for w in model.head], "head_steps": list(steps.head)}
+        layout["prior"] = "cells"
         sections += tables.write_matrices("head", model.head, steps.head)
         sections.append(tables.write_flags("cells", model.cells.numpy(), CELLS_BACK))
     if isinstance(model, VqNerfField):
         layout |= vq_sections.layout(model, steps.decoder, steps.codes)
         sections += vq_sections.write(model, steps.decoder, steps.codes)
-    sections += tables.write_table(network.encoding, _symbols(network, steps, used), used)
+    cells = model.cells.numpy() if isinstance(model, NerfField) else None
+    sections += tables.write_table(network.encoding, _symbols(network, steps, used), used, cells)
     data = container.write({"kind": model.kind, "layout": layout, **(header or {})}, sections)
     tables.check_expansion(network.float_bytes, len(data), "field")
     return data
@@ -216,7 +218,8 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Fiel
     more = {}
     if issubclass(kind, NerfField):
         more = _read_more(layout, sections, name, kind)
-    network = _read_network(encoding, widths, steps, sections, name, partial)
+    cells = more["cells"].numpy() if more and layout.get("prior") else None
+    network = _read_network(encoding, widths, steps, sections, name, partial, cells)
     extra = {k: v for k, v in found.header.items() if k not in ("kind", "layout")}
     try:
         return kind.at(network, layout | more, extra)
@@ -232,6 +235,8 @@ def _read_more(
         widths = [NerfField.head_inputs, *tables.whole_numbers(layout, "head")]
         check_widths(widths)
         steps = tables.positive(layout, "head_steps", len(widths) - 1)
+        if layout.get("prior") not in (None, "cells"):
+            raise ValueError(f"prior: expected 'cells' or none, got {layout['prior']!r:.40}")
     except ValueError as error:
         raise ValueError(f"{name}: header: {error}") from None
     head = tables.read_matrices("head", widths, steps, sections, name)
@@ -251,12 +256,15 @@ def _read_network(
     sections: Mapping[str, Section],
     name: str,
     partial: bool,
+    cells: NDArray[np.bool_] | None,
 ) -> Network:
     keys = [f"mlp/{i}" for i in range(len(steps.weights))]
     both = [f"{key}/{level}" for level in range(encoding.levels) for key in ("runs", "tab")]
     tables.check_sections([*keys, *both], sections, name)
     weights = tables.read_matrices("mlp", widths, steps.weights, sections, name)
-    table, _ = tables.read_table(encoding, steps.table, sections, name, partial=partial)
+    table, _ = tables.read_table(
+        encoding, steps.table, sections, name, partial=partial, cells=cells
+    )
     return Network(encoding, table, weights)
 
 

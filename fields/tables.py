@@ -18,6 +18,7 @@ from torch import Tensor
 from ..quant import entropy
 from ..quant.container import Section
 from .levels import Encoding
+from .prior import row_contexts
 
 MAX_EXPANSION = 4096  # Bytes of floats for each byte of a file: no reader takes more memory.
 SLACK_BYTES = 1 << 20
@@ -38,27 +39,44 @@ def check_expansion(float_bytes: int, file_bytes: int, name: str) -> None:
 
 
 def write_table(
-    encoding: Encoding, symbols: Sequence[Ints], used: Sequence[NDArray[np.bool_]]
+    encoding: Encoding,
+    symbols: Sequence[Ints],
+    used: Sequence[NDArray[np.bool_]],
+    cells: NDArray[np.bool_] | None = None,
 ) -> list[Section]:
     """Sections of a table: symbols [rows, F] of each level, and which of its rows are in use.
 
-    Where zeros cost less than saying where they are, more rows count as in use, or less.
+    Where zeros cost less than saying where they are, more rows count as in use, or less. Cells of
+    a radiance field tell what to expect of rows.
     """
     sections = []
     for number in range(encoding.levels):
         needed = used[number] & symbols[number].any(1)
         ways = [used[number], needed, np.full_like(needed, True)]
-        found = [_write_level(encoding, number, symbols[number], way) for way in ways]
+        contexts = _contexts(encoding, number, cells)
+        found = [_write_level(encoding, number, symbols[number], way, contexts) for way in ways]
         sections += min(found, key=lambda pair: sum(len(part.payload) for part in pair))
     return sections
 
 
 def _write_level(
-    encoding: Encoding, number: int, symbols: Ints, used: NDArray[np.bool_]
+    encoding: Encoding,
+    number: int,
+    symbols: Ints,
+    used: NDArray[np.bool_],
+    contexts: NDArray[np.uint8],
 ) -> list[Section]:
     near = _neighbors(encoding, number, used)
-    flags = write_flags(f"runs/{number}", used, _steps_back(encoding, number))
-    return [flags, _ints(f"tab/{number}", symbols[used], near)]
+    flags = write_flags(f"runs/{number}", used, _steps_back(encoding, number), contexts)
+    return [flags, _ints(f"tab/{number}", symbols[used], near, contexts[used])]
+
+
+def _contexts(
+    encoding: Encoding, number: int, cells: NDArray[np.bool_] | None
+) -> NDArray[np.uint8]:
+    if cells is None:
+        return _no_context(encoding.level[number].rows)
+    return row_contexts(encoding, number, cells)
 
 
 def read_table(
@@ -68,6 +86,7 @@ def read_table(
     name: str,
     *,
     partial: bool = False,
+    cells: NDArray[np.bool_] | None = None,
 ) -> tuple[Tensor, list[Ints]]:
     """The table [rows, F] float32 and its symbols by level; missing levels are 0 if `partial`."""
     table = np.zeros((encoding.rows, encoding.features), np.float32)
@@ -76,10 +95,11 @@ def read_table(
         if partial and not {f"runs/{number}", f"tab/{number}"} <= sections.keys():
             break
         back = _steps_back(encoding, number)
-        used = read_flags(sections, f"runs/{number}", level.rows, back, name)
+        contexts = _contexts(encoding, number, cells)
+        used = read_flags(sections, f"runs/{number}", level.rows, back, name, contexts)
         kept = _read_ints(
             _take(sections, f"tab/{number}", name), int(used.sum()), encoding.features,
-            _neighbors(encoding, number, used), name,
+            _neighbors(encoding, number, used), name, contexts[used],
         )  # fmt: skip
         first = encoding.first_rows[number]
         table[first : first + level.rows][used] = dequantise(kept, steps[number])
@@ -164,12 +184,17 @@ def positive(layout: Mapping[str, Any], key: str, count: int) -> tuple[float, ..
     return tuple(float(v) for v in values)
 
 
-def write_flags(name: str, flags: NDArray[np.bool_], back: Sequence[int]) -> Section:
+def write_flags(
+    name: str,
+    flags: NDArray[np.bool_],
+    back: Sequence[int],
+    contexts: NDArray[np.uint8] | None = None,
+) -> Section:
     """A section of flags [N], at least one, as they are or as run lengths.
 
-    `back` says how many places before each of them its neighbours are.
+    `back` says how many places before each of them its neighbours are; contexts are [N, 2].
     """
-    plain = _ints(name, flags[:, None].astype(np.int32), _behind(len(flags), back))
+    plain = _ints(name, flags[:, None].astype(np.int32), _behind(len(flags), back), contexts)
     runs = _runs(flags)
     if len(runs) == len(flags):
         return plain
@@ -178,13 +203,18 @@ def write_flags(name: str, flags: NDArray[np.bool_], back: Sequence[int]) -> Sec
 
 
 def read_flags(
-    sections: Mapping[str, Section], key: str, count: int, back: Sequence[int], name: str
+    sections: Mapping[str, Section],
+    key: str,
+    count: int,
+    back: Sequence[int],
+    name: str,
+    contexts: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.bool_]:
     """The flags [count] of a section."""
     section = _take(sections, key, name)
     if section.raw_size != 4 * count:
         return _read_runs(section, count, name)
-    flags = _read_ints(section, count, 1, _behind(count, back), name)[:, 0]
+    flags = _read_ints(section, count, 1, _behind(count, back), name, contexts)[:, 0]
     if flags.min() < 0 or flags.max() > 1:
         raise ValueError(f"{name}: section {key!r}: expected flags of 0 or 1, got others")
     return flags.astype(np.bool_)
@@ -203,17 +233,28 @@ def _take(sections: Mapping[str, Section], key: str, name: str) -> Section:
     return sections[key]
 
 
-def _ints(name: str, symbols: Ints, near: Ints) -> Section:
+def _ints(
+    name: str, symbols: Ints, near: Ints, contexts: NDArray[np.uint8] | None = None
+) -> Section:
     rows = len(symbols)
-    payload = entropy.encode_ints(symbols, np.ones(rows, np.int32), _no_context(rows), near)
+    contexts = _no_context(rows) if contexts is None else contexts
+    payload = entropy.encode_ints(symbols, np.ones(rows, np.int32), contexts, near)
     return Section(name, "ints", payload, 4 * symbols.size)
 
 
-def _read_ints(section: Section, rows: int, channels: int, near: Ints, name: str) -> Ints:
+def _read_ints(
+    section: Section,
+    rows: int,
+    channels: int,
+    near: Ints,
+    name: str,
+    contexts: NDArray[np.uint8] | None = None,
+) -> Ints:
     _check_coding(section, 4 * rows * channels, name)
+    contexts = _no_context(rows) if contexts is None else contexts
     try:
         return entropy.decode_ints(
-            section.payload, channels, np.ones(rows, np.int32), _no_context(rows), near
+            section.payload, channels, np.ones(rows, np.int32), contexts, near
         )
     except ValueError as error:
         raise ValueError(f"{name}: section {section.name!r}: {error}") from None

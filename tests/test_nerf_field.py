@@ -180,6 +180,7 @@ def test_forged_files_are_refused(fitted: tuple) -> None:
         ({"head": [16, 16, 4]}, "head/2|colours"),
         ({"head_steps": [1]}, "head_steps"),
         ({"edge": -1}, "edge"),
+        ({"prior": "all"}, "prior"),
     ]:
         layout = read.header["layout"] | change
         forged = container.write(read.header | {"layout": layout}, read.sections)
