@@ -15,12 +15,14 @@ from . import __version__
 from .console import Progress, sink
 from .fields import codec
 from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
-from .fields.fit_nerf import NerfSettings, fit_nerf
+from .fields.fit_nerf import FittedNerf, NerfSettings, fit_nerf
 from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
+from .fields.fit_vq_nerf import FittedVqNerf, VqSettings, fit_vq_nerf
 from .fields.image import MAX_SIDE, ImageField
 from .fields.levels import Encoding
 from .fields.nerf import NerfField
 from .fields.sdf import SdfField
+from .fields.vq_nerf import VqNerfField
 from .quant import budget, container
 from .render.cuda import require
 from .scenes import metrics
@@ -209,17 +211,48 @@ class NerfJob:
     steps: int = 2000
     rays: int = 1024
     loss_db: float = 0.1
+    rate_db: float | None = None
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.settings()
+        if self.rate_db is not None and self.device != "cpu":
+            raise ValueError(f"device: expected cpu with rate_db, got {self.device}")
 
     def settings(self) -> NerfSettings:
         encoding = Encoding(3, self.otype, NERF_LEVELS, 2, self.log2_hashmap_size, 16, NERF_GROWTH)
         return NerfSettings(
-            encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db, seed=self.seed
-        )
+            encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db,
+            rate_db=self.rate_db, seed=self.seed,
+        )  # fmt: skip
+
+    def fit(
+        self, scene: Scene, device: torch.device, progress: Progress
+    ) -> FittedNerf | FittedVqNerf:
+        return fit_nerf(scene, self.settings(), device=device, progress=progress)
+
+
+@dataclass(frozen=True)
+class VqNerfJob(NerfJob):
+    """What `fit nerf --method vqnerf` was asked for."""
+
+    upscale: int = 4
+
+    def fit(
+        self, scene: Scene, device: torch.device, progress: Progress
+    ) -> FittedNerf | FittedVqNerf:
+        return fit_vq_nerf(scene, self.vq_settings(), progress=progress)
+
+    def __post_init__(self) -> None:
+        self.vq_settings()
+        if self.rate_db is not None:
+            raise ValueError("rate_db: expected none with --method vqnerf, got one")
+        if self.device != "cpu":
+            raise ValueError(f"device: expected cpu with --method vqnerf, got {self.device}")
+
+    def vq_settings(self) -> VqSettings:
+        return VqSettings(self.settings(), self.upscale)
 
 
 def fit_nerf_file(
@@ -229,8 +262,7 @@ def fit_nerf_file(
     _check_name(output)
     there = require(job.device)
     scene = read_scene(source, downscale=downscale, most_bytes=budget.limit())
-    share = progress.part(0, FIT_SHARE)
-    fitted = fit_nerf(scene, job.settings(), device=there, progress=share)
+    fitted = job.fit(scene, there, progress.part(0, FIT_SHARE))
     start = time.perf_counter()
     pressed = _pressed(
         fitted, fitted.steps, job, source, output, start, lambda m: _measure(m, scene)
@@ -247,7 +279,10 @@ def fit_nerf_file(
 def _measure(model: Any, scene: Scene) -> dict[str, Any]:
     report = evaluate(model.render, scene.test, photos=scene.test_images).to_json()
     keys = ("psnr", "ssim", "lpips", "fps", "render_size", "views", "device")
-    return {key: report[key] for key in keys}
+    measured = {key: report[key] for key in keys}
+    if isinstance(model, VqNerfField):
+        measured["seconds_by_stage"] = model.staged(scene.test[:1])[1]
+    return measured
 
 
 def orbit_views(model: SdfField | NerfField, count: int) -> Cameras:
@@ -278,7 +313,7 @@ def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
 def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict[str, Any]:
     """Quality of a field, on its device, against what `reference` names. Raises ValueError."""
     device = str(model.network.table.device)
-    if model.kind == "nerf":
+    if isinstance(model, NerfField):
         if scene is None or reference is not None:
             raise ValueError("eval: expected --scene with the photographs of a radiance field")
         return _measure(model, read_scene(scene, most_bytes=budget.limit()))

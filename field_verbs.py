@@ -106,7 +106,10 @@ def fit_nerf(
     steps: int = 2000,
     rays: int = 1024,
     loss_db: float = 0.1,
+    rate_db: float | None = None,
     downscale: float = 1.0,
+    method: Literal["direct", "vqnerf"] = "direct",
+    upscale: Literal[2, 4, 8] = 4,
     seed: int = 0,
     device: Device = "cpu",
     overwrite: bool = False,
@@ -122,7 +125,12 @@ def fit_nerf(
         steps: Training steps.
         rays: Of a step.
         loss_db: What rounding may cost on training views, in dB.
+        rate_db: Train the last half of the steps through the rounding, a kilobyte worth so many
+            dB: 0.0005 to 0.005.
         downscale: Make photographs this many times smaller, each way.
+        method: A ray a pixel, or vqnerf: a ray for each block of pixels, which a decoder that is
+            trained with the field fills in; our reconstruction of arXiv 2310.14487.
+        upscale: With vqnerf, sides of a block in pixels.
         seed: Of every random choice.
         device: Where to train and to measure.
         overwrite: Replace an output that exists.
@@ -132,7 +140,9 @@ def fit_nerf(
 
     check_output(output, overwrite=overwrite)
     try:
-        wanted = field_jobs.NerfJob(otype, log2_hashmap_size, steps, rays, loss_db, seed, device)
+        given = (otype, log2_hashmap_size, steps, rays, loss_db, rate_db, seed, device)
+        direct = method == "direct"
+        wanted = field_jobs.NerfJob(*given) if direct else field_jobs.VqNerfJob(*given, upscale)
     except ValueError as error:
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:

@@ -157,7 +157,9 @@ def model_and_views(
             _coarsest(file), orbit or 1
         ) if views is None else views
     model: Any = read_source(source).model
-    if model.kind in ("sdf", "nerf"):
+    if model.kind in ("sdf", "nerf", "vqnerf"):
+        if model.kind == "vqnerf":
+            _check_cpu(there, "latent fields")
         return model.to(there), field_jobs.orbit_views(
             model, orbit or 1
         ) if views is None else views

@@ -32,7 +32,7 @@ from .viewer.exhibit import Color, Exhibit, Exhibition, Knob, Photos, Shown
 
 PRUNE_VIEWS, PRUNE_SIZE = 8, (320, 240)  # By which the slider ranks Gaussians.
 POINT_SCALE = -30.0  # Log of the size of a point: all that is seen of it is its pixels.
-SOLID = ("sdf", "nerf")  # Kinds of field that a camera can look at.
+SOLID = ("sdf", "nerf", "vqnerf")  # Kinds of field that a camera can look at.
 READY = 3  # Cut or pruned models that are kept.
 
 

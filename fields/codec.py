@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ..quant import container
 from ..quant.container import Section
-from . import _native, tables
+from . import _native, tables, vq_sections
 from .encoding import encode as features_at
 from .image import ImageField
 from .levels import Encoding
 from .nerf import NerfField
 from .network import Network, check_widths
 from .sdf import SdfField
+from .vq_nerf import VqNerfField
 
 Used = Sequence[NDArray[np.bool_]]  # Of each level, which rows count.
 Field = ImageField | SdfField | NerfField
@@ -29,25 +30,33 @@ KINDS: dict[str, type[ImageField] | type[SdfField] | type[NerfField]] = {
     "image": ImageField,
     "sdf": SdfField,
     "nerf": NerfField,
+    "vqnerf": VqNerfField,
 }
 PROBES = 1 << 14  # Points at which sensitivities are measured.
 ROUNDING = 0.45
+CELLS_BACK = (1, NerfField.side, NerfField.side**2)
 QUANTISED_SHARE = 1 / 3  # Of the steps of a fit, the last ones: they go through the rounding.
 WEIGHT_ERROR = 0.25  # Steps of weights: so much of the features' error is allowed to them.
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Quantisation steps of each level of a table, and of each weight matrix (and of a head's)."""
+    """Quantisation steps of each level of a table, and of each weight matrix.
+
+    The same of a head's; of a decoder's and of its codes, which `scaled` leaves alone.
+    """
 
     table: tuple[float, ...]
     weights: tuple[float, ...]
     head: tuple[float, ...] = ()
+    decoder: tuple[float, ...] = ()
+    codes: float = 0.0
 
     def scaled(self, factor: float) -> Steps:
-        """All of them times a factor."""
+        """Those of a field times a factor."""
         parts = (self.table, self.weights, self.head)
-        return Steps(*(tuple(factor * step for step in part) for part in parts))
+        scaled = (tuple(factor * step for step in part) for part in parts)
+        return Steps(*scaled, decoder=self.decoder, codes=self.codes)
 
 
 def rows_in_use(encoding: Encoding, points: Iterable[Tensor]) -> list[NDArray[np.bool_]]:
@@ -137,22 +146,20 @@ def encode(
         "weight_steps": list(steps.weights),
         **model.place(),
     }
-    sections = _matrices("mlp", network.weights, steps.weights)
+    sections = tables.write_matrices("mlp", network.weights, steps.weights)
     if isinstance(model, NerfField):
         layout |= {"head": [len(w) for w in model.head], "head_steps": list(steps.head)}
-        sections += _matrices("head", model.head, steps.head)
-        sections.append(tables.write_flags("cells", model.cells.numpy()))
-    sections += tables.write_table(network.encoding, _symbols(network, steps, used), used)
+        layout["prior"] = "cells"
+        sections += tables.write_matrices("head", model.head, steps.head)
+        sections.append(tables.write_flags("cells", model.cells.numpy(), CELLS_BACK))
+    if isinstance(model, VqNerfField):
+        layout |= vq_sections.layout(model, steps.decoder, steps.codes)
+        sections += vq_sections.write(model, steps.decoder, steps.codes)
+    cells = model.cells.numpy() if isinstance(model, NerfField) else None
+    sections += tables.write_table(network.encoding, _symbols(network, steps, used), used, cells)
     data = container.write({"kind": model.kind, "layout": layout, **(header or {})}, sections)
     tables.check_expansion(network.float_bytes, len(data), "field")
     return data
-
-
-def _matrices(key: str, weights: Sequence[Tensor], steps: Sequence[float]) -> list[Section]:
-    return [
-        tables.write_matrix(f"{key}/{i}", tables.quantise(weight, step))
-        for i, (weight, step) in enumerate(zip(weights, steps, strict=True))
-    ]
 
 
 def _symbols(network: Network, steps: Steps, used: Used) -> list[tables.Ints]:
@@ -177,20 +184,17 @@ def requantise(network: Network, steps: Steps, used: Used) -> Network:
         tables.dequantise(q, step)
         for q, step in zip(_symbols(network, steps, used), steps.table, strict=True)
     ]
-    weights = [
-        torch.from_numpy(tables.dequantise(tables.quantise(w, step), step))
-        for w, step in zip(network.weights, steps.weights, strict=True)
-    ]
-    return Network(network.encoding, torch.from_numpy(np.concatenate(parts)), tuple(weights))
+    weights = tables.rounded(network.weights, steps.weights)
+    return Network(network.encoding, torch.from_numpy(np.concatenate(parts)), weights)
 
 
 def rounded(model: NerfField, steps: Steps, used: Used) -> NerfField:
     """The radiance field that decoding gives, without coding it."""
-    head = tuple(
-        torch.from_numpy(tables.dequantise(tables.quantise(w, step), step))
-        for w, step in zip(model.head, steps.head, strict=True)
-    )
-    return replace(model, network=requantise(model.network, steps, used), head=head)
+    head = tables.rounded(model.head, steps.head)
+    model = replace(model, network=requantise(model.network, steps, used), head=head)
+    if isinstance(model, VqNerfField):
+        return vq_sections.rounded(model, steps.decoder, steps.codes)
+    return model
 
 
 def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Field:
@@ -208,13 +212,14 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Fiel
         )
     layout: Any = found.header.get("layout")
     encoding, widths, steps = _read_layout(layout, kind.dims, name)
-    parameters = encoding.rows * encoding.features + sum(a * b for a, b in _shapes(widths))
+    parameters = encoding.rows * encoding.features + sum(a * b for a, b in pairwise(widths))
     tables.check_expansion(4 * parameters, len(data), name)
     sections = {section.name: section for section in found.sections}
     more = {}
-    if kind is NerfField:
-        more = _read_more(layout, sections, name)
-    network = _read_network(encoding, widths, steps, sections, name, partial)
+    if issubclass(kind, NerfField):
+        more = _read_more(layout, sections, name, kind)
+    cells = more["cells"].numpy() if more and layout.get("prior") else None
+    network = _read_network(encoding, widths, steps, sections, name, partial, cells)
     extra = {k: v for k, v in found.header.items() if k not in ("kind", "layout")}
     try:
         return kind.at(network, layout | more, extra)
@@ -222,22 +227,26 @@ def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Fiel
         raise ValueError(f"{name}: header: {error}") from None
 
 
-def _read_more(layout: dict[str, Any], sections: dict[str, Section], name: str) -> dict[str, Any]:
-    """A NeRF's colour layers and cells, taken out of the sections: what `NerfField.at` wants."""
+def _read_more(
+    layout: dict[str, Any], sections: dict[str, Section], name: str, kind: type[NerfField]
+) -> dict[str, Any]:
+    """A NeRF's colour layers and cells, taken out of the sections: what `at` of its kind wants."""
     try:
-        widths = [NerfField.head_inputs, *_widths(layout, "head")]
+        widths = [NerfField.head_inputs, *tables.whole_numbers(layout, "head")]
         check_widths(widths)
-        steps = _positive(layout, "head_steps", len(widths) - 1)
+        steps = tables.positive(layout, "head_steps", len(widths) - 1)
+        if layout.get("prior") not in (None, "cells"):
+            raise ValueError(f"prior: expected 'cells' or none, got {layout['prior']!r:.40}")
     except ValueError as error:
         raise ValueError(f"{name}: header: {error}") from None
-    head = tuple(
-        tables.read_matrix(sections, f"head/{i}", shape, step, name)
-        for i, (shape, step) in enumerate(zip(_shapes(widths), steps, strict=True))
-    )
-    cells = tables.read_flags(sections, "cells", NerfField.side**3, name)
-    for key in ("cells", *(f"head/{i}" for i in range(len(head)))):
+    head = tables.read_matrices("head", widths, steps, sections, name)
+    cells = tables.read_flags(sections, "cells", NerfField.side**3, CELLS_BACK, name)
+    more = {"head": head, "cells": torch.from_numpy(cells)}
+    if kind is VqNerfField:
+        more |= vq_sections.read(layout, sections, name)
+    for key in [key for key in sections if key.split("/")[0] in more]:
         del sections[key]
-    return {"head": head, "cells": torch.from_numpy(cells)}
+    return more
 
 
 def _read_network(
@@ -247,20 +256,16 @@ def _read_network(
     sections: Mapping[str, Section],
     name: str,
     partial: bool,
+    cells: NDArray[np.bool_] | None,
 ) -> Network:
     keys = [f"mlp/{i}" for i in range(len(steps.weights))]
     both = [f"{key}/{level}" for level in range(encoding.levels) for key in ("runs", "tab")]
     tables.check_sections([*keys, *both], sections, name)
-    weights = tuple(
-        tables.read_matrix(sections, key, shape, step, name)
-        for key, shape, step in zip(keys, _shapes(widths), steps.weights, strict=True)
+    weights = tables.read_matrices("mlp", widths, steps.weights, sections, name)
+    table, _ = tables.read_table(
+        encoding, steps.table, sections, name, partial=partial, cells=cells
     )
-    table, _ = tables.read_table(encoding, steps.table, sections, name, partial=partial)
     return Network(encoding, table, weights)
-
-
-def _shapes(widths: Sequence[int]) -> list[tuple[int, int]]:
-    return [(out, into) for into, out in pairwise(widths)]
 
 
 def _read_layout(layout: Any, dims: int, name: str) -> tuple[Encoding, list[int], Steps]:
@@ -269,30 +274,12 @@ def _read_layout(layout: Any, dims: int, name: str) -> tuple[Encoding, list[int]
         if not isinstance(layout, dict) or not isinstance(layout.get("encoding"), dict):
             raise ValueError(f"layout: expected an object with an encoding, got {layout!r:.40}")
         encoding = Encoding.of(layout["encoding"], dims)
-        widths = [encoding.width, *_widths(layout, "layers")]
+        widths = [encoding.width, *tables.whole_numbers(layout, "layers")]
         check_widths(widths)
         steps = Steps(
-            _positive(layout, "steps", encoding.levels),
-            _positive(layout, "weight_steps", len(widths) - 1),
+            tables.positive(layout, "steps", encoding.levels),
+            tables.positive(layout, "weight_steps", len(widths) - 1),
         )
     except ValueError as error:
         raise ValueError(f"{name}: header: {error}") from None
     return encoding, widths, steps
-
-
-def _widths(layout: dict[str, Any], key: str) -> list[int]:
-    values = layout.get(key)
-    if not (isinstance(values, list) and all(type(v) is int for v in values)):
-        raise ValueError(f"{key}: expected whole numbers, got {values!r:.40}")
-    return values
-
-
-def _positive(layout: dict[str, Any], key: str, count: int) -> tuple[float, ...]:
-    values = layout.get(key)
-    if not (
-        isinstance(values, list)
-        and len(values) == count
-        and all(type(v) in (int, float) and 0 < v <= tables.MAX_STEP for v in values)
-    ):
-        raise ValueError(f"{key}: expected {count} positive numbers, got {values!r:.40}")
-    return tuple(float(v) for v in values)

@@ -147,6 +147,11 @@ class LazyAdam:
         """Add the gradient of features [levels * F, N] at points [N, n] to that of their rows."""
         self._scatter(points, upstream, None)
 
+    def add(self, gradient: Tensor) -> None:
+        """Add a gradient [rows, F] to that of the table; all of its rows count as touched."""
+        self.grad += _checked("gradient", gradient, tuple(self.grad.shape))
+        self._touched.fill_(1)
+
     def step(self, rate: float) -> None:
         """Move what was touched by one step of learning rate `rate`, and forget the gradients."""
         self._backend.adam(

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..scenes.cameras import Cameras, Scene
 from ..scenes.metrics import psnr
-from . import codec
+from . import codec, tables
 from .encoding import LazyAdam, encode, new_table
 from .levels import Encoding
 from .nerf import CELL_SIDE, GEOMETRY, STEP, NerfField, composite, march, shade
 from .network import WEIGHT_RATE, Network, cosine_rate, layers, network_copy, new_weights
+from .rounding import Rounding
 from .sdf import pixel_rays
 
 CELLS_EVERY = 16  # Steps between looks at the occupancy grid.
@@ -28,6 +29,8 @@ ROOM = 1.5  # Of the extent of the rest.
 REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras.
 PROBES = 1 << 17
 TRIALS = 8
+THROUGH = 0.5  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
+START_DB = 0.5  # What rounding may cost at first beyond what it may in the end.
 SHOWN = 3  # Training views that the search for steps looks at.
 
 Progress = Callable[[str, float], None]
@@ -43,6 +46,8 @@ class NerfSettings:
         steps, rays: rays of a step are drawn from all training views.
         rate: learning rate of the table at first.
         loss_db: what rounding may cost on training views.
+        rate_db: train the last steps through the rounding, a kilobyte worth so many dB of the
+            training error; None: round afterwards.
         seed: of every random choice.
     """
 
@@ -54,6 +59,7 @@ class NerfSettings:
     rays: int = 1024
     rate: float = 1e-2
     loss_db: float = 0.1
+    rate_db: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +69,8 @@ class NerfSettings:
         for name in ("rate", "loss_db"):
             if not 0 < getattr(self, name) <= 10:
                 raise ValueError(f"{name}: expected above 0, up to 10, got {getattr(self, name)}")
+        if self.rate_db is not None and not 0 <= self.rate_db <= 1:
+            raise ValueError(f"rate_db: expected 0 to 1, got {self.rate_db}")
 
 
 @dataclass(frozen=True)
@@ -92,15 +100,31 @@ def cube_around(scene: Scene) -> tuple[tuple[float, float, float], float]:
     return (corner[0], corner[1], corner[2]), edge
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What rays brought back, [R, channels], with gradients down to features at places [M, 3]."""
+
+    values: Tensor
+    points: Tensor
+    features: Tensor
+
+
 class NerfTrainer:
     """Density and colour under training, and the cells that its rays pass.
 
     Attributes:
         cells: [64^3] bool.
+        rounding: of the file, where training goes through it.
     """
 
+    rounding: Rounding | None = None
+
     def __init__(
-        self, scene: Scene, settings: NerfSettings, device: torch.device | str = "cpu"
+        self,
+        scene: Scene,
+        settings: NerfSettings,
+        channels: int = 3,
+        device: torch.device | str = "cpu",
     ) -> None:
         if scene.train_images is None or not len(scene.train):
             raise ValueError(f"{scene.name}: expected training photographs, got none")
@@ -118,7 +142,7 @@ class NerfTrainer:
         self._lazy = LazyAdam(encoding, self.table)
         weights = new_weights([encoding.width, n, GEOMETRY], settings.seed)
         self.weights = tuple(w.to(device) for w in weights)
-        head = new_weights([NerfField.head_inputs, n, n, 3], settings.seed + 1)
+        head = new_weights([NerfField.head_inputs, n, n, channels], settings.seed + 1)
         self.head = tuple(w.to(device) for w in head)
         for weight in (*self.weights, *self.head):
             weight.requires_grad_()
@@ -136,27 +160,51 @@ class NerfTrainer:
 
     def step(self, rate: float) -> float:
         """One step of Adam on random rays; the mean squared error that it found."""
-        count = self.settings.rays
-        pick = torch.randint(len(self._colors), (count,), generator=self._rng)
-        jitter = torch.rand(count, generator=self._rng).to(self.device)
-        pick = pick.to(self.device)
-        rays_d = self._rays_d[pick]
-        found = march(self._origins[pick // self._pixels], rays_d, self.cells, jitter)
-        if not len(found.ray):
+        origins, rays_d, truth = self.draw()
+        traced = self.trace(origins, rays_d)
+        if not len(traced.points):
             return float("nan")
-        features = encode(self.settings.encoding, found.points, self.table).requires_grad_()
-        raw = layers(features, self.weights)[-1]
-        sigmas, rgb = shade(raw, rays_d[found.ray], self.head)
+        loss = (traced.values - truth).square().mean()
+        return self.learn(loss, traced, rate)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Origins in the unit cube, directions and colours [R, 3] of random pixels."""
+        pick = torch.randint(len(self._colors), (self.settings.rays,), generator=self._rng)
+        pick = pick.to(self.device)
         truth = self._colors[pick].float() / 255
-        loss = (composite(sigmas, rgb, found, count) - truth).square().mean()
+        return self._origins[pick // self._pixels], self._rays_d[pick], truth
+
+    def trace(self, origins: Tensor, rays_d: Tensor) -> Traced:
+        """What rays [R, 3] bring back, their samples at random places of their steps."""
+        count = len(origins)
+        jitter = torch.rand(count, generator=self._rng).to(self.device)
+        found = march(origins, rays_d, self.cells, jitter)
+        table, weights, head = self.table, self.weights, self.head
+        if self.rounding is not None:
+            table = self.rounding.table(table)
+            weights = self.rounding.matrices(weights, self.rounding.steps.weights)
+            head = self.rounding.matrices(head, self.rounding.steps.head)
+        features = encode(self.settings.encoding, found.points, table).requires_grad_()
+        raw = layers(features, weights)[-1]
+        sigmas, shades = shade(raw, rays_d, found.ray, head)
+        return Traced(composite(sigmas, shades, found, count), found.points, features)
+
+    def learn(self, loss: Tensor, traced: Traced, rate: float) -> float:
+        """One step of Adam down the gradient of a loss of what was traced; the loss."""
         self._adam.zero_grad()
         loss.backward()
         for group in self._adam.param_groups:
             group["lr"] = WEIGHT_RATE * rate
         self._adam.step()
-        assert features.grad is not None
-        self._lazy.update(found.points, features.grad, rate)
-        return float(loss.detach())
+        found = float(loss.detach())
+        assert traced.features.grad is not None
+        if self.rounding is None or not self.rounding.rate_db:
+            self._lazy.update(traced.points, traced.features.grad, rate)
+            return found
+        self._lazy.accumulate(traced.points, traced.features.grad)
+        self._lazy.add(self.rounding.slope(self.table, found))
+        self._lazy.step(rate)
+        return found
 
     def look(self, *, everywhere: bool = False) -> None:
         """Measure the density of some cells, or of all, at a random place of each; mark cells."""
@@ -170,8 +218,11 @@ class NerfTrainer:
         self.cells = self._density * STEP > min(OPAQUE, float(self._density.mean()) * STEP)
 
     def _network(self) -> Network:
-        weights = tuple(w.detach() for w in self.weights)
-        return Network(self.settings.encoding, self.table, weights)
+        weights, table = tuple(w.detach() for w in self.weights), self.table
+        if self.rounding is not None:
+            table = self.rounding.table(table)
+            weights = tables.rounded(weights, self.rounding.steps.weights)
+        return Network(self.settings.encoding, table, weights)
 
 
 def cell_points(index: Tensor, rng: torch.Generator) -> Tensor:
@@ -194,23 +245,42 @@ def fit_nerf(
     Raises ValueError for a scene without photographs.
     """
     start = time.perf_counter()
-    trainer = NerfTrainer(scene, settings, device)
+    trainer = NerfTrainer(scene, settings, device=device)
     for step in range(settings.steps):
         if progress is not None and step % 10 == 0:
             progress("fitting", step / settings.steps)
         if step % CELLS_EVERY == 0 and step:
             trainer.look(everywhere=step < 8 * CELLS_EVERY)
+        if settings.rate_db is not None and step == turn(settings.steps):
+            trainer.look(everywhere=True)
+            model = trainer.model
+            used, points = touched_rows(model, scene.name)
+            steps = search_steps(model, used, scene, points, START_DB + settings.loss_db)
+            trainer.rounding = Rounding(settings.encoding, used, steps, settings.rate_db)
         trainer.step(cosine_rate(step, settings.steps, settings.rate))
     trainer.look(everywhere=True)
     model = trainer.model
+    used, points = touched_rows(model, scene.name)
+    if trainer.rounding is not None:
+        steps = trainer.rounding.steps
+    else:
+        steps = search_steps(model, used, scene, points, settings.loss_db, device)
+    return FittedNerf(model, used, steps, time.perf_counter() - start)
+
+
+def turn(steps: int) -> int:
+    """The first of the steps that go through the rounding, where any do."""
+    return round(steps * (1 - THROUGH))
+
+
+def touched_rows(model: NerfField, name: str) -> tuple[codec.Used, Tensor]:
+    """Rows that places in cells meet, and such places [N, 3]. Raises ValueError for no cells."""
     rng = torch.Generator().manual_seed(2)
     live = model.cells.nonzero()[:, 0]
     if not len(live):
-        raise ValueError(f"{scene.name}: the fit ended with an empty cube")
+        raise ValueError(f"{name}: the fit ended with an empty cube")
     points = [cell_points(part, rng) for part in live.repeat(8).split(1 << 16)]
-    used = codec.rows_in_use(settings.encoding, points)
-    steps = search_steps(model, used, scene, torch.cat(points), settings.loss_db, device)
-    return FittedNerf(model, used, steps, time.perf_counter() - start)
+    return codec.rows_in_use(model.network.encoding, points), torch.cat(points)
 
 
 def search_steps(
@@ -221,9 +291,24 @@ def search_steps(
 
     The model lies on the CPU; the views are rendered on the device.
     """
+    return coarsest(model, used, scene, loss_db, even_steps(model, used, points).scaled, device)
+
+
+def even_steps(model: NerfField, used: codec.Used, points: Tensor) -> codec.Steps:
+    """Steps of table, geometry and head that cost as much error per bit each."""
     steps = codec.even_steps(model.network, used, points)
-    finest = min(steps.weights)
-    steps = codec.Steps(steps.table, steps.weights, tuple(finest for _ in model.head))
+    return replace(steps, head=tuple(min(steps.weights) for _ in model.head))
+
+
+def coarsest(
+    model: NerfField,
+    used: codec.Used,
+    scene: Scene,
+    loss_db: float,
+    steps_at: Callable[[float], codec.Steps],
+    device: torch.device | str = "cpu",
+) -> codec.Steps:
+    """The coarsest steps of those at a factor whose rounding costs at most `loss_db`."""
     assert scene.train_images is not None
     pick = torch.linspace(0, len(scene.train) - 1, SHOWN).long()
     views, truth = scene.train[pick], scene.train_images[pick]
@@ -231,10 +316,10 @@ def search_steps(
     low, high = -12.0, 4.0  # log2 of the factor: what loses too little, too much.
     for _ in range(TRIALS):
         middle = 0.5 * (low + high)
-        rounded = codec.rounded(model, steps.scaled(2**middle), used).to(device)
+        rounded = codec.rounded(model, steps_at(2**middle), used).to(device)
         good = _quality(rounded, views, truth) >= goal
         low, high = (middle, high) if good else (low, middle)
-    return steps.scaled(2**low)
+    return steps_at(2**low)
 
 
 def _quality(model: NerfField, views: Cameras, truth: Tensor) -> float:

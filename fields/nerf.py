@@ -22,7 +22,7 @@ CELL_SIDE = _native.CELL_SIDE
 MARCH = _native.MARCH  # Steps along the diagonal of the cube.
 STEP = _native.STEP  # Edges of the cube.
 MAX_LOG_DENSITY = _native.MAX_LOG_DENSITY
-RAYS = 1 << 12  # Rays of a picture that are marched together.
+RAYS = 1 << 10  # Rays of a picture that are marched together.
 LARGEST = 1e9  # World units.
 
 
@@ -32,8 +32,8 @@ class NerfField:
 
     Attributes:
         network: [0, 1]^3 to 16 numbers, the first the natural log of the density per edge.
-        head: matrices from those 16 and 16 spherical harmonics of the direction to colours, whose
-            sigmoid is sRGB.
+        head: matrices from those 16 and 16 spherical harmonics of the direction to three numbers,
+            whose sigmoid is sRGB.
         cells: [64^3] bool, x fastest, where there may be something.
         low: the cube's corner of least coordinates, world units.
         edge: its edge, world units.
@@ -55,8 +55,16 @@ class NerfField:
     def __post_init__(self) -> None:
         if self.network.encoding.dims != self.dims or len(self.network.weights[-1]) != GEOMETRY:
             raise ValueError(f"nerf: expected a network from 3 coordinates to {GEOMETRY} numbers")
-        if self.head[0].shape[1] != self.head_inputs or len(self.head[-1]) != 3:
-            raise ValueError(f"nerf: expected a head from {self.head_inputs} numbers to 3 colours")
+        if self.head[0].shape[1] != self.head_inputs or len(self.head[-1]) != self.channels:
+            raise ValueError(
+                f"{self.kind}: expected a head from {self.head_inputs} numbers to colours, "
+                f"{self.channels} in all"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Numbers that a ray brings back, colours first."""
+        return 3
 
     @property
     def float_bytes(self) -> int:
@@ -96,15 +104,20 @@ class NerfField:
         """
         return torch.stack([self._view(cameras[i : i + 1]) for i in range(len(cameras))])
 
-    @torch.no_grad()
     def _view(self, camera: Cameras) -> Tensor:
+        return self.trace(camera)
+
+    @torch.no_grad()
+    def trace(self, camera: Cameras) -> Tensor:
+        """[H, W, channels] what the rays of one camera bring back."""
         rays_o, rays_d = pixel_rays(camera, self.cells.device)
         origins = (rays_o - rays_o.new_tensor(self.low)) / self.edge
-        return self._colors(origins, rays_d).reshape(camera.height, camera.width, 3)
+        values = self._values(origins, rays_d)
+        return values.reshape(camera.height, camera.width, self.channels)
 
-    def _colors(self, origins: Tensor, rays_d: Tensor) -> Tensor:
-        """[R, 3] of rays; one kernel where there is one for networks of these sizes."""
-        if origins.device.type == "cuda":
+    def _values(self, origins: Tensor, rays_d: Tensor) -> Tensor:
+        """[R, channels] of rays; one kernel where there is one for networks of these sizes."""
+        if origins.device.type == "cuda" and self.channels == 3:
             from . import nerf_cuda
 
             found = nerf_cuda.colors(backend_of(origins.device), self, origins, rays_d)
@@ -116,8 +129,8 @@ class NerfField:
     def _marched(self, origins: Tensor, rays_d: Tensor) -> Tensor:
         jitter = torch.full((len(origins),), _native.MIDDLE, device=origins.device)
         found = march(origins, rays_d, self.cells, jitter)
-        sigmas, rgb = shade(self.network(found.points), rays_d[found.ray], self.head)
-        return composite(sigmas, rgb, found, len(origins))
+        sigmas, shades = shade(self.network(found.points), rays_d, found.ray, self.head)
+        return composite(sigmas, shades, found, len(origins))
 
 
 @dataclass(frozen=True)
@@ -147,22 +160,35 @@ def march(origins: Tensor, rays_d: Tensor, cells: Tensor, jitter: Tensor) -> Sam
     near = torch.minimum(a, b).amax(1).clamp_min(0)
     far = torch.maximum(a, b).amin(1)
     t = near[:, None] + STEP * (torch.arange(MARCH) + jitter[:, None])
-    points = origins[:, None] + t[..., None] * rays_d[:, None]
-    cell = (points * CELL_SIDE).long().clamp_(0, CELL_SIDE - 1)
-    index = cell[..., 0] + CELL_SIDE * (cell[..., 1] + CELL_SIDE * cell[..., 2])
-    live = cells[index] & (t < far[:, None])
-    return Samples(points[live].clamp(0, 1), live.nonzero()[:, 0])
+    index = torch.zeros(t.shape, dtype=torch.int32)
+    for axis in (2, 1, 0):  # Axis by axis: most of these places are looked at once and left.
+        place = torch.addcmul(origins[:, axis, None], t, rays_d[:, axis, None])
+        index = index.mul_(CELL_SIDE).add_(place.mul_(CELL_SIDE).int().clamp_(0, CELL_SIDE - 1))
+    live = cells.index_select(0, index.flatten()).reshape(t.shape) & (t < far[:, None])
+    ray = live.nonzero()[:, 0]
+    points = torch.addcmul(origins[ray], t[live][:, None], rays_d[ray])
+    return Samples(points.clamp_(0, 1), ray)
 
 
-def shade(raw: Tensor, rays_d: Tensor, head: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Densities [M] per edge and colours [3, M] of network outputs [16, M] seen along rays_d."""
+def shade(
+    raw: Tensor, rays_d: Tensor, ray: Tensor, head: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Densities [M] per edge and shades [C, M] of network outputs [16, M] seen along rays_d[ray].
+
+    The first three shades are colours; what a head has beyond them is as it comes.
+    """
     sigmas = raw[0].clamp_max(MAX_LOG_DENSITY).exp()
-    inputs = torch.cat([raw, sh_bases(SH_DEGREE, rays_d).T])
-    return sigmas, layers(inputs, head)[-1].sigmoid()
+    by_place, by_direction = head[0][:, :GEOMETRY], head[0][:, GEOMETRY:]
+    seen = by_direction @ sh_bases(SH_DEGREE, rays_d).T  # Of each ray, not of each sample.
+    values = by_place @ raw + seen.index_select(1, ray)
+    if len(head) > 1:
+        values = layers(values.relu_(), head[1:])[-1]
+    colors = values[:3].sigmoid()
+    return sigmas, colors if len(values) == 3 else torch.cat([colors, values[3:]])
 
 
-def composite(sigmas: Tensor, rgb: Tensor, samples: Samples, rays: int) -> Tensor:
-    """[R, 3] colours of rays on black: Max 1995, each step of one density and colour."""
+def composite(sigmas: Tensor, shades: Tensor, samples: Samples, rays: int) -> Tensor:
+    """[R, C] shades [C, M] along rays, on black: Max 1995, each step of one density and shade."""
     depth = sigmas.double() * STEP  # Sums over all rays at once would drown single precision.
     before = depth.cumsum(0) - depth
     first = torch.ones_like(samples.ray, dtype=torch.bool)
@@ -171,4 +197,5 @@ def composite(sigmas: Tensor, rgb: Tensor, samples: Samples, rays: int) -> Tenso
     start = start.index_put((samples.ray[first],), before[first])
     trans = (start[samples.ray] - before).exp().float()
     weights = trans * (1 - (-depth.float()).exp())
-    return rgb.new_zeros(rays, 3).index_add(0, samples.ray, (weights * rgb).T)
+    out = shades.new_zeros(rays, len(shades))
+    return out.index_add(0, samples.ray, (weights * shades).T)

@@ -21,9 +21,12 @@ import numpy as np
 import pytest
 import torch
 
+from fieldpress.fields.sdf import pixel_rays
 from fieldpress.gaussians import codec
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.render import cuda
+from fieldpress.scenes.cameras import Scene
+from fieldpress.scenes.orbit import orbit
 from fieldpress.viewer.exhibit import Exhibition
 from fieldpress.viewer.server import Server
 
@@ -67,6 +70,22 @@ def _shell(n: int = 1500, seed: int = 3) -> SplatModel:
     )
 
 
+def _ball(size: int = 24) -> Scene:
+    """A ball with a coloured side for each axis, before black, seen from a ring of cameras."""
+    views = orbit([0.0, 0.0, 0.0], 3.0, 12, width=size, height=size, up=[0.0, 0.0, 1.0], fov=40)
+    images = []
+    for i in range(len(views)):
+        rays_o, rays_d = pixel_rays(views[i : i + 1])
+        middle = -(rays_o * rays_d).sum(1)
+        inside = 0.6**2 - (rays_o + middle[:, None] * rays_d).square().sum(1)
+        point = rays_o + (middle - inside.clamp_min(0).sqrt())[:, None] * rays_d
+        color = torch.where((inside > 0)[:, None], 0.5 + 0.8 * point, torch.tensor(0.0))
+        images.append(color.clamp(0, 1).reshape(size, size, 3))
+    stack = torch.stack(images)
+    train = torch.arange(12) % 4 != 0
+    return Scene("ball", views[train], views[~train], stack[train], stack[~train])
+
+
 def _ply_bytes(
     columns: dict[str, np.ndarray], text: bool = False, declared: int | None = None
 ) -> bytes:
@@ -107,6 +126,12 @@ def data_dir() -> Path:
 def tiny_model() -> Callable[..., SplatModel]:
     """A factory: tiny_model(n=200, sh_degree=3, seed=0), the same Gaussians for the same seed."""
     return _tiny_model
+
+
+@pytest.fixture(scope="session")
+def ball() -> Callable[..., Scene]:
+    """A factory: ball(size=24), photographs of a coloured ball, 9 to train on and 3 to test."""
+    return _ball
 
 
 @pytest.fixture(scope="session")

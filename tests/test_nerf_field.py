@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from fieldpress import viewing
 from fieldpress.__main__ import main
-from fieldpress.fields import codec, fit_nerf
+from fieldpress.fields import codec, fit_nerf, tables
 from fieldpress.fields.fit_nerf import NerfSettings, NerfTrainer, cube_around
 from fieldpress.fields.levels import Encoding
 from fieldpress.fields.nerf import (
@@ -23,29 +25,13 @@ from fieldpress.fields.nerf import (
     march,
 )
 from fieldpress.fields.network import Network, new_weights
-from fieldpress.fields.sdf import pixel_rays
+from fieldpress.fields.rounding import Rounding
 from fieldpress.quant import container
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.metrics import psnr
-from fieldpress.scenes.orbit import orbit
 
 ENCODING = Encoding(3, "SimplexGrid", 3, 2, 9, 8, 1.6)
-
-
-def scene(size: int = 24) -> Scene:
-    """A ball with a coloured side for each axis, before black, seen from a ring of cameras."""
-    views = orbit([0.0, 0.0, 0.0], 3.0, 12, width=size, height=size, up=[0.0, 0.0, 1.0], fov=40)
-    images = []
-    for i in range(len(views)):
-        rays_o, rays_d = pixel_rays(views[i : i + 1])
-        middle = -(rays_o * rays_d).sum(1)
-        inside = 0.6**2 - (rays_o + middle[:, None] * rays_d).square().sum(1)
-        point = rays_o + (middle - inside.clamp_min(0).sqrt())[:, None] * rays_d
-        color = torch.where((inside > 0)[:, None], 0.5 + 0.8 * point, torch.tensor(0.0))
-        images.append(color.clamp(0, 1).reshape(size, size, 3))
-    stack = torch.stack(images)
-    train = torch.arange(12) % 4 != 0
-    return Scene("ball", views[train], views[~train], stack[train], stack[~train])
+SETTINGS = NerfSettings(ENCODING, neurons=16, steps=160, rays=256, rate=0.02, loss_db=0.3)
 
 
 def test_marching_keeps_to_the_cube_and_the_cells() -> None:
@@ -87,17 +73,16 @@ def test_compositing_is_the_loop_over_samples() -> None:
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_the_cube_is_where_the_cameras_look() -> None:
-    low, edge = cube_around(scene())
+def test_the_cube_is_where_the_cameras_look(ball: Callable[..., Scene]) -> None:
+    low, edge = cube_around(ball())
     assert [x + edge / 2 for x in low] == pytest.approx([0, 0, 0], abs=1e-4)
     assert edge == pytest.approx(0.75 * 3, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[Scene, fit_nerf.FittedNerf]:
-    given = scene()
-    settings = NerfSettings(ENCODING, neurons=16, steps=160, rays=256, rate=0.02, loss_db=0.3)
-    return given, fit_nerf.fit_nerf(given, settings)
+def fitted(ball: Callable[..., Scene]) -> tuple[Scene, fit_nerf.FittedNerf]:
+    given = ball()
+    return given, fit_nerf.fit_nerf(given, SETTINGS)
 
 
 def test_a_fit_shows_views_that_it_never_saw(fitted: tuple) -> None:
@@ -122,6 +107,58 @@ def test_a_file_decodes_to_what_was_promised(fitted: tuple) -> None:
     assert len(data) < found.model.float_bytes / 2
 
 
+def test_flags_are_written_the_shorter_way() -> None:
+    rng = torch.Generator().manual_seed(0)
+    few = torch.zeros(16**3, dtype=torch.bool)
+    few[1000:1010] = True
+    blob = torch.zeros(16, 16, 16, dtype=torch.bool)
+    blob[3:9, 4:12, 2:11] = True
+    scattered = torch.rand(16**3, generator=rng) < 0.5
+    back = (1, 16, 256)
+    for flags in (few, blob.flatten(), scattered, ~few, torch.arange(16**3) % 2 == 0):
+        section = tables.write_flags("x", flags.numpy(), back)
+        read = tables.read_flags({"x": section}, "x", len(flags), back, "f")
+        assert torch.equal(torch.from_numpy(read), flags)
+        assert len(section.payload) < len(flags) / 8 + 40
+    forged = tables.write_matrix("x", torch.tensor([[0], [2], [1]]).int().numpy())
+    with pytest.raises(ValueError, match=r"f: section 'x': .*0 or 1"):
+        tables.read_flags({"x": forged}, "x", 3, back, "f")
+
+
+def test_the_rate_has_the_slope_of_its_bits() -> None:
+    used = [torch.ones(level.rows, dtype=torch.bool).numpy() for level in ENCODING.level]
+    used[1][::2] = False
+    steps = codec.Steps((0.5, 0.25, 0.1), (1.0,))
+    rounding = Rounding(ENCODING, used, steps, rate_db=0.1)
+    table = torch.randn(ENCODING.rows, 2, generator=torch.Generator().manual_seed(0))
+    slope = rounding.slope(table, 0.02)
+    worth = 0.02 * 0.1 * math.log(10) / 10 / 8000
+    for level, step in enumerate(steps.table):
+        rows = slice(*ENCODING.first_rows[level : level + 2])
+        kept = torch.from_numpy(used[level])
+        q = (table[rows].double() / step).requires_grad_()
+        spread = float(q.detach()[kept].abs().round().mean())
+        (worth * 2 * torch.log2(1 + q.abs() / spread)).sum().backward()
+        assert q.grad is not None
+        torch.testing.assert_close(
+            slope[rows][kept].double(), q.grad[kept] / step, rtol=1e-4, atol=0
+        )
+        assert not slope[rows][~kept].any()
+
+
+def test_training_with_the_rate_gives_a_smaller_file(fitted: tuple) -> None:
+    given, before = fitted
+    settings = replace(SETTINGS, rate_db=0.05)
+    found = fit_nerf.fit_nerf(given, settings)
+    small, large = (codec.encode(f.model, f.steps, f.used) for f in (found, before))
+    tab = [container.by_attribute(container.sizes(data))["tab"] for data in (small, large)]
+    assert tab[0] < 0.8 * tab[1], tab
+    loss = psnr(codec.decode(large).render(given.test), given.test_images) - psnr(
+        codec.decode(small).render(given.test), given.test_images
+    )
+    assert float(loss.mean()) < 1.5
+
+
 def test_the_viewer_shows_a_file_as_it_is(fitted: tuple, tmp_path: Path) -> None:
     _, found = fitted
     file = tmp_path / "bowl.fpz"
@@ -143,6 +180,7 @@ def test_forged_files_are_refused(fitted: tuple) -> None:
         ({"head": [16, 16, 4]}, "head/2|colours"),
         ({"head_steps": [1]}, "head_steps"),
         ({"edge": -1}, "edge"),
+        ({"prior": "all"}, "prior"),
     ]:
         layout = read.header["layout"] | change
         forged = container.write(read.header | {"layout": layout}, read.sections)
@@ -156,8 +194,8 @@ def test_forged_files_are_refused(fitted: tuple) -> None:
             codec.decode(data[:size], name="f.fpz")
 
 
-def test_an_empty_scene_is_refused_and_empty_cells_are_black() -> None:
-    given = scene(8)
+def test_an_empty_scene_is_refused_and_empty_cells_are_black(ball: Callable[..., Scene]) -> None:
+    given = ball(8)
     with pytest.raises(ValueError, match="photographs"):
         NerfTrainer(Scene("none", given.train, given.test), NerfSettings(ENCODING))
     table = torch.zeros(ENCODING.rows, 2)
