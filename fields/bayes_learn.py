@@ -13,11 +13,11 @@ from .bayes_network import Shared, cut, evaluate, places
 from .bayes_posterior import Gaussians, inputs_of, kl_nats
 from .bayes_shape import Shape
 
-ROUND = 20  # Steps between updates of the prior and of beta.
+ROUND = 10  # Steps between updates of the prior and of beta.
 FIRST_STD, PRIOR_STD = 0.05, 0.3  # Of posteriors and the prior before learning.
-LATENT_RATE, SHARED_RATE = 0.02, 2e-3  # Of Adam.
+LATENT_RATE, MIXING_RATE, KERNEL_RATE = 0.02, 1e-4, 2e-3  # Of Adam.
 LAST_RATE = 0.2  # Share of the rates that is left in the end.
-STEER, LARGEST_STEP = 0.5, 1.5  # Beta times (rate / budget)^STEER, at most so many times.
+STEER, LARGEST_STEP = 0.7, 1.5  # Beta times (rate / budget)^STEER, at most so many times.
 FIRST_BETA = 1e-6
 VALUES_SQUARED = 1e-8
 
@@ -108,10 +108,10 @@ def learn(
         {k: v.clone().requires_grad_() for k, v in start.posterior.mean.items()},
         {k: v.clone().requires_grad_() for k, v in start.posterior.log_std.items()},
     )
-    learned = [p.requires_grad_() for p in shared.parameters(shape)]
+    mixing = shared.mixing if shape.mixing else ()
+    rates = {LATENT_RATE: posterior.parameters(), MIXING_RATE: mixing, KERNEL_RATE: shared.kernels}
     groups = [
-        {"params": posterior.parameters(), "lr": LATENT_RATE},
-        {"params": learned, "lr": SHARED_RATE},
+        {"params": [p.requires_grad_() for p in group], "lr": rate} for rate, group in rates.items()
     ]
     adam = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _rate(step / steps))

@@ -43,10 +43,6 @@ class Shared:
             kernels.append(bound * torch.randn(size, generator=generator))
         return Shared(tuple(mixing), tuple(kernels))
 
-    def parameters(self, shape: Shape) -> list[Tensor]:
-        """Those that are learned."""
-        return [*(self.mixing if shape.mixing else ()), *self.kernels]
-
 
 def weights_of(shape: Shape, shared: Shared, h: Tensor) -> list[Tensor]:
     """Matrices [patches, out, in] of each layer from the latents [patches, weights]."""

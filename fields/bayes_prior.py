@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -118,38 +119,45 @@ class Prior:
             for number, level in enumerate(self.shape.levels)
         }
 
-    @cached_property
-    def data(self) -> bytes:
-        """The .fpz file."""
-        layout = {
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What the file's header says beside provenance."""
+        return {
             "shape": self.shape.config(), "index_bits": self.index_bits, "budget": self.budget,
             "beta": self.beta,
         }  # fmt: skip
-        sections = []
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.int32]]:
+        """All numbers by section, [N] each, in the order of the file."""
+        found = {}
         for level in self.shape.levels:
-            for name in ("mean", "std"):
-                bits = getattr(self, name)[level].view(np.int16)
-                sections.append(_column(f"{name}/{level}", bits))
-            sections.append(_column(f"cost/{level}", self.cost[level]))
+            found[f"mean/{level}"] = self.mean[level].view(np.int16)
+            found[f"std/{level}"] = self.std[level].view(np.int16)
+            found[f"cost/{level}"] = self.cost[level]
         for key in ("mixing", "kernels"):
             for number, values in enumerate(getattr(self, key)):
-                matrix = values.reshape(len(values), -1).astype(np.int32)
-                sections.append(tables.write_matrix(f"{key}/{number}", matrix))
-        return container.write({"kind": KIND, "layout": layout, **self.extra}, sections)
+                found[f"{key}/{number}"] = values.reshape(-1)
+        return {name: values.astype(np.int32) for name, values in found.items()}
+
+    @cached_property
+    def data(self) -> bytes:
+        """The .fpz file."""
+        sections = [tables.write_matrix(k, x[:, None]) for k, x in self.columns.items()]
+        return container.write({"kind": KIND, "layout": self.layout, **self.extra}, sections)
 
     @cached_property
     def name(self) -> str:
-        """What files call it: 16 hexadecimal digits of the SHA-256 of its file."""
-        return hashlib.sha256(self.data).hexdigest()[:16]
+        """What files call it: 16 hexadecimal digits of the SHA-256 of its layout and numbers."""
+        state = hashlib.sha256(json.dumps(self.layout, sort_keys=True).encode())
+        for values in self.columns.values():
+            state.update(values.astype("<i4").tobytes())
+        return state.hexdigest()[:16]
 
 
 def _rounded(values: torch.Tensor) -> NDArray[np.int16]:
     units = (values.detach() / UNIT).round().clamp(-MAX_WEIGHT, MAX_WEIGHT)
     return units.numpy().astype(np.int16)
-
-
-def _column(name: str, values: NDArray[Any]) -> Section:
-    return tables.write_matrix(name, values.astype(np.int32)[:, None])
 
 
 def read_prior(data: bytes, *, name: str = "<bytes>") -> Prior:
@@ -173,16 +181,14 @@ def read_prior(data: bytes, *, name: str = "<bytes>") -> Prior:
     tables.check_expansion(_float_bytes(shape), len(data), name)
     mean, std, cost = ({} for _ in range(3))
     for level, count in shape.levels.items():
-        for key, halves in (("mean", mean), ("std", std)):
-            column = _take(sections, f"{key}/{level}", (count, 1), name)
-            halves[level] = column.reshape(-1).view(np.float16)
-        cost[level] = _take(sections, f"cost/{level}", (count, 1), name, np.uint16).reshape(-1)
+        mean[level] = _take(sections, f"mean/{level}", count, name).view(np.float16)
+        std[level] = _take(sections, f"std/{level}", count, name).view(np.float16)
+        cost[level] = _take(sections, f"cost/{level}", count, name, np.uint16)
     mixing = tuple(
-        _take(sections, f"mixing/{i}", (out * into, out * into), name)
-        for i, (out, into) in enumerate(shape.layers if shape.mixing else [])
+        _take(sections, f"mixing/{i}", n * n, name).reshape(n, n) for i, n in enumerate(shape.mixed)
     )
     kernels = tuple(
-        _take(sections, f"kernels/{i}", (out, into * 3**shape.dims), name).reshape(
+        _take(sections, f"kernels/{i}", out * into * 3**shape.dims, name).reshape(
             out, into, *[3] * shape.dims
         )
         for i, (out, into) in enumerate(shape.kernels)
@@ -190,16 +196,13 @@ def read_prior(data: bytes, *, name: str = "<bytes>") -> Prior:
     tables.check_sections([], sections, name)
     extra = {k: v for k, v in found.header.items() if k not in ("kind", "layout")}
     try:
-        prior = Prior(shape, mean, std, cost, mixing, kernels, extra=extra, **options)  # type: ignore[arg-type]
+        return Prior(shape, mean, std, cost, mixing, kernels, extra=extra, **options)  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    if prior.data != data:
-        raise ValueError(f"{name}: expected the canonical form of a prior, got another spelling")
-    return prior
 
 
 def _float_bytes(shape: Shape) -> int:
-    mixing = sum((out * into) ** 2 for out, into in shape.layers) if shape.mixing else 0
+    mixing = sum(n * n for n in shape.mixed)
     kernels = sum(out * into * 3**shape.dims for out, into in shape.kernels)
     return 4 * (mixing + kernels + 3 * sum(shape.levels.values()))
 
@@ -214,12 +217,12 @@ def _number(layout: dict[str, Any], key: str) -> float:
 def _take(
     sections: dict[str, Section],
     key: str,
-    shape: tuple[int, int],
+    count: int,
     name: str,
     dtype: type[np.int16] | type[np.uint16] = np.int16,
 ) -> NDArray[Any]:
-    """The integers of a section, which is taken out."""
-    values = tables.read_symbols(sections, key, shape, name)
+    """The integers [count] of a section, which is taken out."""
+    values = tables.read_symbols(sections, key, (count, 1), name)[:, 0]
     del sections[key]
     info = np.iinfo(dtype)
     if values.size and not (info.min <= values.min() and values.max() <= info.max):

@@ -109,6 +109,11 @@ class Shape:
         return sum(out * into for out, into in self.layers)
 
     @property
+    def mixed(self) -> list[int]:
+        """Latents of each layer that a matrix makes weights of."""
+        return [out * into for out, into in self.layers] if self.mixing else []
+
+    @property
     def coarse(self) -> tuple[int, ...]:
         """Positional latents of a patch along each axis."""
         return tuple(n // COARSE for n in self.patch)
