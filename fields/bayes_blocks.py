@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .bayes_noise import NORMAL_SHIFT, normals, orders
+from . import _native
+from .bayes_noise import normal_table, normals, orders
 
 COST_UNITS = 256  # Of a bit: average costs of dimensions are whole multiples of 1 / 256.
 MAX_BLOCK = 512  # Dimensions.
@@ -90,7 +91,7 @@ def choose(
 
     The largest of log q(z) / p(z) plus Gumbel noise that falls with the number is a sample of q, as
     nearly as so many candidates allow. The log-ratio of all is one product of the coefficients of
-    z^2 and z with both.
+    z^2 and z with both, taken while candidates are made.
 
     Args:
         mean: [rows, d] of the posteriors where the prior is standard normal.
@@ -100,19 +101,19 @@ def choose(
         generator: of the Gumbel noise, which decoders need not know.
     """
     inverse = 1 / np.square(std)
-    coefficients = np.concatenate([0.5 * (1 - inverse), mean * inverse], 1)
+    coefficients = np.concatenate([0.5 * (1 - inverse), mean * inverse], 1).astype(np.float32)
     rows = len(mean)
     best, found = np.full(rows, -np.inf), np.zeros(rows, np.int64)
     arrived = np.zeros((rows, 1))
     for first in range(0, 1 << bits, SLAB):
-        index = np.arange(first, min(first + SLAB, 1 << bits))
-        z = normals(index, *place, mean.shape[1]).astype(np.float32) / (1 << NORMAL_SHIFT)
-        times = arrived + generator.standard_exponential((rows, len(index))).cumsum(1)
-        scores = coefficients @ np.concatenate([z * z, z]) - np.log(times)
+        scores = np.empty((rows, min(SLAB, (1 << bits) - first)), np.float32)
+        _native.score_candidates(normal_table(), coefficients, *place, first, scores)
+        times = arrived + generator.standard_exponential(scores.shape).cumsum(1)
+        scores -= np.log(times)
         arrived = times[:, -1:]
         top = scores.argmax(1)
         value = scores[np.arange(rows), top]
-        found = np.where(value > best, index[top], found)
+        found = np.where(value > best, first + top, found)
         best = np.maximum(value, best)
     return found
 

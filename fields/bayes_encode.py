@@ -21,7 +21,7 @@ MARGIN = 0.3  # Bits below the budget that a block's KL is steered to.
 EVERY = 5  # Steps between changes of the betas.
 STEER, LARGEST_STEP = 0.3, 1.2  # Beta times (KL / goal)^STEER, at most so many times.
 LEAST_COST = 0.02  # Nats; a posterior starts no wider than at this.
-LEAST_TUNING = 3  # Steps between two waves of blocks.
+LEAST_TUNING = 2  # Steps between two waves of blocks.
 BETAS = (1e-12, 1e-1)
 
 Progress = Callable[[str, float], None]

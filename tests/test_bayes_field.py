@@ -14,7 +14,14 @@ import torch
 from fieldpress import models
 from fieldpress.__main__ import main
 from fieldpress.bayes_jobs import random_crops
-from fieldpress.fields import bayes_codec, bayes_exact, bayes_network, bayes_noise
+from fieldpress.fields import (
+    _native,
+    _reference_noise,
+    bayes_codec,
+    bayes_exact,
+    bayes_network,
+    bayes_noise,
+)
 from fieldpress.fields.bayes_blocks import COST_UNITS, Blocks, choose, packed, samples, unpacked
 from fieldpress.fields.bayes_codec import BayesField
 from fieldpress.fields.bayes_encode import EncodeSettings, encode_signals
@@ -168,6 +175,20 @@ def test_chosen_samples_are_the_posteriors() -> None:
     apart = (np.array(found) - mean) / std
     assert abs(apart.mean(0)).max() < 0.15
     assert abs(apart.std(0) - 1).max() < 0.12
+
+
+@pytest.mark.parametrize(
+    ("rows", "dims", "count"), [(1, 1, 1), (3, 19, 700), (2, 8, 256), (0, 3, 5)]
+)
+def test_compiled_scores_are_the_twins(rows: int, dims: int, count: int) -> None:
+    coefficients = draws(rows * 2 * dims, 3, -2, 2).reshape(rows, 2 * dims).astype(np.float32)
+    out = np.full((rows, count), np.nan, np.float32)
+    table = bayes_noise.normal_table()
+    _native.score_candidates(table, coefficients, 4, 9, 65_000, out)
+    expected = _reference_noise.scores(coefficients, (4, 9), 65_000, count)
+    assert np.allclose(out, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="out: unexpected shape"):
+        _native.score_candidates(table, coefficients, 4, 9, 0, out[None])
 
 
 def test_samples_are_the_chosen_candidates() -> None:
