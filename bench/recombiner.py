@@ -14,6 +14,10 @@ import argparse
 import io
 import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,8 +45,10 @@ TEST = ("kodim03", "kodim23")
 RATES = (1600, 800, 400, 200)  # KL bits of a crop.
 MIDDLE = 800  # Of ablations.
 RECOMBINER, COMBINER = Shape(), Shape(latents=0, mixing=False)
-SETTINGS = EncodeSettings(steps=150, tuning=250, rate=0.03)
-CROPS, STEPS, MORE_STEPS, TESTED = 64, 200, 60, 10
+SETTINGS = EncodeSettings(steps=150, tuning=250, rate=0.03)  # Of ablations.
+LONG = EncodeSettings(steps=400, tuning=400, rate=0.03)  # Of rates.
+CROPS, STEPS, MORE_STEPS, TESTED = 64, 200, 80, 10
+MORE_CROPS = 96  # Of rates.
 SMALL = Shape(patch=(16, 16), width=12)
 RIFF_BYTES = 20  # RIFF and chunk headers of a WebP file.
 
@@ -98,7 +104,7 @@ def crops(names: tuple[str, ...], count: int, side: int = 32, seed: int = 0) -> 
 
 def chain(shape: Shape) -> list[dict[str, Any]]:
     """A point a rate: the prior of each is learned on from that of the one above it."""
-    learner = Learner.new(shape, crops(TRAIN, CROPS))
+    learner = Learner.new(shape, crops(TRAIN, MORE_CROPS))
     tested, points = crops(TEST, TESTED, seed=5), []
     for number, bits in enumerate(RATES):
         start = time.process_time()
@@ -108,7 +114,7 @@ def chain(shape: Shape) -> list[dict[str, Any]]:
             "kl_bits": bits, "train_kl_bits": learner.history[-1][0],
             "train_psnr": -10 * math.log10(learner.history[-1][1]), "train_cpu_seconds": spent,
         }  # fmt: skip
-        points.append(row | measured(Prior.of(learner), tested))
+        points.append(row | measured(Prior.of(learner), tested, LONG))
         print(summary(points[-1]), flush=True)
     return points
 
@@ -285,6 +291,61 @@ def straightforward(mean: np.ndarray, std: np.ndarray, generator: np.random.Gene
     return int((score - torch.from_numpy(np.log(arrived))).argmax())
 
 
+CHILD = """
+import sys, torch
+from fieldpress.fields import _native as fields, bayes_codec, bayes_prior
+from fieldpress.quant._native import crc32c
+threads, copy, prior, *files = sys.argv[1:]
+torch.set_num_threads(int(threads))
+fields.set_isa(copy)
+prior = bayes_prior.read_prior(open(prior, "rb").read())
+for file in files:
+    field = bayes_codec.decode(open(file, "rb").read(), prior=prior)
+    print(crc32c(field.units.astype("<i8").tobytes()))
+"""
+
+
+def determinism() -> dict[str, Any]:
+    """Files decoded with one and two threads, copies of our kernels, and kernels of the BLAS."""
+    shape, generator = replace(SMALL, group=2), np.random.default_rng(0)
+    prior = Prior.of(learn(Learner.new(shape, crops(TRAIN, 4, 64)), 2000, 20))
+    found: dict[str, list[int]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        (place / "prior.fpz").write_bytes(prior.data)
+        files = []
+        for number, size in enumerate([(64, 64), (50, 90), (200, 120)]):
+            rows = shape.rows(shape.grid(size))
+            index = {
+                level: generator.integers(0, 1 << 16, (rows[level], len(blocks.ends)))
+                for level, blocks in prior.blocks.items()
+            }
+            files.append(place / f"{number}.fpz")
+            files[-1].write_bytes(bayes_codec.encode(BayesField(prior, size, index)))
+        for threads, copy, core in (
+            (1, "baseline", "Nehalem"), (2, "baseline", "Haswell"), (1, "avx2", "SkylakeX"),
+            (2, "avx2", "Sandybridge"),
+        ):  # fmt: skip
+            names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+            environment = {
+                **os.environ,
+                "OPENBLAS_CORETYPE": core,
+                **dict.fromkeys(names, f"{threads}"),
+            }
+            call = [sys.executable, "-c", CHILD, str(threads), copy, str(place / "prior.fpz")]
+            done = subprocess.run(
+                [*call, *map(str, files)],
+                env=environment,
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            found[f"{threads} threads, {copy}, BLAS {core}"] = [int(x) for x in done.stdout.split()]
+    same = len({tuple(x) for x in found.values()}) == 1
+    print("decoded alike" if same else "DECODED DIFFERENTLY", found)
+    return {"same": same, "crc": found}
+
+
 PARTS: dict[str, Callable[[], Any]] = {
     "recombiner": lambda: chain(RECOMBINER),
     "combiner": lambda: chain(COMBINER),
@@ -294,6 +355,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     "video": video,
     "samples": samples,
     "speed": speed,
+    "determinism": determinism,
 }
 
 

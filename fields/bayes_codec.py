@@ -21,7 +21,7 @@ from ..scenes.cameras import Cameras
 from . import bayes_exact, bayes_prior
 from .bayes_blocks import Index, packed, unpacked
 from .bayes_exact import OUTPUT_SHIFT
-from .bayes_prior import Prior, read_prior
+from .bayes_prior import NAME_DIGITS, Prior, read_prior
 
 KIND = "bayes"
 KINDS = {KIND, bayes_prior.KIND}
@@ -143,7 +143,7 @@ def encode(model: BayesField) -> bytes:
     """The .fpz file of a field; its prior is named, not held."""
     bits = model.prior.index_bits
     payload = packed([model.index[level] for level in model.prior.shape.levels], bits)
-    layout = {"prior": model.prior.name, "size": list(model.size)}
+    layout = [model.prior.name, *model.size]  # Bare: names of keys would be a tenth of the file.
     section = Section(SECTION, "raw", payload, len(payload))
     return container.write({"kind": KIND, "layout": layout, **model.extra}, [section])
 
@@ -192,16 +192,14 @@ def _field(
 
 def _layout(header: Mapping[str, Any], name: str) -> tuple[str, tuple[int, ...]]:
     layout = header.get("layout")
-    if header.get("kind") != KIND or not isinstance(layout, dict):
+    if header.get("kind") != KIND or not isinstance(layout, list) or not layout:
         raise ValueError(f"{name}: header: expected kind {KIND} and a layout")
-    wanted, size = layout.get("prior"), layout.get("size")
-    if type(wanted) is not str or len(wanted) != 16:
-        raise ValueError(f"{name}: header: prior: expected 16 digits, got {wanted!r:.40}")
-    if not (
-        isinstance(size, list)
-        and 1 <= len(size) <= 3
-        and all(type(n) is int and 1 <= n <= MAX_SIDE for n in size)
-    ):
+    wanted, *size = layout
+    if type(wanted) is not str or len(wanted) != NAME_DIGITS:
+        raise ValueError(
+            f"{name}: header: prior: expected {NAME_DIGITS} digits, got {wanted!r:.40}"
+        )
+    if not (1 <= len(size) <= 3 and all(type(n) is int and 1 <= n <= MAX_SIDE for n in size)):
         raise ValueError(f"{name}: header: size: expected 1 to 3 sides, got {size!r:.40}")
     return wanted, tuple(size)
 

@@ -15,7 +15,7 @@ from .bayes_shape import Shape
 
 ROUND = 10  # Steps between updates of the prior and of beta.
 FIRST_STD, PRIOR_STD = 0.05, 0.3  # Of posteriors and the prior before learning.
-LATENT_RATE, MIXING_RATE, KERNEL_RATE = 0.02, 1e-4, 2e-3  # Of Adam.
+MEAN_RATE, STD_RATE, MIXING_RATE, KERNEL_RATE = 0.02, 0.06, 1e-4, 2e-3  # Of Adam.
 LAST_RATE = 0.2  # Share of the rates that is left in the end.
 STEER, LARGEST_STEP = 0.7, 1.5  # Beta times (rate / budget)^STEER, at most so many times.
 FIRST_BETA = 1e-6
@@ -109,10 +109,11 @@ def learn(
         {k: v.clone().requires_grad_() for k, v in start.posterior.log_std.items()},
     )
     mixing = shared.mixing if shape.mixing else ()
-    rates = {LATENT_RATE: posterior.parameters(), MIXING_RATE: mixing, KERNEL_RATE: shared.kernels}
-    groups = [
-        {"params": [p.requires_grad_() for p in group], "lr": rate} for rate, group in rates.items()
-    ]
+    rates = [
+        (MEAN_RATE, posterior.mean.values()), (STD_RATE, posterior.log_std.values()),
+        (MIXING_RATE, mixing), (KERNEL_RATE, shared.kernels),
+    ]  # fmt: skip
+    groups = [{"params": [p.requires_grad_() for p in group], "lr": rate} for rate, group in rates]
     adam = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _rate(step / steps))
     prior, beta, history, fixed = start.prior, start.beta, [*start.history], places(shape)

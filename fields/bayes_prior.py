@@ -24,6 +24,7 @@ from .bayes_posterior import Gaussians, kl_nats
 from .bayes_shape import MIX_SHIFT, Shape
 
 KIND = "prior"
+NAME_DIGITS = 8  # Hexadecimal: files name their prior, and are small.
 MOST_BITS = 20  # Of an index.
 INDEX_BITS = 16
 BUDGET = 14.0  # Bits of KL of a block: bench/recombiner.py prints what samples are like by it.
@@ -148,11 +149,11 @@ class Prior:
 
     @cached_property
     def name(self) -> str:
-        """What files call it: 16 hexadecimal digits of the SHA-256 of its layout and numbers."""
+        """What files call it: the first digits of the SHA-256 of its layout and numbers."""
         state = hashlib.sha256(json.dumps(self.layout, sort_keys=True).encode())
         for values in self.columns.values():
             state.update(values.astype("<i4").tobytes())
-        return state.hexdigest()[:16]
+        return state.hexdigest()[:NAME_DIGITS]
 
 
 def _rounded(values: torch.Tensor) -> NDArray[np.int16]:

@@ -42,7 +42,7 @@ class Shape:
     channels: int = 3
     width: int = 16
     hidden: int = 2
-    frequencies: int = 4
+    frequencies: int = 5
     latents: int = 12
     features: int = 8
     group: int = 0

@@ -363,27 +363,31 @@ def test_a_prior_is_found_or_asked_for(
         bayes_codec.decode(data, prior=wrong)
 
 
-def rewritten(data: bytes, **layout: object) -> bytes:
+def rewritten(data: bytes, layout: object) -> bytes:
     found = container.read(data)
-    header = {**found.header, "layout": {**found.header["layout"], **layout}}
-    return container.write(header, found.sections)
+    if isinstance(layout, dict):
+        layout = {**found.header["layout"], **layout}
+    return container.write({**found.header, "layout": layout}, found.sections)
 
 
 @pytest.mark.parametrize(
-    ("layout", "message"),
+    ("size", "message"),
     [
-        ({"size": [16]}, "size: expected 2 numbers, got 1"),
-        ({"size": [16, 0]}, "size: expected 1 to 3 sides"),
-        ({"size": [65536, 65536]}, "too much for"),
-        ({"size": [16, 33]}, r"section 'i': expected \d+ bytes"),
-        ({"prior": 3}, "prior: expected 16 digits"),
+        ([16], "size: expected 2 numbers, got 1"),
+        ([16, 0], "size: expected 1 to 3 sides"),
+        ([65536, 65536], "too much for"),
+        ([16, 33], r"section 'i': expected \d+ bytes"),
     ],
 )
-def test_bad_files_are_refused(
-    prior: Prior, data: bytes, layout: dict[str, object], message: str
-) -> None:
+def test_bad_files_are_refused(prior: Prior, data: bytes, size: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=f"x: .*{message}"):
-        bayes_codec.decode(rewritten(data, **layout), prior=prior, name="x")
+        bayes_codec.decode(rewritten(data, [prior.name, *size]), prior=prior, name="x")
+
+
+def test_headers_without_a_prior_are_refused(prior: Prior, data: bytes) -> None:
+    for layout, message in (([3, 16, 20], "prior: expected 8 digits"), ([], "and a layout")):
+        with pytest.raises(ValueError, match=f"x: header: .*{message}"):
+            bayes_codec.decode(rewritten(data, layout), prior=prior, name="x")
 
 
 @pytest.mark.parametrize(
@@ -399,7 +403,7 @@ def test_bad_files_are_refused(
 )
 def test_bad_priors_are_refused(prior: Prior, layout: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"x: .*{message}"):
-        read_prior(rewritten(prior.data, **layout), name="x")
+        read_prior(rewritten(prior.data, layout), name="x")
 
 
 def test_every_cut_is_an_error(prior: Prior, data: bytes) -> None:
