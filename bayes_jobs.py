@@ -25,6 +25,7 @@ from .quant import container
 from .scenes import metrics
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+MAX_PIXELS = 1 << 20  # Every step of an encoder sees all of them.
 ENCODE_SHARE = 0.98  # Of the time; the rest is writing and measuring.
 SHAPES = {
     "recombiner": Shape(),
@@ -138,6 +139,8 @@ def fit_image_file(
     if prior.shape.mixing != (method == "recombiner") or prior.shape.dims != 2:
         raise ValueError(f"{prior_path}: expected a prior of {method} for pictures")
     picture = field_jobs.read_picture(source)
+    if picture[..., 0].numel() > MAX_PIXELS:
+        raise ValueError(f"{source}: expected up to {MAX_PIXELS} pixels for method {method}")
     start = time.perf_counter()
     index = encode_signals(
         prior, centred(picture)[None], settings, progress=progress.part(0, ENCODE_SHARE)

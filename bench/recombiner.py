@@ -152,7 +152,7 @@ def scan_bytes(data: bytes) -> int:
 
 
 def ablation() -> dict[str, Any]:
-    """What each part gives at one rate on single patches (He et al. 2024, table 3)."""
+    """What each part gives at one rate on single patches."""
     cases = {
         "all": RECOMBINER,
         "no mixing": replace(RECOMBINER, mixing=False),

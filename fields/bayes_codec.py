@@ -28,7 +28,7 @@ KINDS = {KIND, bayes_prior.KIND}
 SECTION = "i"
 MAX_SIDE = 1 << 16
 SEARCH = "FIELDPRESS_PRIORS"  # Files and folders of priors, as PATH lists folders.
-EXPANSION = 1 << 16  # Samples for each byte of a file: no reader takes more memory.
+EXPANSION = 1 << 12  # Samples for each byte of a file: no reader takes more memory.
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def encode_signals(
 
     Every block has a beta of its own, which steers its KL to the budget. Then block after block of
     all rows, upper levels first and dear ones first, is replaced by the sample that its index
-    stands for, and the others go on learning around it (He et al. 2024, sections 4 and 5).
+    stands for, and the others go on learning around it (RECOMBINER, He et al. 2024).
     """
     settings = settings or EncodeSettings()
     work = _Encoder(prior, signals, settings)

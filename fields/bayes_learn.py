@@ -19,7 +19,7 @@ MEAN_RATE, STD_RATE, MIXING_RATE, KERNEL_RATE = 0.02, 0.06, 1e-4, 2e-3  # Of Ada
 LAST_RATE = 0.2  # Share of the rates that is left in the end.
 STEER, LARGEST_STEP = 0.7, 1.5  # Beta times (rate / budget)^STEER, at most so many times.
 FIRST_BETA = 1e-6
-VALUES_SQUARED = 1e-8
+LEAST_VARIANCE = 1e-8
 
 Progress = Callable[[str, float], None]
 
@@ -100,21 +100,12 @@ def learn(
 
     Every ROUND steps the prior becomes what fits all posteriors best (its mean theirs, its variance
     their mean variance and spread), and beta is multiplied by how far the rate is off
-    (He et al. 2024, section 4 and Algorithm 1).
+    (RECOMBINER, He et al. 2024).
     """
     shape, generator = start.shape, torch.Generator().manual_seed(seed)
     shared = _copied(start.shared)
-    posterior = Gaussians(
-        {k: v.clone().requires_grad_() for k, v in start.posterior.mean.items()},
-        {k: v.clone().requires_grad_() for k, v in start.posterior.log_std.items()},
-    )
-    mixing = shared.mixing if shape.mixing else ()
-    rates = [
-        (MEAN_RATE, posterior.mean.values()), (STD_RATE, posterior.log_std.values()),
-        (MIXING_RATE, mixing), (KERNEL_RATE, shared.kernels),
-    ]  # fmt: skip
-    groups = [{"params": [p.requires_grad_() for p in group], "lr": rate} for rate, group in rates]
-    adam = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))
+    posterior = _detached(start.posterior)
+    adam = _adam(posterior, shared if shape.mixing else replace(shared, mixing=()))
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _rate(step / steps))
     prior, beta, history, fixed = start.prior, start.beta, [*start.history], places(shape)
     for step in range(steps):
@@ -139,18 +130,27 @@ def learn(
     )  # fmt: skip
 
 
+def _adam(posterior: Gaussians, shared: Shared) -> torch.optim.Adam:
+    rates = [
+        (MEAN_RATE, posterior.mean.values()), (STD_RATE, posterior.log_std.values()),
+        (MIXING_RATE, shared.mixing), (KERNEL_RATE, shared.kernels),
+    ]  # fmt: skip
+    groups = [{"params": [p.requires_grad_() for p in group], "lr": rate} for rate, group in rates]
+    return torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))
+
+
 def _rate(done: float) -> float:
     return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @torch.no_grad()
 def fitted_prior(posterior: Gaussians) -> Gaussians:
-    """The Gaussians [n] of least KL from all posteriors (He et al. 2024, equation 5)."""
+    """The Gaussians [n] of least KL from all posteriors (COMBINER, Guo et al. 2023)."""
     mean = {level: x.mean((0, 1)) for level, x in posterior.mean.items()}
     log_std = {}
     for level, x in posterior.mean.items():
         apart = (x - mean[level]).square() + (2 * posterior.log_std[level]).exp()
-        log_std[level] = 0.5 * apart.mean((0, 1)).clamp_min(VALUES_SQUARED).log()
+        log_std[level] = 0.5 * apart.mean((0, 1)).clamp_min(LEAST_VARIANCE).log()
     return Gaussians(mean, log_std)
 
 
@@ -163,6 +163,6 @@ def _copied(shared: Shared) -> Shared:
 
 def _detached(posterior: Gaussians) -> Gaussians:
     return Gaussians(
-        {k: v.detach() for k, v in posterior.mean.items()},
-        {k: v.detach() for k, v in posterior.log_std.items()},
+        {k: v.detach().clone() for k, v in posterior.mean.items()},
+        {k: v.detach().clone() for k, v in posterior.log_std.items()},
     )

@@ -22,7 +22,7 @@ class Shared:
     """What all signals have in common beside the prior.
 
     Attributes:
-        mixing: of each layer [n, n], w = h A (equation 4); or [n], multiples, in plain mode.
+        mixing: of each layer [n, n], w = h A; or [n], multiples, in plain mode.
         kernels: [out, in, 3, ...] of each convolution.
     """
 

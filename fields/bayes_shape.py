@@ -17,6 +17,7 @@ from .bayes_noise import SINE_SHIFT, TURN, sine_table
 COARSE = 8  # Samples of a patch for each positional latent, along each axis.
 STAGES = 3  # Of the convolutions between latents and features; each doubles the grid.
 MAX_AXIS = 1 << 12  # Samples of a patch along an axis.
+MAX_SAMPLES = 1 << 16  # Of a patch.
 MAX_WIDTH = 128
 WEIGHT_SHIFT, VALUE_SHIFT = 16, 12  # Weights are multiples of 2^-16, latents of 2^-12.
 MIX_SHIFT = 14
@@ -24,7 +25,7 @@ MIX_SHIFT = 14
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a network and its latents (He et al. 2024, RECOMBINER, section 3).
+    """Sizes of a network and its latents (RECOMBINER, He et al. 2024).
 
     Attributes:
         patch: samples along each axis, one to three axes, slow ones first.
@@ -56,6 +57,8 @@ class Shape:
             raise ValueError(
                 f"patch: expected 1 to 3 multiples of {COARSE} up to {MAX_AXIS}, got {self.patch}"
             )
+        if math.prod(self.patch) > MAX_SAMPLES:
+            raise ValueError(f"patch: expected up to {MAX_SAMPLES} samples, got {self.patch}")
         limits = {
             "channels": (1, 16), "width": (1, MAX_WIDTH), "hidden": (1, 8), "frequencies": (1, 12),
             "latents": (0, MAX_WIDTH), "features": (1, MAX_WIDTH), "group": (0, 64),
