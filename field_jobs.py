@@ -312,11 +312,13 @@ def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
 
 def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict[str, Any]:
     """Quality of a field, on its device, against what `reference` names. Raises ValueError."""
-    device = str(model.network.table.device)
     if isinstance(model, NerfField):
         if scene is None or reference is not None:
             raise ValueError("eval: expected --scene with the photographs of a radiance field")
         return _measure(model, read_scene(scene, most_bytes=budget.limit()))
+    if model.kind not in ("image", "sdf"):
+        raise ValueError(f"eval: expected a field to look at, got one of kind {model.kind!r}")
+    device = str(model.network.table.device)
     if scene is not None or reference is None:
         raise ValueError("eval: expected --reference with the picture or mesh of a field")
     if model.kind == "sdf":
@@ -333,6 +335,8 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
 
 def describe(model: Any) -> dict[str, Any]:
     """What `info` says of a field."""
+    if hasattr(model, "describe"):
+        return model.describe()
     network = model.network
     return {
         "kind": model.kind,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from . import console
+from . import bayes_verbs, console
 from .arguments import Device
 from .console import Misuse, Progress, check_output
 
@@ -25,6 +25,8 @@ def fit_image(
     steps: int = 1500,
     batch: int = 32768,
     preset: Literal["small", "balanced", "high"] = "balanced",
+    method: Literal["grid", "recombiner", "combiner"] = "grid",
+    prior: Annotated[str | None, tyro.conf.arg(metavar="PRIOR.fpz")] = None,
     seed: int = 0,
     device: Device = "cpu",
     overwrite: bool = False,
@@ -41,6 +43,9 @@ def fit_image(
         steps: Training steps.
         batch: Pixels of a step.
         preset: How much rounding may lose: with high 0.05 dB and no training through it.
+        method: Tables on a lattice; or indices into samples of a prior, which takes --prior and of
+            the options above --steps.
+        prior: Of `fit prior`; decoding needs it too, beside the file or in FIELDPRESS_PRIORS.
         seed: Of every random choice.
         device: Where to train and to measure.
         overwrite: Replace an output that exists.
@@ -48,6 +53,10 @@ def fit_image(
     """
     from . import field_jobs
 
+    if method != "grid" and device != "cpu":
+        raise Misuse(f"device: expected cpu with --method {method}, got {device}")
+    if method in ("recombiner", "combiner"):
+        return bayes_verbs.fit_image(source, output, method, prior, steps, seed, overwrite, json_)
     check_output(output, overwrite=overwrite)
     try:
         wanted = field_jobs.ImageJob(
@@ -152,4 +161,6 @@ def fit_nerf(
     (console.print_json if json_ else console.print_table)(report, out)
 
 
-FITS: dict[str, Callable[..., None]] = {"image": fit_image, "sdf": fit_sdf, "nerf": fit_nerf}
+FITS: dict[str, Callable[..., None]] = {
+    "image": fit_image, "sdf": fit_sdf, "nerf": fit_nerf, "prior": bayes_verbs.fit_prior,
+}  # fmt: skip

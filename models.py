@@ -181,9 +181,12 @@ def _recognised(head: bytes, name: str, kind: str | None) -> Format:
 
 def decode_fpz(data: bytes, name: str) -> Any:
     """The model of a .fpz file, of whatever kind. Raises ValueError, one line."""
+    from .fields import bayes_codec
     from .fields import codec as fields
     from .gaussians import codec as gaussians
 
+    if kind_of(data, name=name) in bayes_codec.KINDS:
+        return bayes_codec.decode(data, name=name)
     is_field = kind_of(data, name=name) in fields.KINDS
     return (fields if is_field else gaussians).decode(data, name=name)
 

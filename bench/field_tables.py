@@ -88,3 +88,39 @@ def fields(result: dict) -> list[str]:
             )
         lines.append(size + f"fitted in {row['fit_seconds']:.0f} s.")
     return lines
+
+
+def recombiner(result: dict) -> list[str]:
+    """Rates of Bayesian fields beside JPEG and WebP, then what a block is like."""
+    machine = result["recombiner"]
+    lines = [
+        "Bayesian fields on held-out crops of 32x32 pixels, means (`python bench/recombiner.py`): "
+        "whole files, and without headers. Priors learned for about a minute each. Commit "
+        f"{machine['commit']}, {machine['cpu']}.",
+        "",
+        "| method | bytes | bpp | bpp without headers | PSNR | encode CPU s | decode CPU ms |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rows = [
+        (name, row)
+        for name in ("recombiner", "combiner")
+        for row in result.get(name, {"result": []})["result"]
+    ]
+    for kind, found in result["peers"]["result"].items():
+        rows += [(f"{kind} {row['quality']}", row) for row in found if row["quality"] < 90]
+    for name, row in rows:
+        times = ("", "")
+        if "encode_cpu_seconds" in row:
+            times = (f"{row['encode_cpu_seconds']:.2f}", f"{row['decode_cpu_ms']:.0f}")
+        lines.append(
+            f"| {name} | {row['bytes']:.0f} | {row['bpp']:.2f} | {row['bpp_without_headers']:.2f} "
+            f"| {row['psnr']:.2f} | {times[0]} | {times[1]} |"
+        )
+    speed = result["speed"]["result"]
+    lines += [
+        "",
+        f"A block of 64 dimensions and 2^16 candidates takes {speed['ours']['ms']:.1f} ms to "
+        f"choose, {speed['straightforward']['ms']:.0f} ms by Sobol points and quantiles: "
+        f"{speed['ours']['times_cheaper']:.0f} times as much.",
+    ]
+    return lines

@@ -307,6 +307,7 @@ def render() -> str:
         ("encodings", field_tables.encodings),
         ("image_field", field_tables.images),
         ("neural_fields", field_tables.fields),
+        ("recombiner", field_tables.recombiner),
     ):
         result = load(name)
         if result is not None:

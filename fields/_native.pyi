@@ -1,5 +1,7 @@
 """Stub of the compiled encodings (fields/native/module.cpp); twins in `_reference.py`."""
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 CELL_SIDE: int
@@ -56,6 +58,14 @@ def adam(
     grad: Tensor,
     touched: Tensor,
     threads: int,
+) -> None: ...
+def score_candidates(
+    table: NDArray[np.int16],
+    coefficients: NDArray[np.float32],
+    level: int,
+    block: int,
+    first: int,
+    out: NDArray[np.float32],
 ) -> None: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...

@@ -129,9 +129,15 @@ def read_matrix(
     sections: Mapping[str, Section], key: str, shape: tuple[int, int], step: float, name: str
 ) -> Tensor:
     """The weight matrix of a section."""
+    return torch.from_numpy(dequantise(read_symbols(sections, key, shape, name), step))
+
+
+def read_symbols(
+    sections: Mapping[str, Section], key: str, shape: tuple[int, int], name: str
+) -> Ints:
+    """The symbols of a section that `write_matrix` made."""
     section = _take(sections, key, name)
-    symbols = _read_ints(section, shape[0], shape[1], _previous(shape[0]), name)
-    return torch.from_numpy(dequantise(symbols, step))
+    return _read_ints(section, shape[0], shape[1], _previous(shape[0]), name)
 
 
 def write_matrices(key: str, weights: Sequence[Tensor], steps: Sequence[float]) -> list[Section]:

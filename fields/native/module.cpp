@@ -128,6 +128,9 @@ void adam_step(MomentArrays arrays, const StepNumbers& numbers, Out<float> grad,
 }
 
 }  // namespace
+
+void add_noise(nb::module_& m);  // noise_module.cpp
+
 }  // namespace fieldpress::fields
 
 NB_MODULE(_native, m) {
@@ -155,6 +158,7 @@ NB_MODULE(_native, m) {
         "upstream"_a.noconvert(), "dx"_a.noconvert(), "threads"_a);
   m.def("adam", &adam_step, "moments"_a.noconvert(), "step"_a, "grad"_a.noconvert(),
         "touched"_a.noconvert(), "threads"_a);
+  add_noise(m);
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);
