@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "latent_coder.h"
+
 namespace fieldpress::fields {
 
 constexpr int MIN_DIMS = 2, MAX_DIMS = 4;
@@ -96,6 +98,7 @@ struct Kernels {
                 const float* upstream, int64_t stride, float* dx);
   // Steps parameters of lines [first, last) that are marked and have a gradient; clears both.
   void (*adam)(const Moments&, int64_t first, int64_t last, float* grad, uint8_t* touched);
+  LatentKernels latent;
 };
 
 Kernels kernels();

@@ -129,6 +129,8 @@ void adam_step(MomentArrays arrays, const StepNumbers& numbers, Out<float> grad,
 }  // namespace
 }  // namespace fieldpress::fields
 
+void bind_latent(nb::module_& m);  // latent_module.cpp
+
 NB_MODULE(_native, m) {
   using namespace fieldpress::fields;
   nb::set_leak_warnings(false);
@@ -146,6 +148,7 @@ NB_MODULE(_native, m) {
         "upstream"_a.noconvert(), "dx"_a.noconvert(), "threads"_a);
   m.def("adam", &adam_step, "moments"_a.noconvert(), "step"_a, "grad"_a.noconvert(),
         "touched"_a.noconvert(), "threads"_a);
+  bind_latent(m);
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);
