@@ -1,4 +1,4 @@
-"""Fitting latents and networks to pictures: noise that anneals, then rounding, nets alone."""
+"""Fitting latents and networks to a picture: noise that anneals, then whole numbers, nets alone."""
 
 from __future__ import annotations
 
@@ -9,123 +9,119 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .latent_model import Codec, Design
+from . import _native
+from .latent_engine import Engine
 from .soap import Soap
+
+Watch = Callable[[int, float, float], None]  # step, mean squared error, bits
+NOISE_ROOM = 1 << 16
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Of a fit: how many steps, and rates and noise at its beginning and end."""
+    """Of a fit: steps, and rates, temperature and noise at its beginning and end.
+
+    Attributes:
+        steps: on latents and networks. tail: on networks alone, behind them.
+        latent_rate, net_rate, tail_rate: learning rates at the beginning.
+        temperature, noise: of soft rounding, from and to.
+    """
 
     steps: int = 2000
     tail: int = 200
     latent_rate: float = 0.16
     net_rate: float = 0.01
+    tail_rate: float = 1e-3
     temperature: tuple[float, float] = (0.35, 0.08)
     noise: tuple[float, float] = (0.22, 0.15)
 
 
-def soft_round(x: Tensor, temperature: float) -> Tensor:
-    """Towards the nearest whole number, the sharper the colder (Agustsson and Theis 2020)."""
-    floor = x.floor()
-    over = 0.5 / math.tanh(0.5 / temperature)
-    return floor + 0.5 + ((x - floor - 0.5) / temperature).tanh() * over
+class _Adam:
+    """Kingma and Ba 2015 on one flat tensor, in the compiled kernel."""
 
+    def __init__(self, size: int) -> None:
+        self._mean, self._square = torch.zeros(size), torch.zeros(size)
+        self._touched = torch.zeros(-(-size // 16), dtype=torch.uint8)
+        self._step = 0
 
-class NoisePool:
-    """Gaussian noise, drawn once and read from other places each time."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self._rng = torch.Generator().manual_seed(seed)
-        self._pool = torch.randn(count + (1 << 16), generator=self._rng)
-
-    def take(self, count: int) -> Tensor:
-        start = int(torch.randint(0, 1 << 16, (), generator=self._rng))
-        return self._pool[start : start + count]
-
-
-def matrices(design: Design, flat: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Views of parameters: matrices that are preconditioned, and the other ones."""
-    parts = design.split(flat)
-    big, small = [], [parts["levels"], parts["kernels"]]
-    for name, shape in (
-        ("context", design.context_shape),
-        ("mix", design.mix_shape),
-        ("filter0", design.filter_shape),
-        ("filter1", design.filter_shape),
-    ):
-        for view in shape.views(parts[name]):
-            (small if view.shape[1] == 1 else big).append(view)
-    return big, small
+    def step(self, values: Tensor, grad: Tensor, rate: float) -> None:
+        self._step += 1
+        self._touched.fill_(1)
+        root = math.sqrt(1 - 0.999**self._step)
+        numbers = (rate / (1 - 0.9**self._step), 0.9, 0.999, root, 1e-12)
+        _native.adam((values, self._mean, self._square), numbers, grad, self._touched, 1)
 
 
 def fit(
-    codec: Codec,
-    target: Tensor,
+    engine: Engine,
     start: Tensor,
     lmbda: float,
     schedule: Schedule,
+    *,
+    latents: Tensor | None = None,
     seed: int = 0,
-    watch: Callable[[int, float, float], None] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Latents [N], whole numbers, and parameters [P] for a picture [3, H, W] in 0..1.
+    """Latents [N], whole numbers, and parameters [P] for the picture of an engine.
 
     The loss is the mean squared error plus `lmbda` times the bits of latents a pixel.
+
+    Args:
+        engine: losses and gradients.
+        start: [P] parameters to start from.
+        lmbda: positive.
+        schedule: rates and steps.
+        latents: [N] to start from, else zeros.
+        seed: of the noise.
+        watch: told of each step.
     """
-    pixels = target.shape[1] * target.shape[2]
-    latents = torch.zeros(codec.grids.count, requires_grad=True)
-    flat = start.clone().requires_grad_()
-    pool = NoisePool(codec.grids.count, seed)
-    adam = torch.optim.Adam([latents], lr=schedule.latent_rate, fused=True)
-    soap = Soap(*matrices(codec.design, flat.detach()), lr=schedule.net_rate)
-    flat.grad = torch.zeros_like(flat)
-    grads = matrices(codec.design, flat.grad)
+    count = engine.count
+    latents = torch.zeros(count) if latents is None else latents.clone()
+    flat, flat_grad = start.clone(), torch.zeros_like(start)
+    rng = torch.Generator().manual_seed(seed)
+    pool = torch.randn(count + NOISE_ROOM, generator=rng)
+    adam, soap = _Adam(count), Soap(*engine.design.matrices(flat))
+    grads = engine.design.matrices(flat_grad)
+    soft, slope = torch.empty(count), torch.empty(count)
     for step in range(schedule.steps):
         part = step / schedule.steps
         cosine = 0.5 * (1 + math.cos(math.pi * part))
-        temperature = _between(schedule.temperature, part)
-        soft = soft_round(latents, temperature)
-        soft = soft + pool.take(len(latents)) * _between(schedule.noise, part)
-        soft = soft_round(soft, temperature)
-        bits, error = _losses(codec, soft, flat, target)
-        loss = error + lmbda / pixels * bits
-        flat.grad.zero_()
-        latents.grad = None
-        loss.backward()
-        adam.param_groups[0]["lr"] = schedule.latent_rate * cosine
-        adam.step()
+        first = int(torch.randint(0, NOISE_ROOM, (), generator=rng))
+        cold = 1 / _between(schedule.temperature, part)
+        _native.soften(
+            latents, pool[first : first + count], cold, 0.5 / math.tanh(0.5 * cold),
+            _between(schedule.noise, part), soft, slope,
+        )  # fmt: skip
+        error, bits, grad = engine.gradients(soft, flat, lmbda, flat_grad)
+        grad.mul_(slope)
+        adam.step(latents, grad, schedule.latent_rate * cosine)
         soap.step(*grads, schedule.net_rate * cosine)
         if watch:
-            watch(step, float(error.detach()), float(bits.detach()))
-    return _tail(codec, latents.detach().round(), flat.detach(), target, lmbda, schedule, watch)
+            watch(step, error, bits)
+    return _tail(engine, latents.round_(), flat, lmbda, schedule, watch)
 
 
-def _tail(codec, latents, flat, target, lmbda, schedule, watch):
-    """Networks alone, on latents as they are coded."""
-    pixels = target.shape[1] * target.shape[2]
+def _tail(
+    engine: Engine,
+    latents: Tensor,
+    flat: Tensor,
+    lmbda: float,
+    schedule: Schedule,
+    watch: Watch | None,
+) -> tuple[Tensor, Tensor]:
+    """Networks alone, on latents as they are coded; the best of all steps."""
     best, kept = math.inf, flat.clone()
-    flat = flat.clone().requires_grad_()
-    adam = torch.optim.Adam([flat], lr=1e-3, betas=(0.9, 0.99))
+    grad = torch.zeros_like(flat)
+    soap, grads = Soap(*engine.design.matrices(flat)), engine.design.matrices(grad)
     for step in range(schedule.tail + 1):
-        bits, error = _losses(codec, latents, flat, target)
-        loss = error + lmbda / pixels * bits
-        if float(loss.detach()) < best:
-            best, kept = float(loss.detach()), flat.detach().clone()
-        if step == schedule.tail:
-            break
-        adam.zero_grad()
-        loss.backward()
-        adam.param_groups[0]["lr"] = 1e-3 * (1 - step / schedule.tail)
-        adam.step()
+        error, bits, _ = engine.gradients(latents, flat, lmbda, grad)
+        loss = error + lmbda * bits / engine.pixels
+        if loss < best:
+            best, kept = loss, flat.clone()
+        soap.step(*grads, schedule.tail_rate * (1 - step / (schedule.tail + 1)))
         if watch:
-            watch(schedule.steps + step, float(error.detach()), float(bits.detach()))
+            watch(schedule.steps + step, error, bits)
     return latents, kept
-
-
-def _losses(codec: Codec, latents: Tensor, flat: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    parts = codec.design.split(flat)
-    error = torch.nn.functional.mse_loss(codec.picture(latents, parts), target)
-    return codec.bits(latents, parts), error
 
 
 def _between(ends: tuple[float, float], part: float) -> float:

@@ -1,4 +1,4 @@
-"""What a latent codec is made of: grids, networks, and how numbers become pixels.
+"""What a latent codec is made of: grids, networks, and where their parameters lie.
 
 Grids of latents at 1/1, 1/2, .. of the picture are upsampled and mixed by a synthesis network
 (Ladune et al. 2023, Cool-chic; Kim et al. 2024, C3); a context network predicts each latent from
@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .latent_ops import Plane, Shape, rate, slide, upsample
+from .latent_ops import Plane, Shape
 
-FEATURE_SCALE = 1 / 16  # Of what the synthesis sees of latents, so that its weights are about 1.
 NEAR = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2), (-2, -1), (-2, 1),
         (0, -3), (-3, 0))  # fmt: skip
 ABOVE = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # In the grid of half the size.
+BEFORE = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # In the same grid of the frame before.
 SQUARE = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
+NOWHERE = (-8, 0)  # Outside of any plane of 8 rows: zero.
 CUBIC = (-0.0234375, 0.2265625, 0.8671875, -0.0703125)  # Keys 1981, a quarter off the samples.
 
 
 @dataclass(frozen=True)
 class Grids:
-    """The pyramid of a picture: level 0 is the finest, `first_level` the finest that has latents.
+    """The pyramid of a picture: `levels` sizes, halved each time, the finest `first` without latents.
 
     Latents lie in one flat buffer, the coarsest grid first, as they are coded.
     """
@@ -34,16 +35,16 @@ class Grids:
     height: int
     width: int
     levels: int = 7
-    first_level: int = 0
+    first: int = 0
 
     def size(self, level: int) -> tuple[int, int]:
         return -(-self.height // (1 << level)), -(-self.width // (1 << level))
 
     @cached_property
     def planes(self) -> list[Plane]:
-        """Of levels `first_level` and up."""
+        """Of levels `first` and up."""
         found, at = [], 0
-        for level in reversed(range(self.first_level, self.levels)):
+        for level in reversed(range(self.first, self.levels)):
             height, width = self.size(level)
             found.append(Plane(at, height, width))
             at += height * width
@@ -54,41 +55,52 @@ class Grids:
         """Latents."""
         return self.planes[0].first + self.planes[0].size
 
-    def views(self, flat: Tensor) -> list[Tensor]:
-        """[H, W] of each level."""
-        return [flat[p.first : p.first + p.size].view(p.height, p.width) for p in self.planes]
-
 
 @dataclass(frozen=True)
 class Design:
-    """Sizes of the networks."""
+    """Sizes of the networks.
+
+    Attributes:
+        near, above, before: taps of the context network, in a grid itself, in that of half the
+            size, and in that of the frame before.
+        context, synthesis: hidden widths.
+        levels, first: of the grids.
+        guides: planes beside the grids that the synthesis sees, as of the frame before.
+    """
 
     near: int = 12
     above: int = 4
+    before: int = 0
     context: int = 16
     synthesis: int = 16
     levels: int = 7
+    first: int = 0
+    guides: int = 0
+
+    def grids(self, height: int, width: int) -> Grids:
+        return Grids(height, width, self.levels, self.first)
 
     @cached_property
     def context_shape(self) -> Shape:
         taps = [(0, *t) for t in NEAR[: self.near]] + [(1, *t) for t in ABOVE[: self.above]]
+        taps += [(2, *t) for t in BEFORE[: self.before]]
         return Shape(tuple(taps), 2, self.context, 2)
 
     @cached_property
     def mix_shape(self) -> Shape:
-        return Shape(tuple((k, 0, 0) for k in range(self.levels)), 1, self.synthesis, 3, True)
+        count = self.levels - self.first + self.guides
+        return Shape(tuple((k, 0, 0) for k in range(count)), 1, self.synthesis, 3, True)
 
     @cached_property
     def filter_shape(self) -> Shape:
-        taps = tuple((k, *t) for k in range(3) for t in SQUARE)
-        return Shape(taps, 0, 1, 3, True)
+        return Shape(tuple((k, *t) for k in range(3) for t in SQUARE), 0, 1, 3, True)
 
     @cached_property
     def parts(self) -> dict[str, int]:
         """Parameters by name, in the order in which they lie in a flat tensor."""
         return {
             "context": self.context_shape.parameters,
-            "levels": 2 * self.levels,
+            "levels": 2 * (self.levels - self.first),
             "kernels": 4 * (self.levels - 1),
             "mix": self.mix_shape.parameters,
             "filter0": self.filter_shape.parameters,
@@ -100,8 +112,22 @@ class Design:
         return sum(self.parts.values())
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """Flat parameters by name."""
+        """Flat parameters by name, as views of them."""
         return dict(zip(self.parts, torch.split(flat, list(self.parts.values())), strict=True))
+
+    def matrices(self, flat: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Views of parameters: matrices, and all else."""
+        parts = self.split(flat)
+        big, small = [], [parts["levels"], parts["kernels"]]
+        for name in ("context", "mix", "filter0", "filter1"):
+            for view in self.shape(name).views(parts[name]):
+                (small if view.shape[1] == 1 else big).append(view)
+        return big, small
+
+    def shape(self, name: str) -> Shape:
+        """Of the network of a part."""
+        shapes = {"context": self.context_shape, "mix": self.mix_shape}
+        return shapes.get(name, self.filter_shape)
 
     def new(self, seed: int) -> Tensor:
         """[P] parameters to begin with where there are no others."""
@@ -110,76 +136,39 @@ class Design:
         parts = self.split(flat)
         parts["kernels"].view(-1, 4)[:] = torch.tensor(CUBIC)
         context = self.context_shape.views(parts["context"])
-        for matrix in (context[0], context[2]):
-            matrix.normal_(0, (1 / matrix.shape[1]) ** 0.5, generator=rng)
-        context[2].mul_(0.1)
-        context[-3].normal_(0, 0.02, generator=rng)[0].zero_()
-        context[-3][1].normal_(0, 0.02, generator=rng)
-        context[-1][1] = -1.0
+        for matrix, spread in ((context[0], 1), (context[2], 0.1), (context[4], 0.08)):
+            matrix.normal_(0, spread / matrix.shape[1] ** 0.5, generator=rng)
+        context[4][0].zero_()
+        context[6][1] = -1.0
         mix = self.mix_shape.views(parts["mix"])
-        mix[0].normal_(0, 0.4, generator=rng)
-        mix[1].normal_(0, 0.1, generator=rng)
-        mix[2].normal_(0, 0.1, generator=rng)
-        mix[3][:] = 1.0
+        for matrix, spread in ((mix[0], 0.4), (mix[1], 0.1), (mix[2], 0.1)):
+            matrix.normal_(0, spread, generator=rng)
+        mix[3][:, : self.levels - self.first] = 1.0
         mix[4][:] = 0.5
         for name in ("filter0", "filter1"):
             matrix = self.filter_shape.views(parts[name])[0]
             for k in range(3):
-                matrix[k, k * 9 + 4] = 1.0
+                matrix[k, k * len(SQUARE) + len(SQUARE) // 2] = 1.0
         return flat
 
-
-@dataclass(frozen=True)
-class Codec:
-    """The networks of a design on the grids of a picture."""
-
-    design: Design
-    grids: Grids
-
-    @cached_property
-    def context_nets(self) -> list[_native.SlidingNet]:
-        """Of each level; above the coarsest there are zeros only."""
-        planes, shape = self.grids.planes, self.design.context_shape
-        nets = []
-        for level, plane in enumerate(planes):
+    def context_nets(self, grids: Grids) -> list[_native.SlidingNet]:
+        """Of each level, over a buffer of latents and, with `before`, those of the frame before."""
+        planes, nets = grids.planes, []
+        for level, own in enumerate(planes):
+            taps = self.context_shape.taps
+            above = own
             if level + 1 < len(planes):
-                above = planes[level + 1]
-                nets.append(shape.on(plane, Plane(above.first, above.height, above.width, 1)))
-            else:
-                nets.append(_without_above(shape).on(plane, plane))
+                p = planes[level + 1]
+                above = Plane(p.first, p.height, p.width, 1)
+            else:  # Above the coarsest grid there are zeros.
+                taps = tuple(t if t[0] != 1 else (1, *NOWHERE) for t in taps)
+            before = Plane(own.first + grids.count, own.height, own.width)
+            shape = Shape(taps, 2, self.context, 2)
+            nets.append(shape.on(own, above, *([before] if self.before else [])))
         return nets
 
-    def context_parameters(self, parts: dict[str, Tensor]) -> list[Tensor]:
+    def context_parameters(self, flat: Tensor) -> list[Tensor]:
         """Of each level: its own biases of the outputs are added to the common ones."""
+        parts = self.split(flat)
         common, own = parts["context"], parts["levels"].view(-1, 2)
-        return [
-            torch.cat([common[:-2], common[-2:] + own[k]]) for k in range(len(self.grids.planes))
-        ]
-
-    def bits(self, latents: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        """Of all latents [N]; differentiable."""
-        pairs = zip(self.context_nets, self.context_parameters(parts), strict=True)
-        return torch.stack([rate(net, latents, p) for net, p in pairs]).sum()
-
-    def picture(self, latents: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        """[3, H, W] about 0..1; differentiable, the same bits on every machine."""
-        planes = self.grids.views(latents * FEATURE_SCALE)
-        kernels = parts["kernels"].view(-1, 4)
-        x = planes[-1][None]
-        for level in reversed(range(len(planes) - 1)):
-            height, width = planes[level].shape
-            x = torch.cat([planes[level][None], upsample(x, kernels[level], height, width)])
-        x = self._apply(self.design.mix_shape, x, parts["mix"])
-        x = self._apply(self.design.filter_shape, x, parts["filter0"]).relu()
-        return self._apply(self.design.filter_shape, x, parts["filter1"])
-
-    def _apply(self, shape: Shape, x: Tensor, parameters: Tensor) -> Tensor:
-        height, width = x.shape[1:]
-        planes = [Plane(k * height * width, height, width) for k in range(len(x))]
-        return slide(shape.on(*planes), x, parameters, (shape.outputs, height, width))
-
-
-def _without_above(shape: Shape) -> Shape:
-    """Taps of the second plane far outside of it, where zeros are."""
-    taps = tuple(t if t[0] == 0 else (0, -8, 0) for t in shape.taps)
-    return Shape(taps, shape.layers, shape.hidden, shape.outputs)
+        return [torch.cat([common[:-2], common[-2:] + biases]) for biases in own]

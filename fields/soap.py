@@ -19,8 +19,8 @@ class Soap:
         big: matrices. small: tensors of any shape. Both are changed in place.
     """
 
-    def __init__(self, big: Sequence[Tensor], small: Sequence[Tensor], lr: float) -> None:
-        self._big, self._small, self._lr = big, small, lr
+    def __init__(self, big: Sequence[Tensor], small: Sequence[Tensor]) -> None:
+        self._big, self._small = big, small
         rows, columns = max(len(m) for m in big), max(m.shape[1] for m in big)
         shape = (len(big), rows, columns)
         self._mean, self._square = torch.zeros(shape), torch.zeros(shape)

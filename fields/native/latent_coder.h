@@ -40,6 +40,8 @@ struct LatentKernels {
   void (*upsample_back)(const float* x, int height, int width, const float* kernel,
                         const float* upstream, int out_height, int out_width, float* grad,
                         float* kernel_grad);
+  void (*soften)(const float* x, const float* noise, int64_t count, float cold, float over,
+                 float spread, float* out, float* slope);
   // out: center and octave in 1/256.
   void (*predict)(const IntegerNet&, const int32_t* taps, int32_t* out);
 };

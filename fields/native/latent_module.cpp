@@ -102,6 +102,18 @@ double rate(const SlidingNet& net, In<float> buffer, In<float> parameters, Out<f
   return kernels().latent.rate(net, from, p, to, pg);
 }
 
+void soften(In<float> x, In<float> noise, float cold, float over, float spread, Out<float> out,
+            Out<float> slope) {
+  expect(noise.size() == x.size(), "noise");
+  expect(out.size() == x.size() && slope.size() == x.size(), "out");
+  const auto run = kernels().latent.soften;
+  const float *const from = x.data(), *const by = noise.data();
+  float *const to = out.data(), *const slopes = slope.data();
+  const auto count = static_cast<int64_t>(x.size());
+  nb::gil_scoped_release release;
+  run(from, by, count, cold, over, spread, to, slopes);
+}
+
 struct Stretch {  // Planes [C, h, w] to [C, H, W].
   int count, height, width, out_height, out_width;
   template <typename A, typename B>
@@ -238,6 +250,8 @@ void bind_latent(nb::module_& m) {
         "upstream"_a.noconvert(), "grad"_a.noconvert(), "parameter_grad"_a.noconvert());
   m.def("rate", &rate, "net"_a, "buffer"_a.noconvert(), "parameters"_a.noconvert(),
         "grad"_a.noconvert(), "parameter_grad"_a.noconvert());
+  m.def("soften", &soften, "x"_a.noconvert(), "noise"_a.noconvert(), "cold"_a, "over"_a,
+        "spread"_a, "out"_a.noconvert(), "slope"_a.noconvert());
   m.def("upsample", &upsample, "x"_a.noconvert(), "kernel"_a.noconvert(), "out"_a.noconvert());
   m.def("upsample_back", &upsample_back, "x"_a.noconvert(), "kernel"_a.noconvert(),
         "upstream"_a.noconvert(), "grad"_a.noconvert(), "kernel_grad"_a.noconvert());

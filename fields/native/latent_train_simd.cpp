@@ -59,6 +59,19 @@ FP_TIGHT Head laplace(Vec y, Vec mu, Vec octave) {
   return {select(inside, -log, near * r - log), select(d < 0.0f, by_size, -by_size), by_u};
 }
 
+FP_TIGHT Vec floor_of(Vec x) {
+  const Vec whole = (x + 12582912.0f) - 12582912.0f;
+  return whole - select(whole > x, Vec{} + 1.0f, Vec{});
+}
+FP_TIGHT Vec tanh_of(Vec x) { return 1.0f - 2.0f / (1.0f + exp2_of(x * 2.8853901f)); }
+
+// Towards the nearest whole number (Agustsson and Theis 2020); multiplies `slope` by its own.
+FP_TIGHT Vec soft_round(Vec x, float cold, float over, Vec& slope) {
+  const Vec floor = floor_of(x), t = tanh_of((x - floor - 0.5f) * cold);
+  slope *= (1.0f - t * t) * (over * cold);
+  return floor + 0.5f + t * over;
+}
+
 // sums[o][i] += dy[o] x[i], lane by lane.
 template <int OUT, int IN>
 FP_TIGHT void outer_tile(const float (*dy)[PATCH], const float* const* x, int stride, Vec* sums,
@@ -196,6 +209,22 @@ void slide_back(const SlidingNet& net, const float* buffer, const float* paramet
     }
   }
   backward.finish(parameter_grad);
+}
+
+// Softly rounded, disturbed, and softly rounded again (Kim et al. 2024, C3); cold: 1 / temperature,
+// over: 0.5 / tanh(cold / 2).
+void soften(const float* x, const float* noise, int64_t count, float cold, float over,
+            float spread, float* out, float* slope) {
+  for (int64_t n = 0; n < count; n += LANES) {
+    const size_t some = static_cast<size_t>(std::min<int64_t>(LANES, count - n)) * sizeof(float);
+    Vec value{}, disturbed{}, by = Vec{} + 1.0f;
+    std::memcpy(&value, x + n, some);
+    std::memcpy(&disturbed, noise + n, some);
+    value = soft_round(value, cold, over, by) + disturbed * spread;
+    value = soft_round(value, cold, over, by);
+    std::memcpy(out + n, &value, some);
+    std::memcpy(slope + n, &by, some);
+  }
 }
 
 double rate(const SlidingNet& net, const float* buffer, const float* parameters, float* grad,
