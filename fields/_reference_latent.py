@@ -11,6 +11,7 @@ from torch import Tensor
 from .latent_ops import OCTAVES, UNIT_BITS, WEIGHT_BITS, Ints, Plane, Shape, tail_tables
 
 MOST_UNITS, MOST_INPUT = 32767, 127
+LOG2_E = 1.4426950408889634
 
 
 def taps(shape: Shape, planes: Sequence[Plane], buffer: Tensor) -> Tensor:
@@ -42,15 +43,47 @@ def slide(shape: Shape, planes: Sequence[Plane], buffer: Tensor, parameters: Ten
     return out.view(shape.outputs, planes[0].height, planes[0].width)
 
 
+class _Limited(torch.autograd.Function):
+    """Clipped to OCTAVES; beyond them only gradients that lead back pass."""
+
+    @staticmethod
+    def forward(ctx, octave):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(octave)
+        return octave.clamp(*OCTAVES)
+
+    @staticmethod
+    def backward(ctx, upstream):  # noqa: ANN001, ANN205
+        (octave,) = ctx.saved_tensors
+        away = (octave < OCTAVES[0]) & (upstream > 0) | (octave > OCTAVES[1]) & (upstream < 0)
+        return torch.where(away, 0 * upstream, upstream)
+
+
+def laplace_bits(y: Tensor, mu: Tensor, octave: Tensor) -> Tensor:
+    """Bits of the unit interval around y, when tails halve every 2^octave."""
+    limited: Tensor = _Limited.apply(octave)  # type: ignore[assignment]
+    scale = torch.exp2(limited) / torch.log(torch.tensor(2.0, dtype=y.dtype))
+    size = (y - mu).abs()
+    small = torch.where(size < 0.5, size, 0 * size)  # No branch may be infinite where unused.
+    near = (1 - ((small - 0.5) / scale).exp() / 2 - (-(0.5 + small) / scale).exp() / 2).log2()
+    outside = torch.log2(-torch.expm1(-1 / scale) / 2) - (size - 0.5) / scale * LOG2_E
+    return -torch.where(size < 0.5, near, outside)
+
+
 def rate(shape: Shape, planes: Sequence[Plane], buffer: Tensor, parameters: Tensor) -> Tensor:
     """Bits of the first plane."""
     mu, octave = slide(shape, planes, buffer, parameters)
     y = buffer[planes[0].first : planes[0].first + planes[0].size].view_as(mu)
-    scale = torch.exp2(octave.clamp(*OCTAVES)) / torch.log(torch.tensor(2.0, dtype=y.dtype))
-    size = (y - mu).abs()
-    inside = 1 - (-(0.5 - size) / scale).exp() / 2 - (-(0.5 + size) / scale).exp() / 2
-    outside = ((0.5 - size) / scale).exp() * -torch.expm1(-1 / scale) / 2
-    return -torch.where(size < 0.5, inside, outside).log2().sum()
+    return laplace_bits(y, mu, octave).sum()
+
+
+def soften(x: Tensor, noise: Tensor, temperature: float, spread: float) -> Tensor:
+    """Softly rounded, disturbed, and softly rounded again."""
+
+    def once(x: Tensor) -> Tensor:
+        over = 0.5 / torch.tanh(torch.tensor(0.5 / temperature, dtype=x.dtype))
+        return x.floor() + 0.5 + ((x - x.detach().floor() - 0.5) / temperature).tanh() * over
+
+    return once(once(x) + noise * spread)
 
 
 def upsample(x: Tensor, kernel: Tensor, height: int, width: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -11,7 +12,21 @@ from . import _native
 from .latent_model import Design
 from .latent_ops import Plane, Shape
 
-FEATURE_SCALE = 1 / 16  # Of what the synthesis sees of latents, so that its weights are about 1.
+# Of what the synthesis sees of latents, so that its weights are about 1 at every rate: 1/16 at the
+# middle gain, twice that four gains on. Written out, because they are part of the format.
+MIDDLE_GAIN = 32
+LEAK = 0.125  # Of the rectifier between the filters: black pictures must not kill it.
+ROOTS = (1.0, 1.189207115, 1.414213562, 1.681792831)
+
+
+def feature_scale(gain: int) -> float:
+    """What latents are multiplied by before the synthesis, for a gain of 0 to 63."""
+    return ROOTS[gain % 4] * 2.0 ** ((gain - MIDDLE_GAIN - gain % 4) // 4) / 16
+
+
+def gain_for(lmbda: float) -> int:
+    """The gain whose steps suit a Lagrangian: they grow with its square root."""
+    return min(63, max(0, MIDDLE_GAIN + round(2 * math.log2(lmbda / 1e-3))))
 
 
 class Painter:
@@ -22,13 +37,15 @@ class Painter:
     Args:
         design: the networks.
         height, width: of the picture.
+        gain: of the latents.
         guides: [G, H, W] planes beside the grids.
     """
 
     def __init__(
-        self, design: Design, height: int, width: int, guides: Tensor | None = None
+        self, design: Design, height: int, width: int, gain: int, guides: Tensor | None = None
     ) -> None:
         self.design, self.grids = design, design.grids(height, width)
+        self._scale = feature_scale(gain)
         self._stacks = []
         for level in range(design.levels):
             count = design.levels - max(level, design.first)
@@ -46,7 +63,7 @@ class Painter:
         """[3, H, W] about 0..1 of latents [N] and parameters [P]; overwritten by the next call."""
         design, parts = self.design, self.design.split(flat)
         kernels = parts["kernels"].view(-1, 4)
-        scaled = latents * FEATURE_SCALE
+        scaled = latents * self._scale
         for level in reversed(range(design.levels)):
             stack = self._stacks[level]
             own = level >= design.first
@@ -60,7 +77,7 @@ class Painter:
         first, second, third = self._outs
         _native.slide(self._mix, self._stacks[0].view(-1), parts["mix"], first.view(-1))
         _native.slide(self._filter, first.view(-1), parts["filter0"], second.view(-1))
-        second.relu_()
+        torch.nn.functional.leaky_relu_(second, LEAK)
         _native.slide(self._filter, second.view(-1), parts["filter1"], third.view(-1))
         return third
 
@@ -75,7 +92,7 @@ class Painter:
         _native.slide_back(
             self._filter, second.view(-1), parts["filter1"], up, d_second.view(-1), to["filter1"]
         )
-        d_second.mul_(second > 0)
+        torch.where(second > 0, d_second, d_second * LEAK, out=d_second)
         _native.slide_back(
             self._filter, first.view(-1), parts["filter0"], d_second.view(-1), d_first.view(-1),
             to["filter0"],
@@ -96,7 +113,7 @@ class Painter:
             if own:
                 plane = self.grids.planes[level - design.first]
                 to = grad[plane.first : plane.first + plane.size]
-                to.add_(back[0].view(-1), alpha=FEATURE_SCALE)
+                to.add_(back[0].view(-1), alpha=self._scale)
             if level + 1 < design.levels:
                 coarse = self._stacks[level + 1]
                 _native.upsample_back(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import latent_weights
-from .latent_engine import Engine, Painter
+from .latent_engine import Engine, Painter, gain_for
 from .latent_fit import Schedule, Watch, fit
 from .latent_model import Design
 from .latent_ops import Ints, decode_planes, encode_planes
 
 Pixels = NDArray[np.uint8]
-_LENGTH_BYTES = 2
+_HEAD = struct.Struct("<BH")  # Gain, bytes of coded parameters.
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def encode_frame(
     """
     height, width = pixels.shape[:2]
     target = torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).contiguous()
-    painter = Painter(design, height, width, given.guides)
+    gain = gain_for(lmbda)
+    painter = Painter(design, height, width, gain, given.guides)
     before = None if given.before is None else torch.from_numpy(given.before).float()
     engine = Engine(painter, target, before)
     begin = given.prior if start is None else start
@@ -84,15 +86,18 @@ def encode_frame(
     parameters = latent_weights.integers(design, latent_weights.restored(design, coded))
     nets = design.context_nets(painter.grids)
     stream = encode_planes(nets[::-1], parameters[::-1].copy(), _buffer(symbols, given.before))
-    return len(weights).to_bytes(_LENGTH_BYTES, "little") + weights + stream
+    return _HEAD.pack(gain, len(weights)) + weights + stream
 
 
 def decode_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Frame:
     """The picture of some bytes, the same on every machine. Raises ValueError for damage."""
-    size = int.from_bytes(data[:_LENGTH_BYTES], "little") + _LENGTH_BYTES
-    if not _LENGTH_BYTES < size <= len(data):
-        raise ValueError(f"weights: expected {size - _LENGTH_BYTES} bytes, got {len(data)} in all")
-    coded = latent_weights.read(design, data[_LENGTH_BYTES:size], given.prior)
+    if len(data) < _HEAD.size:
+        raise ValueError(f"head: expected {_HEAD.size} bytes, got {len(data)}")
+    gain, size = _HEAD.unpack_from(data)
+    size += _HEAD.size
+    if gain > 63 or size > len(data):
+        raise ValueError(f"head: expected a gain below 64 and {size} bytes, got {gain}, {len(data)}")
+    coded = latent_weights.read(design, data[_HEAD.size : size], given.prior)
     flat = latent_weights.restored(design, coded)
     grids = design.grids(height, width)
     buffer = _buffer(np.zeros(grids.count, np.int32), given.before)
@@ -100,7 +105,7 @@ def decode_frame(design: Design, data: bytes, height: int, width: int, given: Gi
     nets = design.context_nets(grids)
     decode_planes(nets[::-1], parameters[::-1].copy(), data[size:], buffer)
     latents = buffer[: grids.count].copy()
-    painter = Painter(design, height, width, given.guides)
+    painter = Painter(design, height, width, gain, given.guides)
     picture = painter.paint(torch.from_numpy(latents).float(), flat)
     return Frame(to_bytes(picture), flat, latents)
 

@@ -72,7 +72,7 @@ class Design:
     above: int = 4
     before: int = 0
     context: int = 16
-    synthesis: int = 16
+    synthesis: int = 24
     levels: int = 7
     first: int = 0
     guides: int = 0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -71,7 +70,7 @@ class Shape:
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The matrices of flat parameters, as views of them."""
-        parts = torch.split(flat, [a * b for a, b in self.parts])
+        parts = flat.split([a * b for a, b in self.parts])
         return [part.view(shape) for part, shape in zip(parts, self.parts, strict=True)]
 
     def on(self, *planes: Plane) -> _native.SlidingNet:
@@ -80,86 +79,6 @@ class Shape:
         return _native.SlidingNet(
             self.layers, self.hidden, self.outputs, numbers, list(self.taps), self.replicate
         )
-
-
-class _Slide(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, net, buffer, parameters, outputs, height, width):  # noqa: ANN001, ANN205
-        buffer, parameters = buffer.detach().contiguous(), parameters.detach().contiguous()
-        out = torch.empty(outputs, height, width)
-        _native.slide(net, buffer, parameters, out)
-        ctx.net = net
-        ctx.save_for_backward(buffer, parameters)
-        return out
-
-    @staticmethod
-    def backward(ctx, upstream):  # noqa: ANN001, ANN205
-        buffer, parameters = ctx.saved_tensors
-        grad = torch.zeros_like(buffer) if ctx.needs_input_grad[1] else torch.empty(0)
-        by_parameter = torch.zeros_like(parameters)
-        _native.slide_back(ctx.net, buffer, parameters, upstream.contiguous(), grad, by_parameter)
-        return None, grad if len(grad) or buffer.numel() == 0 else None, by_parameter, *[None] * 3
-
-
-def slide(
-    net: _native.SlidingNet, buffer: Tensor, parameters: Tensor, shape: tuple[int, int, int]
-) -> Tensor:
-    """[O, H, W] outputs of a network over a flat float32 buffer; differentiable in both tensors.
-
-    The values are the same bits on every machine.
-    """
-    return _Slide.apply(net, buffer.reshape(-1), parameters, *shape)  # type: ignore[return-value]
-
-
-class _Rate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, net, buffer, parameters):  # noqa: ANN001, ANN205
-        buffer, parameters = buffer.detach().contiguous(), parameters.detach().contiguous()
-        wanted = any(ctx.needs_input_grad)
-        grads = [torch.zeros_like(x) if wanted else torch.empty(0) for x in (buffer, parameters)]
-        bits = _native.rate(net, buffer, parameters, *grads)
-        ctx.save_for_backward(*grads)
-        return torch.tensor(bits)
-
-    @staticmethod
-    def backward(ctx, upstream):  # noqa: ANN001, ANN205
-        grad, by_parameter = ctx.saved_tensors
-        return None, upstream * grad, upstream * by_parameter
-
-
-def rate(net: _native.SlidingNet, buffer: Tensor, parameters: Tensor) -> Tensor:
-    """Bits of the net's first plane, whose values it predicts from what the taps read.
-
-    A Laplace distribution around its first output whose tails halve every 2^u, u its second within
-    OCTAVES; the mass of the unit interval around each value. Differentiable in both tensors.
-    """
-    return _Rate.apply(net, buffer, parameters)  # type: ignore[return-value]
-
-
-class _Upsample(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, kernel, height, width):  # noqa: ANN001, ANN205
-        x, kernel = x.detach().contiguous(), kernel.detach().contiguous()
-        out = torch.empty(len(x), height, width)
-        _native.upsample(x, kernel, out)
-        ctx.save_for_backward(x, kernel)
-        return out
-
-    @staticmethod
-    def backward(ctx, upstream):  # noqa: ANN001, ANN205
-        x, kernel = ctx.saved_tensors
-        grad, by_kernel = torch.zeros_like(x), torch.zeros_like(kernel)
-        _native.upsample_back(x, kernel, upstream.contiguous(), grad, by_kernel)
-        return grad, by_kernel, None, None
-
-
-def upsample(x: Tensor, kernel: Tensor, height: int, width: int) -> Tensor:
-    """[C, height, width] of x [C, height / 2, width / 2] (rounded up), kernel [4]; differentiable.
-
-    Separable; the kernel weighs places i - 2 to i + 1 for an even place 2 i, mirrored for an odd
-    one; beyond the border stands the border. The values are the same bits on every machine.
-    """
-    return _Upsample.apply(x, kernel, height, width)  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from torch import Tensor
 BETA1, BETA2, BETA_BASIS = 0.95, 0.95, 0.95
 EVERY = 10  # Steps between refinements of the basis.
 EPSILON = 1e-10
+TINY = 1e-24  # Squares of gradients below it say nothing.
 
 
 class Soap:
@@ -51,7 +52,7 @@ class Soap:
         self._plain(small, lr)
         if self._step % EVERY == 0:
             self._bases = [
-                torch.linalg.qr(side @ basis).Q
+                torch.linalg.qr(_safe(side) @ basis).Q
                 for side, basis in zip(self._sides, self._bases, strict=True)
             ]
 
@@ -63,5 +64,12 @@ class Soap:
             to -= lr * (mean / (1 - BETA1**self._step)) / root
 
 
+def _safe(side: Tensor) -> Tensor:
+    """Of full rank, whatever the gradients are."""
+    size = side.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    eye = torch.eye(side.shape[-1])
+    return torch.where(size > TINY, side / size.clamp_min(TINY), eye) + 1e-6 * eye
+
+
 def _basis(side: Tensor) -> Tensor:
-    return torch.linalg.eigh(side).eigenvectors.flip(-1)
+    return torch.linalg.eigh(_safe(side)).eigenvectors.flip(-1)

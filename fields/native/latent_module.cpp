@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "encoding.h"
+#include "latent_motion.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -237,6 +238,67 @@ void decode_numbers(const nb::bytes& data, In<int32_t> centers, In<int32_t> scal
                   scales.data(), static_cast<int64_t>(symbols.size()), tails, symbols.data());
 }
 
+Picture picture_of(const In<uint8_t>& x, const char* what) {
+  expect(x.ndim() == 3 && x.shape(0) > 0 && x.shape(1) > 0 && x.shape(2) > 0, what);
+  expect(x.shape(0) < 1 << 16 && x.shape(1) < 1 << 16 && x.shape(2) <= 4, what);
+  return {x.data(), static_cast<int>(x.shape(0)), static_cast<int>(x.shape(1)),
+          static_cast<int>(x.shape(2))};
+}
+
+template <typename T>
+void check_motion(const Picture& of, const T& motion, int block) {
+  expect(4 <= block && block <= MAX_BLOCK, "block");
+  expect(motion.ndim() == 3 && motion.shape(2) == 2, "motion");
+  expect(motion.shape(0) == static_cast<size_t>((of.height + block - 1) / block) &&
+             motion.shape(1) == static_cast<size_t>((of.width + block - 1) / block), "motion");
+}
+
+void find_motion(In<uint8_t> now, In<uint8_t> before, int block, int reach, int price,
+                 Out<int32_t> motion) {
+  const Picture to = picture_of(now, "now"), from = picture_of(before, "before");
+  expect(to.channels == 1 && from.channels == 1 && to.height == from.height &&
+             to.width == from.width, "before");
+  expect(0 <= reach && reach <= 64 && 0 <= price && price < 1 << 12, "reach");
+  check_motion(to, motion, block);
+  int32_t* const found = motion.data();
+  nb::gil_scoped_release release;
+  search_motion(to, from, block, reach, price, found);
+}
+
+void move(In<uint8_t> picture, In<int32_t> motion, int block, Out<float> out) {
+  const Picture from = picture_of(picture, "picture");
+  check_motion(from, motion, block);
+  for (size_t i = 0; i < motion.size(); ++i)
+    expect(-MAX_MOTION <= motion.data()[i] && motion.data()[i] <= MAX_MOTION, "motion");
+  expect(out.size() == picture.size(), "out");
+  const int32_t* const by = motion.data();
+  float* const to = out.data();
+  nb::gil_scoped_release release;
+  move_picture(from, by, block, to);
+}
+
+// Differences of vectors to their guesses, and back.
+void predict_motion(Out<int32_t> motion, Out<int32_t> rest, bool forward) {
+  expect(motion.ndim() == 3 && motion.shape(2) == 2 && rest.size() == motion.size(), "motion");
+  const int down = static_cast<int>(motion.shape(0)), across = static_cast<int>(motion.shape(1));
+  int32_t *const m = motion.data(), *const r = rest.data();
+  for (int row = 0; row < down; ++row)
+    for (int column = 0; column < across; ++column) {
+      int guess[2];
+      guess_motion(m, across, row, column, guess);
+      for (int axis = 0; axis < 2; ++axis) {
+        const int at = 2 * (row * across + column) + axis;
+        if (forward) {
+          r[at] = m[at] - guess[axis];
+        } else {
+          expect(-2 * MAX_MOTION <= r[at] && r[at] <= 2 * MAX_MOTION, "rest");
+          m[at] = r[at] + guess[axis];
+          expect(-MAX_MOTION <= m[at] && m[at] <= MAX_MOTION, "rest");
+        }
+      }
+    }
+}
+
 }  // namespace
 
 void bind_latent(nb::module_& m) {
@@ -255,6 +317,12 @@ void bind_latent(nb::module_& m) {
   m.def("upsample", &upsample, "x"_a.noconvert(), "kernel"_a.noconvert(), "out"_a.noconvert());
   m.def("upsample_back", &upsample_back, "x"_a.noconvert(), "kernel"_a.noconvert(),
         "upstream"_a.noconvert(), "grad"_a.noconvert(), "kernel_grad"_a.noconvert());
+  m.def("find_motion", &find_motion, "now"_a.noconvert(), "before"_a.noconvert(), "block"_a,
+        "reach"_a, "price"_a, "motion"_a.noconvert());
+  m.def("move", &move, "picture"_a.noconvert(), "motion"_a.noconvert(), "block"_a,
+        "out"_a.noconvert());
+  m.def("predict_motion", &predict_motion, "motion"_a.noconvert(), "rest"_a.noconvert(),
+        "forward"_a);
   m.def("encode_planes", &encode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,
         "symbols"_a.noconvert());
   m.def("decode_planes", &decode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,
