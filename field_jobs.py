@@ -18,6 +18,7 @@ from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_ste
 from .fields.fit_nerf import NerfSettings, fit_nerf
 from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
 from .fields.image import MAX_SIDE, ImageField
+from .fields.latent_image import LatentImage
 from .fields.levels import Encoding
 from .fields.nerf import NerfField
 from .fields.sdf import SdfField
@@ -286,6 +287,8 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
 
 def describe(model: Any) -> dict[str, Any]:
     """What `info` says of a field."""
+    if isinstance(model, LatentImage):
+        return {**model.meta(), "codec": "latent", "float_bytes": model.float_bytes}
     network = model.network
     return {
         "kind": model.kind,

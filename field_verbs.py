@@ -23,7 +23,10 @@ def fit_image(
     neurons: int = 64,
     steps: int = 1500,
     batch: int = 32768,
-    preset: Literal["small", "balanced", "high"] = "balanced",
+    preset: str = "balanced",
+    method: Literal["grid", "latent"] = "grid",
+    lmbda: Annotated[float | None, tyro.conf.arg(name="lambda")] = None,
+    target_bpp: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
     json_: Json = False,
@@ -38,7 +41,11 @@ def fit_image(
         neurons: Of each of the two hidden layers.
         steps: Training steps.
         batch: Pixels of a step.
-        preset: How much rounding may lose: with high 0.05 dB and no training through it.
+        preset: Of a grid, how much rounding may lose: small, balanced, or high, 0.05 dB and no
+            training through it. Of latents, how long to fit: ultrafast to placebo.
+        method: A function of the place on a grid of features, or latents, for the smallest file.
+        lmbda: Of latents, what a bit a pixel is worth in squared error: 1e-4 good, 1e-2 small.
+        target_bpp: Of latents, bits a pixel to come near to, instead of lambda.
         seed: Of every random choice.
         overwrite: Replace an output that exists.
         json_: Print one JSON object on stdout.
@@ -46,12 +53,47 @@ def fit_image(
     from . import field_jobs
 
     check_output(output, overwrite=overwrite)
+    if method == "latent":
+        return _fit_latents(source, output, preset, lmbda, target_bpp, seed, json_)
+    if lmbda is not None or target_bpp is not None:
+        raise Misuse("--lambda, --target-bpp: only with --method latent")
     try:
+        if preset not in field_jobs.LOSS_DB:
+            raise ValueError(f"preset: expected small, balanced or high, got {preset!r:.40}")
         wanted = field_jobs.ImageJob(otype, log2_hashmap_size, neurons, steps, batch, preset, seed)
     except ValueError as error:
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:
         report = field_jobs.fit_image_file(source, output, wanted, progress=progress)
+    (console.print_json if json_ else console.print_table)(report, out)
+
+
+def _fit_latents(
+    source: str,
+    output: str,
+    preset: str,
+    lmbda: float | None,
+    target_bpp: float | None,
+    seed: int,
+    json_: bool,
+) -> None:
+    from . import latent_jobs
+    from .fields.latent_codec import LatentCodec
+
+    preset = "medium" if preset == "balanced" else preset  # The default of the other method.
+    try:
+        LatentCodec(preset, latent_jobs.LMBDA if lmbda is None else lmbda, seed)
+        if lmbda is not None and target_bpp is not None:
+            raise ValueError("expected --lambda or --target-bpp, got both")
+        if target_bpp is not None and not target_bpp > 0:
+            raise ValueError(f"target_bpp: expected more than 0, got {target_bpp}")
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = latent_jobs.fit_latent_image(
+            source, output, preset=preset, lmbda=lmbda, target_bpp=target_bpp, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     (console.print_json if json_ else console.print_table)(report, out)
 
 

@@ -47,7 +47,7 @@ def crops() -> list[Tensor]:
 def fitted(design: Design, target: Tensor, start: Tensor, lmbda: float, steps: int) -> Tensor:
     painter = Painter(design, SIDE, SIDE, gain_for(lmbda))
     engine = Engine(painter, target)
-    _, flat = fit(engine, start, lmbda, Schedule(steps=steps, tail=0))
+    _, flat = fit(engine, start, lmbda, Schedule(steps=steps, tail=0, pull=0))
     error, bits = engine.losses(_, flat)
     loss = error + lmbda * bits / engine.pixels
     print(f"  {lmbda:g}: {-10 * np.log10(error):.2f} dB, {bits / engine.pixels:.3f} bpp, {loss:.6f}")
@@ -56,7 +56,7 @@ def fitted(design: Design, target: Tensor, start: Tensor, lmbda: float, steps: i
 
 def train(design: Design, rounds: int, steps: int) -> Tensor:
     pictures = crops()
-    flat = fitted(design, pictures[0], design.new(0), 1e-3, 2 * steps)
+    flat = fitted(design, pictures[0], design.new(0), 1e-3, 4 * steps)
     for number in range(rounds):
         print(f"round {number}", flush=True)
         ends = [

@@ -20,6 +20,7 @@ from .latent_model import Design
 from .latent_ops import Ints
 
 Pixels = NDArray[np.uint8]
+Progress = Callable[[str, float], None]  # A stage, and the share that is done.
 VERSION = 1
 STEPS = {  # Of a picture alone.
     "ultrafast": 60, "superfast": 120, "veryfast": 250, "faster": 500, "fast": 1000,
@@ -31,7 +32,7 @@ UNIT = 1 / 1024  # Of stored parameters.
 MOTION_PRICE = 3000.0  # Absolute differences a bit, at a Lagrangian of 1 for the squared error.
 
 STILL = Design()
-MOVING = Design(near=10, above=4, before=4, guides=3)
+MOVING = Design(near=8, above=4, before=4, guides=3)
 _COUNT = struct.Struct("<I")
 
 
@@ -84,19 +85,16 @@ class LatentCodec:
         frames: Pixels,
         state: State | None = None,
         *,
-        progress: Callable[[float], object] | None = None,
+        progress: Progress | None = None,
     ) -> tuple[bytes, State]:
         """Bytes of a group [G, H, W, 3], and what decoding them leaves for the next group.
 
-        Without a state, the first frame stands alone. `progress` is told the share that is done.
+        Without a state, the first frame stands alone. `progress` is told the stage and the share that is done.
         """
         _check_frames(frames)
         parts = [bytes([VERSION])]
         for number, frame in enumerate(frames):
-            told = None
-            if progress is not None:
-                report, first, count = progress, number, len(frames)
-                told = lambda share: report((first + share) / count)  # noqa: E731
+            told = None if progress is None else _part(progress, number, len(frames))
             data, state = self._encode(np.ascontiguousarray(frame), state, len(frames) > 1, told)
             parts += [_COUNT.pack(len(data)), data]
         assert state is not None
@@ -107,7 +105,7 @@ class LatentCodec:
         frame: Pixels,
         state: State | None,
         leant_on: bool,
-        progress: Callable[[float], object] | None,
+        progress: Callable[[float], None] | None,
     ) -> tuple[bytes, State]:
         steps = STEPS[self.preset] if state is None else int(INTER_SHARE * STEPS[self.preset])
         schedule = Schedule(steps=steps, tail=max(20, steps // 10))
@@ -180,6 +178,11 @@ def _after(frame: Frame) -> State:
 
 def _leaning(frame: Frame) -> State:
     return State(frame.pixels, frame.flat, frame.latents)
+
+
+def _part(progress: Progress, number: int, count: int) -> Callable[[float], None]:
+    """Tells the share of one frame as that of the group."""
+    return lambda share: progress("fit", (number + share) / count)
 
 
 def _piece(data: bytes, at: int, what: str) -> tuple[bytes, int]:

@@ -15,7 +15,6 @@ from .latent_ops import Plane, Shape
 # Of what the synthesis sees of latents, so that its weights are about 1 at every rate: 1/16 at the
 # middle gain, twice that four gains on. Written out, because they are part of the format.
 MIDDLE_GAIN = 32
-LEAK = 0.125  # Of the rectifier between the filters: black pictures must not kill it.
 ROOTS = (1.0, 1.189207115, 1.414213562, 1.681792831)
 
 
@@ -54,8 +53,8 @@ class Painter:
         if guides is not None:
             self._stacks[0][-design.guides :] = guides
         self._back = [torch.zeros_like(stack) for stack in self._stacks]
-        self._outs = [torch.zeros(3, height, width) for _ in range(3)]
-        self._out_back = torch.zeros(3, height, width), torch.zeros(3, height, width)
+        self._outs = torch.zeros(3, height, width), torch.zeros(3, height, width)
+        self._out_back = torch.zeros(3, height, width)
         self._mix = _on(design.mix_shape, self._stacks[0])
         self._filter = _on(design.filter_shape, self._outs[0])
 
@@ -74,33 +73,24 @@ class Painter:
                 coarse = self._stacks[level + 1]
                 to = stack[int(own) : int(own) + len(coarse)]
                 _native.upsample(coarse, kernels[level].contiguous(), to)
-        first, second, third = self._outs
-        _native.slide(self._mix, self._stacks[0].view(-1), parts["mix"], first.view(-1))
-        _native.slide(self._filter, first.view(-1), parts["filter0"], second.view(-1))
-        torch.nn.functional.leaky_relu_(second, LEAK)
-        _native.slide(self._filter, second.view(-1), parts["filter1"], third.view(-1))
-        return third
+        mixed, out = self._outs
+        _native.slide(self._mix, self._stacks[0].view(-1), parts["mix"], mixed.view(-1))
+        _native.slide(self._filter, mixed.view(-1), parts["filter"], out.view(-1))
+        return out
 
     def back(self, flat: Tensor, upstream: Tensor, grad: Tensor, flat_grad: Tensor) -> None:
         """Adds gradients of the last picture to those of latents [N] and parameters [P]."""
         design, parts = self.design, self.design.split(flat)
         to = design.split(flat_grad)
-        first, second, _ = self._outs
-        d_second, d_first = self._out_back
-        d_second.zero_(), d_first.zero_()
-        up = upstream.reshape(-1)
+        self._out_back.zero_()
         _native.slide_back(
-            self._filter, second.view(-1), parts["filter1"], up, d_second.view(-1), to["filter1"]
-        )
-        torch.where(second > 0, d_second, d_second * LEAK, out=d_second)
-        _native.slide_back(
-            self._filter, first.view(-1), parts["filter0"], d_second.view(-1), d_first.view(-1),
-            to["filter0"],
+            self._filter, self._outs[0].view(-1), parts["filter"], upstream.reshape(-1),
+            self._out_back.view(-1), to["filter"],
         )  # fmt: skip
         for stack in self._back:
             stack.zero_()
         _native.slide_back(
-            self._mix, self._stacks[0].view(-1), parts["mix"], d_first.view(-1),
+            self._mix, self._stacks[0].view(-1), parts["mix"], self._out_back.view(-1),
             self._back[0].view(-1), to["mix"],
         )  # fmt: skip
         self._descend(parts["kernels"].view(-1, 4), grad, to["kernels"].view(-1, 4))

@@ -15,6 +15,7 @@ from .soap import Soap
 
 Watch = Callable[[int, float, float], None]  # step, mean squared error, bits
 NOISE_ROOM = 1 << 16
+BETA1, BETA2 = 0.9, 0.97
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,21 @@ class Schedule:
         steps: on latents and networks. tail: on networks alone, behind them.
         latent_rate, net_rate, tail_rate: learning rates at the beginning.
         temperature, noise: of soft rounding, from and to.
+        pull: how fast parameters go back to the prior, where nothing else moves them, of a rate.
     """
 
     steps: int = 2000
     tail: int = 200
-    latent_rate: float = 0.16
+    latent_rate: float = 0.12
     net_rate: float = 0.01
     tail_rate: float = 1e-3
     temperature: tuple[float, float] = (0.35, 0.08)
     noise: tuple[float, float] = (0.22, 0.15)
+    pull: float = 0.3
 
 
 class _Adam:
-    """Kingma and Ba 2015 on one flat tensor, in the compiled kernel."""
+    """Kingma and Ba 2015 on latents, in the compiled kernel."""
 
     def __init__(self, size: int) -> None:
         self._mean, self._square = torch.zeros(size), torch.zeros(size)
@@ -46,10 +49,10 @@ class _Adam:
 
     def step(self, values: Tensor, grad: Tensor, rate: float) -> None:
         self._step += 1
-        self._touched.fill_(1)
-        root = math.sqrt(1 - 0.999**self._step)
-        numbers = (rate / (1 - 0.9**self._step), 0.9, 0.999, root, 1e-12)
-        _native.adam((values, self._mean, self._square), numbers, grad, self._touched, 1)
+        root = math.sqrt(1 - BETA2**self._step)
+        numbers = (rate / (1 - BETA1**self._step), BETA1, BETA2, root, 1e-12)
+        moments = (values, self._mean, self._square)
+        _native.adam(moments, numbers, grad, self._touched.fill_(1), 1)
 
 
 def fit(
@@ -80,8 +83,7 @@ def fit(
     flat, flat_grad = start.clone(), torch.zeros_like(start)
     rng = torch.Generator().manual_seed(seed)
     pool = torch.randn(count + NOISE_ROOM, generator=rng)
-    adam, soap = _Adam(count), Soap(*engine.design.matrices(flat))
-    grads = engine.design.matrices(flat_grad)
+    adam, soap = _Adam(count), Soap(flat, engine.design.matrices)
     soft, slope = torch.empty(count), torch.empty(count)
     for step in range(schedule.steps):
         part = step / schedule.steps
@@ -95,7 +97,8 @@ def fit(
         error, bits, grad = engine.gradients(soft, flat, lmbda, flat_grad)
         grad.mul_(slope)
         adam.step(latents, grad, schedule.latent_rate * cosine)
-        soap.step(*grads, schedule.net_rate * cosine)
+        soap.step(flat_grad, schedule.net_rate * cosine)
+        flat.lerp_(start, schedule.pull * schedule.net_rate * cosine)
         if watch:
             watch(step, error, bits)
     return _tail(engine, latents.round_(), flat, lmbda, schedule, watch)
@@ -112,13 +115,13 @@ def _tail(
     """Networks alone, on latents as they are coded; the best of all steps."""
     best, kept = math.inf, flat.clone()
     grad = torch.zeros_like(flat)
-    soap, grads = Soap(*engine.design.matrices(flat)), engine.design.matrices(grad)
+    soap = Soap(flat, engine.design.matrices)
     for step in range(schedule.tail + 1):
         error, bits, _ = engine.gradients(latents, flat, lmbda, grad)
         loss = error + lmbda * bits / engine.pixels
         if loss < best:
             best, kept = loss, flat.clone()
-        soap.step(*grads, schedule.tail_rate * (1 - step / (schedule.tail + 1)))
+        soap.step(grad, schedule.tail_rate * (1 - step / (schedule.tail + 1)))
         if watch:
             watch(schedule.steps + step, error, bits)
     return latents, kept

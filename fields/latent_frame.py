@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,5 +124,3 @@ def psnr(a: Pixels, b: Pixels) -> float:
 def _buffer(symbols: Ints, before: Ints | None) -> Ints:
     return symbols.copy() if before is None else np.concatenate([symbols, before])
 
-
-Progress = Callable[[float], None]

@@ -20,6 +20,7 @@ NEAR = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2)
         (0, -3), (-3, 0))  # fmt: skip
 ABOVE = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # In the grid of half the size.
 BEFORE = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # In the same grid of the frame before.
+NETWORKS = ("context", "mix", "filter")
 SQUARE = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 NOWHERE = (-8, 0)  # Outside of any plane of 8 rows: zero.
 CUBIC = (-0.0234375, 0.2265625, 0.8671875, -0.0703125)  # Keys 1981, a quarter off the samples.
@@ -68,11 +69,11 @@ class Design:
         guides: planes beside the grids that the synthesis sees, as of the frame before.
     """
 
-    near: int = 12
+    near: int = 10
     above: int = 4
     before: int = 0
-    context: int = 16
-    synthesis: int = 24
+    context: int = 8
+    synthesis: int = 16
     levels: int = 7
     first: int = 0
     guides: int = 0
@@ -103,8 +104,7 @@ class Design:
             "levels": 2 * (self.levels - self.first),
             "kernels": 4 * (self.levels - 1),
             "mix": self.mix_shape.parameters,
-            "filter0": self.filter_shape.parameters,
-            "filter1": self.filter_shape.parameters,
+            "filter": self.filter_shape.parameters,
         }
 
     @property
@@ -115,14 +115,12 @@ class Design:
         """Flat parameters by name, as views of them."""
         return dict(zip(self.parts, torch.split(flat, list(self.parts.values())), strict=True))
 
-    def matrices(self, flat: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Views of parameters: matrices, and all else."""
-        parts = self.split(flat)
-        big, small = [], [parts["levels"], parts["kernels"]]
-        for name in ("context", "mix", "filter0", "filter1"):
-            for view in self.shape(name).views(parts[name]):
-                (small if view.shape[1] == 1 else big).append(view)
-        return big, small
+    @cached_property
+    def matrices(self) -> list[Tensor]:
+        """Places in the flat parameters of all matrices [rows, columns] of the networks."""
+        parts = self.split(torch.arange(self.parameters))
+        views = [v for name in NETWORKS for v in self.shape(name).views(parts[name])]
+        return [view for view in views if view.shape[1] > 1]
 
     def shape(self, name: str) -> Shape:
         """Of the network of a part."""
@@ -144,11 +142,11 @@ class Design:
         for matrix, spread in ((mix[0], 0.4), (mix[1], 0.1), (mix[2], 0.1)):
             matrix.normal_(0, spread, generator=rng)
         mix[3][:, : self.levels - self.first] = 1.0
-        mix[4][:] = 0.5
-        for name in ("filter0", "filter1"):
-            matrix = self.filter_shape.views(parts[name])[0]
-            for k in range(3):
-                matrix[k, k * len(SQUARE) + len(SQUARE) // 2] = 1.0
+        mix[3][:, self.levels - self.first :] = torch.eye(3).repeat(1, self.guides // 3)
+        mix[4][:] = 0.0 if self.guides else 0.5
+        matrix = self.filter_shape.views(parts["filter"])[0]
+        for k in range(3):
+            matrix[k, k * len(SQUARE) + len(SQUARE) // 2] = 1.0
         return flat
 
     def context_nets(self, grids: Grids) -> list[_native.SlidingNet]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .latent_model import Design
+from .latent_model import NETWORKS, Design
 from .latent_ops import (
     UNIT_BITS, WEIGHT_BITS, Ints, decode_numbers, encode_numbers, tail_tables,
 )  # fmt: skip
@@ -35,7 +35,7 @@ def groups(design: Design) -> list[tuple[str, Tensor]]:
     places = torch.arange(design.parameters)
     parts = design.split(places)
     found = [("levels", parts["levels"]), ("kernels", parts["kernels"])]
-    for name in ("context", "mix", "filter0", "filter1"):
+    for name in NETWORKS:
         views = design.shape(name).views(parts[name])
         for kind, wide in (("weights", True), ("biases", False)):
             chosen = [v.reshape(-1) for v in views if (v.shape[1] > 1) == wide]

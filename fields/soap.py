@@ -14,28 +14,32 @@ TINY = 1e-24  # Squares of gradients below it say nothing.
 
 
 class Soap:
-    """Moves matrices, all in one padded batch, and by plain Adam what else there is.
+    """Moves flat parameters: matrices in one padded batch, by plain Adam what else there is.
 
     Args:
-        big: matrices. small: tensors of any shape. Both are changed in place.
+        flat: [P] parameters, changed in place.
+        matrices: places in `flat` of each matrix [rows, columns].
     """
 
-    def __init__(self, big: Sequence[Tensor], small: Sequence[Tensor]) -> None:
-        self._big, self._small = big, small
-        rows, columns = max(len(m) for m in big), max(m.shape[1] for m in big)
-        shape = (len(big), rows, columns)
+    def __init__(self, flat: Tensor, matrices: Sequence[Tensor]) -> None:
+        self._flat, count = flat, len(flat)
+        rows, columns = max(len(m) for m in matrices), max(m.shape[1] for m in matrices)
+        shape = (len(matrices), rows, columns)
+        self._at = torch.full(shape, count)  # Padding is one behind the end, where a zero stands.
+        for to, matrix in zip(self._at, matrices, strict=True):
+            to[: matrix.shape[0], : matrix.shape[1]] = matrix
+        others = torch.ones(count + 1)
+        others[self._at.flatten()] = 0
+        self._others = others[:count]
         self._mean, self._square = torch.zeros(shape), torch.zeros(shape)
-        self._grad = torch.zeros(shape)
-        self._sides = [torch.zeros(len(big), n, n) for n in (rows, columns)]
+        self._plain_mean, self._plain_square = torch.zeros(count), torch.zeros(count)
+        self._sides = [torch.zeros(len(matrices), n, n) for n in (rows, columns)]
         self._bases: list[Tensor] = []
-        self._other = [(torch.zeros_like(s), torch.zeros_like(s)) for s in small]
-        self._step = 0
+        self._zero, self._step = torch.zeros(1), 0
 
-    def step(self, big: Sequence[Tensor], small: Sequence[Tensor], lr: float) -> None:
-        """One step along gradients of the matrices and of the others."""
-        for to, grad in zip(self._grad, big, strict=True):
-            to[: grad.shape[0], : grad.shape[1]] = grad
-        g = self._grad
+    def step(self, grad: Tensor, lr: float) -> None:
+        """One step along a gradient [P]."""
+        g = torch.cat([grad, self._zero])[self._at]
         for side, square in zip(self._sides, (g @ g.mT, g.mT @ g), strict=True):
             side.lerp_(square, 1 - BETA_BASIS)
         if not self._bases:
@@ -44,24 +48,22 @@ class Soap:
         left, right = self._bases
         self._mean.lerp_(g, 1 - BETA1)
         self._square.lerp_((left.mT @ g @ right).square(), 1 - BETA2)
-        mean = left.mT @ self._mean @ right / (1 - BETA1**self._step)
-        root = (self._square / (1 - BETA2**self._step)).sqrt() + EPSILON
-        move = left @ (mean / root) @ right.mT
-        for to, by in zip(self._big, move, strict=True):
-            to -= lr * by[: to.shape[0], : to.shape[1]]
-        self._plain(small, lr)
+        move = left @ self._ratio(left.mT @ self._mean @ right, self._square) @ right.mT
+        total = torch.zeros(len(grad) + 1)
+        total[self._at] = move
+        self._plain_mean.lerp_(grad, 1 - BETA1)
+        self._plain_square.lerp_(grad.square(), 1 - BETA2)
+        plain = self._ratio(self._plain_mean, self._plain_square) * self._others
+        self._flat.sub_(total[:-1].add_(plain), alpha=lr)
         if self._step % EVERY == 0:
             self._bases = [
                 torch.linalg.qr(_safe(side) @ basis).Q
                 for side, basis in zip(self._sides, self._bases, strict=True)
             ]
 
-    def _plain(self, small: Sequence[Tensor], lr: float) -> None:
-        for to, grad, (mean, square) in zip(self._small, small, self._other, strict=True):
-            mean.lerp_(grad, 1 - BETA1)
-            square.lerp_(grad.square(), 1 - BETA2)
-            root = (square / (1 - BETA2**self._step)).sqrt() + EPSILON
-            to -= lr * (mean / (1 - BETA1**self._step)) / root
+    def _ratio(self, mean: Tensor, square: Tensor) -> Tensor:
+        root = (square / (1 - BETA2**self._step)).sqrt_().add_(EPSILON)
+        return mean / root.mul_(1 - BETA1**self._step)
 
 
 def _safe(side: Tensor) -> Tensor:
