@@ -318,7 +318,7 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
         return _measure(model, read_scene(scene, most_bytes=budget.limit()))
     if model.kind not in ("image", "sdf"):
         raise ValueError(f"eval: expected a field to look at, got one of kind {model.kind!r}")
-    device = str(model.network.table.device)
+    device = str(model.network.table.device) if hasattr(model, "network") else "cpu"
     if scene is not None or reference is None:
         raise ValueError("eval: expected --reference with the picture or mesh of a field")
     if model.kind == "sdf":

@@ -24,8 +24,10 @@ def fit_image(
     neurons: int = 64,
     steps: int = 1500,
     batch: int = 32768,
-    preset: Literal["small", "balanced", "high"] = "balanced",
-    method: Literal["grid", "recombiner", "combiner"] = "grid",
+    preset: str = "balanced",
+    method: Literal["grid", "latent", "recombiner", "combiner"] = "grid",
+    lmbda: Annotated[float | None, tyro.conf.arg(name="lambda")] = None,
+    target_bpp: float | None = None,
     prior: Annotated[str | None, tyro.conf.arg(metavar="PRIOR.fpz")] = None,
     seed: int = 0,
     device: Device = "cpu",
@@ -42,9 +44,12 @@ def fit_image(
         neurons: Of each of the two hidden layers.
         steps: Training steps.
         batch: Pixels of a step.
-        preset: How much rounding may lose: with high 0.05 dB and no training through it.
-        method: Tables on a lattice; or indices into samples of a prior, which takes --prior and of
-            the options above --steps.
+        preset: Of a grid, how much rounding may lose: small, balanced, or high, 0.05 dB and no
+            training through it. Of latents, how long to fit: ultrafast to placebo.
+        method: A function of the place on a lattice of features; latent, for the smallest file; or
+            indices into samples of a prior, which takes --prior and of the options above --steps.
+        lmbda: Of latents, what a bit a pixel is worth in squared error: 1e-4 good, 1e-2 small.
+        target_bpp: Of latents, bits a pixel to come near to, instead of lambda.
         prior: Of `fit prior`; decoding needs it too, beside the file or in FIELDPRESS_PRIORS.
         seed: Of every random choice.
         device: Where to train and to measure.
@@ -58,7 +63,13 @@ def fit_image(
     if method in ("recombiner", "combiner"):
         return bayes_verbs.fit_image(source, output, method, prior, steps, seed, overwrite, json_)
     check_output(output, overwrite=overwrite)
+    if method == "latent":
+        return _fit_latents(source, output, preset, lmbda, target_bpp, seed, json_)
+    if lmbda is not None or target_bpp is not None:
+        raise Misuse("--lambda, --target-bpp: only with --method latent")
     try:
+        if preset not in field_jobs.LOSS_DB:
+            raise ValueError(f"preset: expected small, balanced or high, got {preset!r:.40}")
         wanted = field_jobs.ImageJob(
             otype, log2_hashmap_size, neurons, steps, batch, preset, seed, device
         )
@@ -66,6 +77,35 @@ def fit_image(
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:
         report = field_jobs.fit_image_file(source, output, wanted, progress=progress)
+    (console.print_json if json_ else console.print_table)(report, out)
+
+
+def _fit_latents(
+    source: str,
+    output: str,
+    preset: str,
+    lmbda: float | None,
+    target_bpp: float | None,
+    seed: int,
+    json_: bool,
+) -> None:
+    from . import latent_jobs
+    from .fields.latent_codec import LatentCodec
+
+    preset = "medium" if preset == "balanced" else preset  # The default of the other method.
+    try:
+        LatentCodec(preset, latent_jobs.LMBDA if lmbda is None else lmbda, seed)
+        if lmbda is not None and target_bpp is not None:
+            raise ValueError("expected --lambda or --target-bpp, got both")
+        if target_bpp is not None and not target_bpp > 0:
+            raise ValueError(f"target_bpp: expected more than 0, got {target_bpp}")
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    with console.quiet_stdout() as out, Progress() as progress:
+        report = latent_jobs.fit_latent_image(
+            source, output, preset=preset, lmbda=lmbda, target_bpp=target_bpp, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     (console.print_json if json_ else console.print_table)(report, out)
 
 

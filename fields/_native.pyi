@@ -1,8 +1,13 @@
-"""Stub of the compiled encodings (fields/native/module.cpp); twins in `_reference.py`."""
+"""Stub of the compiled encodings and latent grids (fields/native/*module.cpp).
 
-import numpy as np
+Twins are in `_reference.py`, `_reference_latent.py` and `_reference_noise.py`.
+"""
+
+from numpy import float32, int16, int32, uint8, uint16
 from numpy.typing import NDArray
 from torch import Tensor
+
+_Tables = tuple[NDArray[uint16], NDArray[int32], NDArray[int32]]
 
 CELL_SIDE: int
 GEOMETRY: int
@@ -60,12 +65,73 @@ def adam(
     threads: int,
 ) -> None: ...
 def score_candidates(
-    table: NDArray[np.int16],
-    coefficients: NDArray[np.float32],
+    table: NDArray[int16],
+    coefficients: NDArray[float32],
     level: int,
     block: int,
     first: int,
-    out: NDArray[np.float32],
+    out: NDArray[float32],
+) -> None: ...
+class SlidingNet:
+    parameters: int
+    def __init__(
+        self,
+        layers: int,
+        hidden: int,
+        outputs: int,
+        planes: list[tuple[int, int, int, int]],
+        taps: list[tuple[int, int, int]],
+        replicate: bool,
+    ) -> None: ...
+
+def slide(net: SlidingNet, buffer: Tensor, parameters: Tensor, out: Tensor) -> None: ...
+def slide_back(
+    net: SlidingNet,
+    buffer: Tensor,
+    parameters: Tensor,
+    upstream: Tensor,
+    grad: Tensor,
+    parameter_grad: Tensor,
+) -> None: ...
+def rate(
+    net: SlidingNet, buffer: Tensor, parameters: Tensor, grad: Tensor, parameter_grad: Tensor
+) -> float: ...
+def soften(
+    x: Tensor, noise: Tensor, cold: float, over: float, spread: float, out: Tensor, slope: Tensor
+) -> None: ...
+def upsample(x: Tensor, kernel: Tensor, out: Tensor) -> None: ...
+def upsample_back(
+    x: Tensor, kernel: Tensor, upstream: Tensor, grad: Tensor, kernel_grad: Tensor
+) -> None: ...
+def find_motion(
+    now: NDArray[uint8],
+    before: NDArray[uint8],
+    block: int,
+    reach: int,
+    price: int,
+    motion: NDArray[int32],
+) -> None: ...
+def move(picture: NDArray[uint8], motion: NDArray[int32], block: int, out: Tensor) -> None: ...
+def predict_motion(motion: NDArray[int32], rest: NDArray[int32], forward: bool) -> None: ...
+def encode_planes(
+    nets: list[SlidingNet], parameters: NDArray[int32], tables: _Tables, symbols: NDArray[int32]
+) -> bytes: ...
+def decode_planes(
+    nets: list[SlidingNet],
+    parameters: NDArray[int32],
+    tables: _Tables,
+    data: bytes,
+    symbols: NDArray[int32],
+) -> None: ...
+def encode_numbers(
+    symbols: NDArray[int32], centers: NDArray[int32], scales: NDArray[int32], tables: _Tables
+) -> bytes: ...
+def decode_numbers(
+    data: bytes,
+    centers: NDArray[int32],
+    scales: NDArray[int32],
+    tables: _Tables,
+    symbols: NDArray[int32],
 ) -> None: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...

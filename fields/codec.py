@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..quant import container
 from ..quant.container import Section
-from . import _native, tables, vq_sections
+from . import _native, latent_image, tables, vq_sections
 from .encoding import encode as features_at
 from .image import ImageField
 from .levels import Encoding
@@ -197,13 +197,17 @@ def rounded(model: NerfField, steps: Steps, used: Used) -> NerfField:
     return model
 
 
-def decode(data: bytes, *, partial: bool = False, name: str = "<bytes>") -> Field:
+def decode(
+    data: bytes, *, partial: bool = False, name: str = "<bytes>"
+) -> Field | latent_image.LatentImage:
     """The field of a .fpz file, the same bits on every machine.
 
     With `partial`, a file cut behind its weights gives what levels had come. Raises ValueError, in
     one line that names the file and the section or the key at fault.
     """
     found = container.read(data, partial=partial, name=name)
+    if found.header.get("codec") == latent_image.CODEC:
+        return latent_image.read(found, name)
     kind = KINDS.get(str(found.header.get("kind")))
     if kind is None:
         expected = " or ".join(KINDS)

@@ -10,9 +10,20 @@ namespace fieldpress::fields {
                const Moments*);                                                                \
   void slope(const Grid&, const float*, const float*, int64_t, const float*, int64_t, float*); \
   void adam(const Moments&, int64_t, int64_t, float*, uint8_t*);                               \
+  void slide(const SlidingNet&, const float*, const float*, int, int, float*);                 \
+  void slide_back(const SlidingNet&, const float*, const float*, const float*, float*, float*); \
+  double rate(const SlidingNet&, const float*, const float*, float*, float*);                  \
+  void upsample(const float*, int, int, const float*, int, int, float*);                       \
+  void upsample_back(const float*, int, int, const float*, const float*, int, int, float*,     \
+                     float*);                                                                  \
+  void soften(const float*, const float*, int64_t, float, float, float, float*, float*);       \
+  void predict(const IntegerNet&, const int32_t*, int32_t*);                                   \
   }
 
-#define FIELDPRESS_KERNELS(copy) {copy::encode, copy::scatter, copy::slope, copy::adam}
+#define FIELDPRESS_KERNELS(copy)                                                                 \
+  {copy::encode, copy::scatter, copy::slope, copy::adam,                                         \
+   {copy::slide, copy::slide_back, copy::rate, copy::upsample, copy::upsample_back, copy::soften, \
+    copy::predict}}
 
 FIELDPRESS_DECLARE(baseline)
 #ifdef FIELDPRESS_X86

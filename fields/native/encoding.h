@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "grid.h"
+#include "latent_coder.h"
 
 namespace fieldpress::fields {
 
@@ -52,6 +53,7 @@ struct Kernels {
                 const float* upstream, int64_t stride, float* dx);
   // Steps parameters of lines [first, last) that are marked and have a gradient; clears both.
   void (*adam)(const Moments&, int64_t first, int64_t last, float* grad, uint8_t* touched);
+  LatentKernels latent;
 };
 
 Kernels kernels();

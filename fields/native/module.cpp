@@ -133,6 +133,8 @@ void add_noise(nb::module_& m);  // noise_module.cpp
 
 }  // namespace fieldpress::fields
 
+void bind_latent(nb::module_& m);  // latent_module.cpp
+
 NB_MODULE(_native, m) {
   using namespace fieldpress::fields;
   nb::set_leak_warnings(false);
@@ -159,6 +161,7 @@ NB_MODULE(_native, m) {
   m.def("adam", &adam_step, "moments"_a.noconvert(), "step"_a, "grad"_a.noconvert(),
         "touched"_a.noconvert(), "threads"_a);
   add_noise(m);
+  bind_latent(m);
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);

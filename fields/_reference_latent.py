@@ -1,0 +1,126 @@
+"""The plain twins of the native latent operations: torch with autograd, and integers in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .latent_ops import OCTAVES, UNIT_BITS, WEIGHT_BITS, Ints, Plane, Shape, tail_tables
+
+MOST_UNITS, MOST_INPUT = 32767, 127
+LOG2_E = 1.4426950408889634
+
+
+def taps(shape: Shape, planes: Sequence[Plane], buffer: Tensor) -> Tensor:
+    """[T, H, W] what the taps read."""
+    ys, xs = torch.meshgrid(
+        torch.arange(planes[0].height), torch.arange(planes[0].width), indexing="ij"
+    )
+    rows = []
+    for plane, dy, dx in shape.taps:
+        p = planes[plane]
+        y, x = (ys >> p.shift) + dy, (xs >> p.shift) + dx
+        inside = (y >= 0) & (y < p.height) & (x >= 0) & (x < p.width)
+        at = p.first + y.clamp(0, p.height - 1) * p.width + x.clamp(0, p.width - 1)
+        value = buffer[at]
+        rows.append(value if shape.replicate else torch.where(inside, value, 0 * value))
+    return torch.stack(rows)
+
+
+def slide(shape: Shape, planes: Sequence[Plane], buffer: Tensor, parameters: Tensor) -> Tensor:
+    """[O, H, W] outputs; differentiable, in the precision of its arguments."""
+    t = taps(shape, planes, buffer).flatten(1)
+    parts = shape.views(parameters)
+    out = parts[-2] @ t + parts[-1]
+    if shape.layers:
+        h = (parts[0] @ t + parts[1]).relu()
+        if shape.layers > 1:
+            h = (parts[2] @ h + parts[3] + h).relu()
+        out = out + parts[-3] @ h
+    return out.view(shape.outputs, planes[0].height, planes[0].width)
+
+
+class _Limited(torch.autograd.Function):
+    """Clipped to OCTAVES; beyond them only gradients that lead back pass."""
+
+    @staticmethod
+    def forward(ctx, octave):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(octave)
+        return octave.clamp(*OCTAVES)
+
+    @staticmethod
+    def backward(ctx, upstream):  # noqa: ANN001, ANN205
+        (octave,) = ctx.saved_tensors
+        away = (octave < OCTAVES[0]) & (upstream > 0) | (octave > OCTAVES[1]) & (upstream < 0)
+        return torch.where(away, 0 * upstream, upstream)
+
+
+def laplace_bits(y: Tensor, mu: Tensor, octave: Tensor) -> Tensor:
+    """Bits of the unit interval around y, when tails halve every 2^octave."""
+    limited: Tensor = _Limited.apply(octave)  # type: ignore[assignment]
+    scale = torch.exp2(limited) / torch.log(torch.tensor(2.0, dtype=y.dtype))
+    size = (y - mu).abs()
+    small = torch.where(size < 0.5, size, 0 * size)  # No branch may be infinite where unused.
+    near = (1 - ((small - 0.5) / scale).exp() / 2 - (-(0.5 + small) / scale).exp() / 2).log2()
+    outside = torch.log2(-torch.expm1(-1 / scale) / 2) - (size - 0.5) / scale * LOG2_E
+    return -torch.where(size < 0.5, near, outside)
+
+
+def rate(shape: Shape, planes: Sequence[Plane], buffer: Tensor, parameters: Tensor) -> Tensor:
+    """Bits of the first plane."""
+    mu, octave = slide(shape, planes, buffer, parameters)
+    y = buffer[planes[0].first : planes[0].first + planes[0].size].view_as(mu)
+    return laplace_bits(y, mu, octave).sum()
+
+
+def soften(x: Tensor, noise: Tensor, temperature: float, spread: float) -> Tensor:
+    """Softly rounded, disturbed, and softly rounded again."""
+
+    def once(x: Tensor) -> Tensor:
+        over = 0.5 / torch.tanh(torch.tensor(0.5 / temperature, dtype=x.dtype))
+        return x.floor() + 0.5 + ((x - x.detach().floor() - 0.5) / temperature).tanh() * over
+
+    return once(once(x) + noise * spread)
+
+
+def upsample(x: Tensor, kernel: Tensor, height: int, width: int) -> Tensor:
+    """[height, width], rows first and then columns."""
+    return _stretch(_stretch(x.T, kernel, height).T, kernel, width)
+
+
+def _stretch(x: Tensor, kernel: Tensor, size: int) -> Tensor:
+    """The last axis twice as long."""
+    n = x.shape[-1]
+    at = [torch.arange(n).add(k).clamp(0, n - 1) for k in range(-2, 3)]
+    even = sum(kernel[k] * x[..., at[k]] for k in range(4))
+    odd = sum(kernel[k] * x[..., at[4 - k]] for k in range(4))
+    return torch.stack([even, odd], -1).flatten(-2)[..., :size]  # type: ignore[arg-type]
+
+
+def predictions(
+    shape: Shape, planes: Sequence[Plane], symbols: Ints, parameters: Ints
+) -> tuple[Ints, Ints]:
+    """Centers in 1/16 and scales [H W] that the integer network gives the first plane."""
+    x = taps(shape, planes, torch.from_numpy(symbols.astype(np.int64)))
+    x = x.flatten(1).clamp(-MOST_INPUT, MOST_INPUT) << UNIT_BITS
+    a, a0, b, b0, c, d, c0 = (
+        part.numpy().astype(np.int64) for part in shape.views(torch.from_numpy(parameters))
+    )
+    h = _activated(a @ x.numpy() + a0)
+    h = _activated(b @ h + b0 + (h << WEIGHT_BITS))
+    mu, octave = _wrapped(c @ h + d @ x.numpy() + c0) >> WEIGHT_BITS
+    scale = ((octave - (OCTAVES[0] << UNIT_BITS) + 16) * 8) >> UNIT_BITS
+    return ((mu + 8) >> 4).astype(np.int32), scale.clip(0, len(tail_tables()[1]) - 1).astype(
+        np.int32
+    )
+
+
+def _wrapped(x: np.ndarray) -> np.ndarray:
+    return ((x + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+
+
+def _activated(x: np.ndarray) -> np.ndarray:
+    return (_wrapped(x) >> WEIGHT_BITS).clip(0, MOST_UNITS)

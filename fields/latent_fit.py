@@ -1,0 +1,131 @@
+"""Fitting latents and networks to a picture: noise that anneals, then whole numbers, nets alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import _native
+from .latent_engine import Engine
+from .soap import Soap
+
+Watch = Callable[[int, float, float], None]  # step, mean squared error, bits
+NOISE_ROOM = 1 << 16
+BETA1, BETA2 = 0.9, 0.97
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Of a fit: steps, and rates, temperature and noise at its beginning and end.
+
+    Attributes:
+        steps: on latents and networks. tail: on networks alone, behind them.
+        latent_rate, net_rate, tail_rate: learning rates at the beginning.
+        temperature, noise: of soft rounding, from and to.
+        pull: how fast parameters go back to the prior, where nothing else moves them, of a rate.
+    """
+
+    steps: int = 2000
+    tail: int = 200
+    latent_rate: float = 0.12
+    net_rate: float = 0.01
+    tail_rate: float = 1e-3
+    temperature: tuple[float, float] = (0.35, 0.08)
+    noise: tuple[float, float] = (0.22, 0.15)
+    pull: float = 0.3
+
+
+class _Adam:
+    """Kingma and Ba 2015 on latents, in the compiled kernel."""
+
+    def __init__(self, size: int) -> None:
+        self._mean, self._square = torch.zeros(size), torch.zeros(size)
+        self._touched = torch.zeros(-(-size // 16), dtype=torch.uint8)
+        self._step = 0
+
+    def step(self, values: Tensor, grad: Tensor, rate: float) -> None:
+        self._step += 1
+        root = math.sqrt(1 - BETA2**self._step)
+        numbers = (rate / (1 - BETA1**self._step), BETA1, BETA2, root, 1e-12)
+        moments = (values, self._mean, self._square)
+        _native.adam(moments, numbers, grad, self._touched.fill_(1), 1)
+
+
+def fit(
+    engine: Engine,
+    start: Tensor,
+    lmbda: float,
+    schedule: Schedule,
+    *,
+    latents: Tensor | None = None,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Latents [N], whole numbers, and parameters [P] for the picture of an engine.
+
+    The loss is the mean squared error plus `lmbda` times the bits of latents a pixel.
+
+    Args:
+        engine: losses and gradients.
+        start: [P] parameters to start from.
+        lmbda: positive.
+        schedule: rates and steps.
+        latents: [N] to start from, else zeros.
+        seed: of the noise.
+        watch: told of each step.
+    """
+    count = engine.count
+    latents = torch.zeros(count) if latents is None else latents.clone()
+    flat, flat_grad = start.clone(), torch.zeros_like(start)
+    rng = torch.Generator().manual_seed(seed)
+    pool = torch.randn(count + NOISE_ROOM, generator=rng)
+    adam, soap = _Adam(count), Soap(flat, engine.design.matrices)
+    soft, slope = torch.empty(count), torch.empty(count)
+    for step in range(schedule.steps):
+        part = step / schedule.steps
+        cosine = 0.5 * (1 + math.cos(math.pi * part))
+        first = int(torch.randint(0, NOISE_ROOM, (), generator=rng))
+        cold = 1 / _between(schedule.temperature, part)
+        _native.soften(
+            latents, pool[first : first + count], cold, 0.5 / math.tanh(0.5 * cold),
+            _between(schedule.noise, part), soft, slope,
+        )  # fmt: skip
+        error, bits, grad = engine.gradients(soft, flat, lmbda, flat_grad)
+        grad.mul_(slope)
+        adam.step(latents, grad, schedule.latent_rate * cosine)
+        soap.step(flat_grad, schedule.net_rate * cosine)
+        flat.lerp_(start, schedule.pull * schedule.net_rate * cosine)
+        if watch:
+            watch(step, error, bits)
+    return _tail(engine, latents.round_(), flat, lmbda, schedule, watch)
+
+
+def _tail(
+    engine: Engine,
+    latents: Tensor,
+    flat: Tensor,
+    lmbda: float,
+    schedule: Schedule,
+    watch: Watch | None,
+) -> tuple[Tensor, Tensor]:
+    """Networks alone, on latents as they are coded; the best of all steps."""
+    best, kept = math.inf, flat.clone()
+    grad = torch.zeros_like(flat)
+    soap = Soap(flat, engine.design.matrices)
+    for step in range(schedule.tail + 1):
+        error, bits, _ = engine.gradients(latents, flat, lmbda, grad)
+        loss = error + lmbda * bits / engine.pixels
+        if loss < best:
+            best, kept = loss, flat.clone()
+        soap.step(grad, schedule.tail_rate * (1 - step / (schedule.tail + 1)))
+        if watch:
+            watch(schedule.steps + step, error, bits)
+    return latents, kept
+
+
+def _between(ends: tuple[float, float], part: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * part

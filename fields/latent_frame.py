@@ -1,0 +1,126 @@
+"""One picture as bytes: the coded networks, then the coded latents (docs/format.md, chapter 7)."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import latent_weights
+from .latent_engine import Engine, Painter, gain_for
+from .latent_fit import Schedule, Watch, fit
+from .latent_model import Design
+from .latent_ops import Ints, decode_planes, encode_planes
+
+Pixels = NDArray[np.uint8]
+_HEAD = struct.Struct("<BH")  # Gain, bytes of coded parameters.
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a coded picture decodes to.
+
+    Attributes:
+        pixels: [H, W, 3].
+        flat: [P] parameters.
+        latents: [N] whole numbers.
+    """
+
+    pixels: Pixels
+    flat: Tensor
+    latents: Ints
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a decoder has before a picture comes.
+
+    Attributes:
+        prior: [P] parameters around which this picture's are coded.
+        before: [N] latents of the frame before, or None.
+        guides: [G, H, W] planes that the synthesis sees, or None.
+    """
+
+    prior: Tensor
+    before: Ints | None = None
+    guides: Tensor | None = None
+
+
+def encode_frame(
+    design: Design,
+    pixels: Pixels,
+    given: Given,
+    lmbda: float,
+    schedule: Schedule,
+    *,
+    start: Tensor | None = None,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> bytes:
+    """Fit a picture [H, W, 3], and code what came of it.
+
+    The loss is the mean squared error of 0..1 plus `lmbda` times all bits a pixel.
+    """
+    height, width = pixels.shape[:2]
+    target = torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).contiguous()
+    gain = gain_for(lmbda)
+    painter = Painter(design, height, width, gain, given.guides)
+    before = None if given.before is None else torch.from_numpy(given.before).float()
+    engine = Engine(painter, target, before)
+    begin = given.prior if start is None else start
+    latents, flat = fit(engine, begin, lmbda, schedule, seed=seed, watch=watch)
+
+    def loss(parameters: Tensor) -> float:
+        error, bits = engine.losses(latents, parameters)
+        return error + lmbda * bits / engine.pixels
+
+    coded = latent_weights.search(design, flat, given.prior, loss, lmbda / engine.pixels)
+    weights = latent_weights.write(design, coded, given.prior)
+    symbols = latents.to(torch.int32).numpy()
+    parameters = latent_weights.integers(design, latent_weights.restored(design, coded))
+    nets = design.context_nets(painter.grids)
+    stream = encode_planes(nets[::-1], parameters[::-1].copy(), _buffer(symbols, given.before))
+    return _HEAD.pack(gain, len(weights)) + weights + stream
+
+
+def decode_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Frame:
+    """The picture of some bytes, the same on every machine. Raises ValueError for damage."""
+    if len(data) < _HEAD.size:
+        raise ValueError(f"head: expected {_HEAD.size} bytes, got {len(data)}")
+    gain, size = _HEAD.unpack_from(data)
+    size += _HEAD.size
+    if gain > 63 or size > len(data):
+        raise ValueError(f"head: expected a gain below 64 and {size} bytes, got {gain}, {len(data)}")
+    coded = latent_weights.read(design, data[_HEAD.size : size], given.prior)
+    flat = latent_weights.restored(design, coded)
+    grids = design.grids(height, width)
+    buffer = _buffer(np.zeros(grids.count, np.int32), given.before)
+    parameters = latent_weights.integers(design, flat)
+    nets = design.context_nets(grids)
+    decode_planes(nets[::-1], parameters[::-1].copy(), data[size:], buffer)
+    latents = buffer[: grids.count].copy()
+    painter = Painter(design, height, width, gain, given.guides)
+    picture = painter.paint(torch.from_numpy(latents).float(), flat)
+    return Frame(to_bytes(picture), flat, latents)
+
+
+def to_bytes(picture: Tensor) -> Pixels:
+    """[H, W, 3] uint8 of [3, H, W]."""
+    scaled = picture.mul(255).add(0.5).floor().nan_to_num(0).clamp(0, 255).to(torch.uint8)
+    return scaled.permute(1, 2, 0).contiguous().numpy()
+
+
+def psnr(a: Pixels, b: Pixels) -> float:
+    """In dB, of all values together."""
+    error = float(np.square(a.astype(np.float64) - b).mean())
+    return 10 * math.log10(255**2 / max(error, 1e-10))
+
+
+def _buffer(symbols: Ints, before: Ints | None) -> Ints:
+    return symbols.copy() if before is None else np.concatenate([symbols, before])
+

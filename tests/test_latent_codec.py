@@ -1,0 +1,161 @@
+"""Groups of frames through latent grids: bytes, states, damage, and pictures as files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fieldpress.__main__ import main
+from fieldpress.fields import _native, codec, latent_codec, latent_image, latent_motion
+from fieldpress.fields.latent_codec import MOVING, STILL, LatentCodec, defaults
+from fieldpress.fields.latent_frame import psnr
+from fieldpress.fields.latent_weights import groups, quantise, read, restored, write
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(latent_codec.STEPS, "ultrafast", 24)
+    monkeypatch.setitem(latent_codec.STEPS, "fast", 120)
+
+
+def clip(count: int, height: int = 40, width: int = 52) -> np.ndarray:
+    """Smooth waves that move by 2 pixels a frame, with an edge."""
+    y, x = np.mgrid[0:height, 0:width].astype(float)
+    frames = []
+    for t in range(count):
+        a = 110 + 70 * np.sin((x + 2 * t) / 7) + 30 * np.cos(y / 5)
+        b = np.where(x + 2 * t > width / 2, 170, 60)
+        frames.append(np.stack([a, (a + b) / 2, b], -1))
+    return np.stack(frames).clip(0, 255).round().astype(np.uint8)
+
+
+def test_a_group_decodes_to_what_its_encoder_said() -> None:
+    frames = clip(3)
+    coder = LatentCodec("ultrafast", 1e-3)
+    told: list[tuple[str, float]] = []
+    payload, state = coder.encode(frames, progress=lambda *at: told.append(at))
+    found, after = LatentCodec().decode(payload, frames.shape[:3])
+    assert found.shape == frames.shape
+    assert np.array_equal(after.pixels, state.pixels)
+    assert torch.equal(after.flat, state.flat)
+    assert np.array_equal(after.latents, state.latents)
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    more, _ = coder.encode(clip(4)[3:], state)
+    tail, _ = LatentCodec().decode(more, (1, *frames.shape[1:3]), after)
+    assert psnr(tail[0], clip(4)[3]) > 15
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    frames = clip(2)
+    first, _ = LatentCodec("ultrafast", 1e-3, 3).encode(frames)
+    assert LatentCodec("ultrafast", 1e-3, 3).encode(frames)[0] == first
+    assert LatentCodec("ultrafast", 1e-3, 4).encode(frames)[0] != first
+
+
+def test_pixels_are_the_same_with_every_instruction_set() -> None:
+    frames, before = clip(2), _native.isa()
+    payload, _ = LatentCodec("ultrafast", 1e-3).encode(frames)
+    found = []
+    for name in _native.available_isas():
+        _native.set_isa(name)
+        found.append(LatentCodec().decode(payload, frames.shape[:3])[0])
+    _native.set_isa(before)
+    assert all(np.array_equal(found[0], other) for other in found)
+
+
+def test_a_larger_lagrangian_gives_fewer_bytes_and_less_quality() -> None:
+    frames, rows = clip(1), []
+    for lmbda in (1e-4, 3e-3):
+        payload, state = LatentCodec("fast", lmbda).encode(frames)
+        rows.append((len(payload), psnr(state.pixels, frames[0])))
+    assert rows[0][0] > rows[1][0]
+    assert rows[0][1] > rows[1][1]
+    assert rows[0][1] > 30
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 70), (65, 2)])
+def test_odd_sizes(size) -> None:
+    frames = clip(2, *size)
+    payload, state = LatentCodec("ultrafast", 1e-3).encode(frames)
+    assert np.array_equal(LatentCodec().decode(payload, frames.shape[:3])[0][-1], state.pixels)
+
+
+def test_damage_is_told_and_nothing_else_happens() -> None:
+    frames = clip(2)
+    payload, _ = LatentCodec("ultrafast", 1e-3).encode(frames)
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(payload), 40):
+        bad = bytearray(payload)
+        bad[at] ^= 1 << int(rng.integers(8))
+        try:
+            found, _ = LatentCodec().decode(bytes(bad), frames.shape[:3])
+        except ValueError as error:
+            assert "\n" not in str(error)
+        else:
+            assert found.shape == frames.shape
+    for cut in (0, 1, 4, 9, len(payload) // 2, len(payload) - 1):
+        with pytest.raises(ValueError, match="expected|damaged"):
+            LatentCodec().decode(payload[:cut], frames.shape[:3])
+    with pytest.raises(ValueError, match="expected"):
+        LatentCodec().decode(payload + b"x", frames.shape[:3])
+
+
+@pytest.mark.parametrize("design", [STILL, MOVING])
+def test_weights_come_back_and_the_priors_cost_little(design) -> None:
+    prior = defaults(design)
+    flat = prior + 0.05 * torch.randn(design.parameters, generator=torch.Generator().manual_seed(0))
+    coded = quantise(design, flat, prior, [7] * len(groups(design)), 0.0)
+    data = write(design, coded, prior)
+    found = restored(design, read(design, data, prior))
+    assert torch.equal(found, restored(design, coded))
+    assert float((found - flat).abs().max()) <= 2**-8 + 1e-6
+    still = write(design, quantise(design, prior, prior, [7] * len(groups(design)), 0.0), prior)
+    assert len(still) < 2 * len(groups(design)) + 16
+    assert sorted(int(i) for _, at in groups(design) for i in at) == list(range(design.parameters))
+
+
+def test_motion_is_found_and_comes_back() -> None:
+    now, before = clip(3)[2], clip(3)[1]
+    motion = latent_motion.find(now, before, 4)
+    assert np.array_equal(latent_motion.read(latent_motion.write(motion), *now.shape[:2]), motion)
+    moved = latent_motion.move(before, motion).mul(255).round().clamp(0, 255)
+    error = np.abs(moved.permute(1, 2, 0).numpy() - now).mean()
+    assert error < 0.5 * np.abs(now.astype(float) - before).mean()
+    assert (motion[1:-1, 1:-1, 1] == 8).mean() > 0.5  # 2 pixels to the right in the frame before.
+
+
+def test_no_motion_moves_nothing() -> None:
+    frame = clip(1)[0]
+    moved = latent_motion.move(frame, np.zeros(latent_motion.grid(*frame.shape[:2]), np.int32))
+    assert np.array_equal(moved.mul(255).round().permute(1, 2, 0).numpy(), frame)
+
+
+def test_a_picture_through_the_command(tmp_path, capsys) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    source, out = tmp_path / "a.png", tmp_path / "a.fpz"
+    pil.fromarray(clip(1)[0]).save(source)
+    argv = ["fit", "image", str(source), "-o", str(out), "--method", "latent"]
+    assert main([*argv, "--preset", "ultrafast", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["output_bytes"] == out.stat().st_size
+    model = codec.decode(out.read_bytes())
+    assert isinstance(model, latent_image.LatentImage)
+    assert psnr(model.pixels, clip(1)[0]) == pytest.approx(report["psnr"], abs=1e-3)
+    assert main(["info", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "image"
+    assert main(["decompress", str(out), "-o", str(tmp_path / "b.png")]) == 0
+    assert np.array_equal(np.array(pil.open(tmp_path / "b.png").convert("RGB")), model.pixels)
+    capsys.readouterr()
+    assert main([*argv, "--overwrite", "--preset", "balancing"]) == 2
+    assert main([*argv, "--overwrite", "--lambda", "0.1", "--target-bpp", "1"]) == 2
+
+
+def test_a_file_that_claims_too_much_is_refused() -> None:
+    data = latent_image.write(b"\x01", 60000, 60000, {})
+    with pytest.raises(ValueError, match="size"):
+        codec.decode(data, name="a.fpz")
