@@ -1,7 +1,8 @@
 """What every codec of video promises: groups of frames to bytes and back.
 
 A clip is cut into groups. A key group stands for itself; a delta group is coded against what the
-group before it left behind, its state. `fields/video.py` puts groups into a file and takes them out.
+group before it left behind, its state. `fields/video.py` puts groups into a file and takes them
+out.
 """
 
 from __future__ import annotations
