@@ -15,6 +15,7 @@ from .arguments import PATH, Device, Input, Json, Scene, finish, output_as
 from .console import Misuse, Progress, check_output, say
 from .many_verbs import batch, bench
 from .press_verbs import compress, convert, decompress
+from .video_verbs import fit_video
 
 DESCRIPTION = """Compress captured scenes, prove what was lost, look at them.
 
@@ -77,7 +78,7 @@ def fit_gaussians(
 
 
 def fit() -> None:
-    """Fit a model: `fit gaussians` or `fit nerf` to photographs, `fit image`, `fit sdf`."""
+    """Fit a model to photographs (gaussians, nerf), a picture, a mesh (sdf) or a video."""
     raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
 
 
@@ -244,7 +245,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
 
 
 FITS: dict[str, Callable[..., int | None]] = {  # fieldpress fit KIND
-    "gaussians": fit_gaussians, **field_verbs.FITS,
+    "gaussians": fit_gaussians, **field_verbs.FITS, "video": fit_video,
 }  # fmt: skip
 
 

@@ -172,8 +172,12 @@ def decode_fpz(data: bytes, name: str) -> Any:
     from .fields import codec as fields
     from .gaussians import codec as gaussians
 
-    is_field = kind_of(data, name=name) in fields.KINDS
-    return (fields if is_field else gaussians).decode(data, name=name)
+    kind = kind_of(data, name=name)
+    if kind == "video":
+        from .fields import video
+
+        return video.read(data, name=name)
+    return (fields if kind in fields.KINDS else gaussians).decode(data, name=name)
 
 
 def _read(found: Format, source: Path | bytes, name: str, frame: str | None) -> Any:
