@@ -28,13 +28,13 @@ OMEGA = 30.0  # Of the sine layers (Sitzmann et al. 2020).
 FREQUENCY = 100.0  # The base of the frame encoding.
 MAX_CHANNELS, MAX_HIDDEN, MAX_GROUP = 64, 1024, 64
 PATCH, SMALL_PATCH = 32, 16  # Pixels a side; the small one where frames have less than four.
-RATE = 0.02
+RATE = 0.1
 STEPS = {  # Of a key group and of those after it.
     "ultrafast": (200, 80), "superfast": (400, 150), "veryfast": (600, 250), "faster": (800, 350),
     "fast": (1000, 500), "medium": (1500, 750), "slow": (2500, 1200), "slower": (4000, 2000),
     "veryslow": (6000, 3000), "placebo": (12000, 6000),
 }  # fmt: skip
-DENSITY = 0.13  # Parameters a pixel of the group at LAMBDA; the paper's at 1080p.
+DENSITY = 0.3  # Parameters a pixel of the group at LAMBDA; the paper has 0.13 at 1080p.
 LAMBDA = 1e-3
 _HEAD = struct.Struct("<4sBBHB")  # b"NRV1", patch, channels, hidden, frames of the network.
 MAGIC = b"NRV1"
@@ -78,7 +78,7 @@ class Design:
         group, height, width = shape
         patch = PATCH if min(height, width) >= 4 * PATCH else SMALL_PATCH
         wanted = DENSITY * group * height * width * math.sqrt(LAMBDA / lmbda)
-        channels = max(2, min(16, 2 * round(math.sqrt(wanted / 4000))))
+        channels = max(4, min(16, 2 * round(math.sqrt(wanted / 20000))))
         hidden = round(wanted / (channels * patch**2 / 4))
         return Design(patch, channels, max(8, min(MAX_HIDDEN, hidden)), min(group, MAX_GROUP))
 
