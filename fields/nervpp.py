@@ -21,7 +21,7 @@ from . import weight_stream
 from .group_codec import Frames, Progress, State
 from .network import cosine_rate
 from .weight_fit import seeded_uniform
-from .weight_stream import PER_OCTAVE, Quantised, Shapes, quantise
+from .weight_stream import MAX_STEP, MIN_STEP, PER_OCTAVE, Quantised, Shapes, quantise
 
 MAGIC = b"NPP1"
 FREQUENCIES, GROWTH = 40, 1.25  # pi 1.25^i t.
@@ -32,7 +32,7 @@ LEAST_CHANNELS = 4
 MAX_CHANNELS, MAX_STEM, MAX_BLOCKS = 512, 512, 8
 KEEP = 0.4  # Of the parameters: the others are pruned.
 BITS = 6  # Of the largest magnitude of a tensor, and its sign.
-RATE, BETAS, WARM_UP = 5e-3, (0.5, 0.999), 0.2
+RATE, BETAS, WARM_UP = 1e-2, (0.5, 0.999), 0.2
 L1_SHARE = 0.7  # Of the loss; the rest is 1 - SSIM.
 TUNE_SHARE = 0.35  # Of the steps: fine-tuning after pruning.
 FRAMES_A_STEP = 2
@@ -238,17 +238,23 @@ def _fit(
 
 
 def _masks(params: list[Tensor]) -> list[Tensor]:
-    """1 for the largest magnitudes of all tensors together, and for all biases."""
-    flat = torch.cat([p.detach().abs().reshape(-1) for p in params if p.ndim > 1])
+    """1 for the largest of all tensors together, and for all biases.
+
+    Magnitudes count in spreads that their layer begins with: the paper's wide layers begin alike,
+    but in narrow ones the plain magnitude would take all of the first, and time with it.
+    """
+    scaled = [p.detach().abs() * math.sqrt(math.prod(p.shape[1:])) for p in params]
+    flat = torch.cat([s.reshape(-1) for s, p in zip(scaled, params, strict=True) if p.ndim > 1])
     least = flat.kthvalue(max(1, round((1 - KEEP) * len(flat)))).values
-    return [(p.detach().abs() > least).float() if p.ndim > 1 else torch.ones_like(p)
-            for p in params]  # fmt: skip
+    return [(s > least).float() if p.ndim > 1 else torch.ones_like(s)
+            for s, p in zip(scaled, params, strict=True)]  # fmt: skip
 
 
 def _step(values: Tensor) -> int:
     """The step at which the largest magnitude has BITS bits."""
     most = max(float(values.abs().max()), 1e-6)
-    return math.ceil(PER_OCTAVE * (math.log2(most) - math.log2(2**BITS - 1)))
+    found = math.ceil(PER_OCTAVE * (math.log2(most) - math.log2(2**BITS - 1)))
+    return min(max(found, MIN_STEP), MAX_STEP)
 
 
 def _rounded(params: list[Tensor], masks: list[Tensor], sizes: list[int]) -> list[Tensor]:

@@ -28,7 +28,8 @@ OMEGA = 30.0  # Of the sine layers (Sitzmann et al. 2020).
 FREQUENCY = 100.0  # The base of the frame encoding.
 MAX_CHANNELS, MAX_HIDDEN, MAX_GROUP = 64, 1024, 64
 PATCH, SMALL_PATCH = 32, 16  # Pixels a side; the small one where frames have less than four.
-RATE = 0.1
+RATE, DELTA_RATE = 0.1, 0.03  # Of key groups, and where there is a network to begin with.
+ROUNDED_SHARE = 0.4  # Of the steps.
 STEPS = {  # Of a key group and of those after it.
     "ultrafast": (200, 80), "superfast": (400, 150), "veryfast": (600, 250), "faster": (800, 350),
     "fast": (1000, 500), "medium": (1500, 750), "slow": (2500, 1200), "slower": (4000, 2000),
@@ -117,9 +118,9 @@ class NirvanaCodec:
             found = network(design, tensors, centers)[:, : 3 * len(frames)]
             return ((found - target).square() * inside).sum() / samples
 
-        steps = self._steps[0] if before is None else self._steps[1]
-        bit_cost = self._lmbda / math.prod(shape)
-        weights = fit.run(error, FitSettings(steps, RATE, 0.4, bit_cost), progress)
+        steps, rate = (self._steps[0], RATE) if before is None else (self._steps[1], DELTA_RATE)
+        settings = FitSettings(steps, rate, ROUNDED_SHARE, self._lmbda / math.prod(shape))
+        weights = fit.run(error, settings, progress)
         head = _HEAD.pack(MAGIC, design.patch, design.channels, design.hidden, design.group)
         payload = head + weight_stream.encode(weights, before)
         return payload, NirvanaState(design, weights)

@@ -25,7 +25,6 @@ from .weight_stream import (
     Shapes,
     quantise,
     split,
-    step_size,
 )
 
 FIRST_STEP = 1 / 16  # Of a tensor's spread.
@@ -132,11 +131,6 @@ class WeightFit:
         """The parameters as a file has them."""
         values = (self._theta * self._spread).detach().double().numpy()
         return quantise(values, self._steps(), tuple(self.shapes), self._before)
-
-
-def bits_per_step(steps: Sequence[int]) -> list[float]:
-    """The sizes of steps as numbers."""
-    return [step_size(k) for k in steps]
 
 
 def seeded_uniform(shape: tuple[int, ...], reach: float, rng: torch.Generator) -> Tensor:

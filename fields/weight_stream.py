@@ -130,9 +130,9 @@ def decode(data: bytes, shapes: Shapes, before: Quantised | None) -> Quantised:
     """The inverse of `encode`. Raises ValueError, in one line, for a damaged stream."""
     shapes, number = tuple(shapes), count(shapes)
     check_expansion(number, len(data))
-    if len(data) < _HEAD.size or data[0] > 1:
-        raise ValueError("weights: expected a stream of weights, got another")
-    differs, size = _HEAD.unpack_from(data)
+    differs, size = _HEAD.unpack_from(data) if len(data) >= _HEAD.size else (2, 0)
+    if differs > 1 or _HEAD.size + size > len(data):
+        raise ValueError(f"weights: expected a stream of weights, got {len(data)} other bytes")
     if differs and (before is None or before.shapes != shapes):
         raise ValueError("weights: differences, but of no network of this shape")
     if not differs:
