@@ -32,7 +32,7 @@ LEAST_CHANNELS = 4
 MAX_CHANNELS, MAX_STEM, MAX_BLOCKS = 512, 512, 8
 KEEP = 0.4  # Of the parameters: the others are pruned.
 BITS = 6  # Of the largest magnitude of a tensor, and its sign.
-RATE, BETAS, WARM_UP = 1e-2, (0.5, 0.999), 0.2
+RATE, BETAS, WARM_UP = 5e-3, (0.5, 0.999), 0.2
 L1_SHARE = 0.7  # Of the loss; the rest is 1 - SSIM.
 TUNE_SHARE = 0.35  # Of the steps: fine-tuning after pruning.
 FRAMES_A_STEP = 2
@@ -159,10 +159,12 @@ def _fitting(state: State, design: Design) -> Quantised | None:
 def new_weights(design: Design, seed: int) -> list[Tensor]:
     """Tensors as a network starts with: variance of He et al. 2015, biases 0."""
     rng = torch.Generator().manual_seed(seed)
-    return [
+    start = [
         seeded_uniform(s, math.sqrt(3 / math.prod(s[1:])) if len(s) > 1 else 0.0, rng)
         for s in design.shapes
     ]
+    start[-2] *= 0.1  # Where tanh is flat nothing is learned any more.
+    return start
 
 
 def times(frames: int) -> Tensor:
@@ -238,16 +240,17 @@ def _fit(
 
 
 def _masks(params: list[Tensor]) -> list[Tensor]:
-    """1 for the largest of all tensors together, and for all biases.
+    """1 for the largest of all tensors together; and for all biases, and what makes colours.
 
     Magnitudes count in spreads that their layer begins with: the paper's wide layers begin alike,
     but in narrow ones the plain magnitude would take all of the first, and time with it.
     """
     scaled = [p.detach().abs() * math.sqrt(math.prod(p.shape[1:])) for p in params]
-    flat = torch.cat([s.reshape(-1) for s, p in zip(scaled, params, strict=True) if p.ndim > 1])
+    pruned = [p.ndim > 1 and i < len(params) - 2 for i, p in enumerate(params)]
+    flat = torch.cat([s.reshape(-1) for s, p in zip(scaled, pruned, strict=True) if p])
     least = flat.kthvalue(max(1, round((1 - KEEP) * len(flat)))).values
-    return [(s > least).float() if p.ndim > 1 else torch.ones_like(s)
-            for s, p in zip(scaled, params, strict=True)]  # fmt: skip
+    return [(s > least).float() if p else torch.ones_like(s)
+            for s, p in zip(scaled, pruned, strict=True)]  # fmt: skip
 
 
 def _step(values: Tensor) -> int:

@@ -24,6 +24,8 @@ from .group_codec import Frames, Progress, State
 from .weight_fit import FitSettings, WeightFit, seeded_uniform
 from .weight_stream import Quantised, Shapes
 
+# First steps of each tensor: noise of those in a sine is noise of its phase.
+FINENESS = (512, 512, 32, 32, 16, 16, 16, 16, 16, 16)
 OMEGA = 30.0  # Of the sine layers (Sitzmann et al. 2020).
 FREQUENCY = 100.0  # The base of the frame encoding.
 MAX_CHANNELS, MAX_HIDDEN, MAX_GROUP = 64, 1024, 64
@@ -109,7 +111,7 @@ class NirvanaCodec:
         design = Design.for_clip(shape, self._lmbda) if state is None else state.design
         before = None if state is None else state.weights
         start, spreads = new_weights(design, self._seed)
-        fit = WeightFit(start, spreads, before)
+        fit = WeightFit(start, spreads, FINENESS, before)
         target = patches_of(frames, design.patch)
         inside = patches_of(np.full_like(frames, 255), design.patch, edge="constant")
         centers, samples = patch_centers(shape[1:], design.patch), frames.size
@@ -149,6 +151,7 @@ def new_weights(design: Design, seed: int) -> tuple[list[Tensor], list[float]]:
         weight = sine[i] if i < len(sine) else math.sqrt(3 / fan_in)
         reach += [weight, weight if i < 2 else 0.1]
     start = [seeded_uniform(s, r, rng) for s, r in zip(design.shapes, reach, strict=True)]
+    start[4] *= 0.2  # Else frames begin as noise that has to be unlearned: 2 dB after 250 steps.
     for bias in (5, 7, 9):
         start[bias].zero_()
     start[9] += 0.5  # Grey.

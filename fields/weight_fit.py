@@ -27,7 +27,7 @@ from .weight_stream import (
     split,
 )
 
-FIRST_STEP = 1 / 16  # Of a tensor's spread.
+BETAS = (0.9, 0.9)  # A short memory of squares: 3 dB more after 250 steps than with 0.99.
 STEP_RATE = 0.3  # Learning rates of log steps and log widths, of that of parameters.
 WIDTH_RATE = 1.0
 LEAST_PROBABILITY = 2.0**-50
@@ -54,18 +54,30 @@ class FitSettings:
 class WeightFit:
     """Parameters under training, all in one vector.
 
+    Args:
+        start: what a network without one before it begins with.
+        spreads: of each tensor, what its parameters differ by: the unit of learning rates.
+        fineness: how many steps make a spread at first.
+        before: the network to begin with instead, and to differ little from.
+
     Attributes:
         shapes: of the tensors.
     """
 
-    def __init__(self, start: Sequence[Tensor], spreads: Sequence[float], before: Quantised | None):
+    def __init__(
+        self,
+        start: Sequence[Tensor],
+        spreads: Sequence[float],
+        fineness: Sequence[int],
+        before: Quantised | None,
+    ) -> None:
         self.shapes: Shapes = tuple(tuple(t.shape) for t in start)
         self._before = before
         self._sizes = [t.numel() for t in start]
         self._spread = self._each(torch.tensor(spreads))
         flat = torch.cat([t.reshape(-1) for t in start]) if before is None else before.values()
         self._theta = (flat / self._spread).requires_grad_()
-        steps = [math.log2(FIRST_STEP * s) for s in spreads]
+        steps = [math.log2(s / n) for s, n in zip(spreads, fineness, strict=True)]
         if before is not None:
             steps = [k / PER_OCTAVE for k in before.steps]
         self._log_step = torch.tensor(steps).requires_grad_()
@@ -80,7 +92,7 @@ class WeightFit:
             {"params": [self._log_step], "scale": STEP_RATE},
             {"params": [self._log_width], "scale": WIDTH_RATE},
         ]
-        adam = torch.optim.Adam(groups, lr=settings.rate, betas=(0.9, 0.99), eps=1e-12)
+        adam = torch.optim.Adam(groups, lr=settings.rate, betas=BETAS, eps=1e-12)
         rng = torch.Generator().manual_seed(0)
         turn = settings.steps - max(1, round(settings.steps * settings.rounded_share))
         best, least = self._theta.detach().clone(), math.inf
