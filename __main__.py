@@ -16,6 +16,7 @@ from .console import Misuse, Progress, check_output, say
 from .many_verbs import batch, bench
 from .press_verbs import compress, convert, decompress
 from .quant import budget
+from .video_verbs import fit_video
 
 DESCRIPTION = """Compress captured scenes, prove what was lost, look at them.
 
@@ -79,7 +80,7 @@ def fit_gaussians(
 
 
 def fit() -> None:
-    """Fit a model: `fit gaussians` or `fit nerf` to photographs, `fit image`, `fit sdf`."""
+    """Fit a model to photographs (gaussians, nerf), a picture, a mesh (sdf) or a video."""
     raise Misuse(f"fit: expected one of {', '.join(FITS)} next; see fieldpress fit --help")
 
 
@@ -169,7 +170,8 @@ def view(
     """Look at scenes in the browser, two side by side: swipe, error map, live quality. Ctrl-C ends.
 
     Args:
-        sources: Scene files; the first is what the others are compared with.
+        sources: Scene files; the first is what the others are compared with. Or .fpz videos, and
+            beside them the clip that they were made of.
         scene: Posed photographs to jump to and compare with.
         downscale: Make those photographs this many times smaller, each way.
         host: Address to listen at; any but this machine's own asks browsers for a token.
@@ -177,20 +179,24 @@ def view(
         token: The token to ask for; made where one is needed.
         json_: Print one JSON object with the address on stdout, once the viewer is ready.
     """
-    from . import viewing
+    from . import clip_viewing, viewing
 
     if not sources:
         raise Misuse("view: expected scene files, got nothing")
     if not 0 <= port <= 65535:
         raise Misuse(f"--port: expected 0 to 65535, got {port}")
     with console.quiet_stdout() as out:
-        show = viewing.gather(sources, scene, downscale)
+        clips = clip_viewing.gather(sources)
+        show = None if clips else viewing.gather(sources, scene, downscale)
 
         def ready(url: str) -> None:
             say(f"open {url} in a browser; Ctrl-C ends")
             if json_:
                 console.print_json({"url": url, "version": __version__}, out)
 
+        if clips is not None:
+            return clip_viewing.view(clips, host=host, port=port, ready=ready)
+        assert show is not None
         viewing.view(show, host=host, port=port, token=token, log=say, ready=ready)
 
 
@@ -246,7 +252,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
 
 
 FITS: dict[str, Callable[..., int | None]] = {  # fieldpress fit KIND
-    "gaussians": fit_gaussians, **field_verbs.FITS,
+    "gaussians": fit_gaussians, **field_verbs.FITS, "video": fit_video,
 }  # fmt: skip
 
 

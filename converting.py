@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import __version__, models, remote
+from . import __version__, models, remote, video_jobs
 from .console import Misuse, Progress, check_output, say, sink
 from .gaussians.limits import within
 from .gaussians.model import SplatModel
@@ -133,6 +133,9 @@ def _convert_one(
     source: str, output: str, wanted: Wanted, overwrite: bool, progress: Progress
 ) -> dict[str, Any]:
     start = time.perf_counter()
+    clip = video_jobs.opened(source)
+    if clip is not None:
+        return video_jobs.export(clip, source, output, overwrite=overwrite)
     _check(output, overwrite)
     if output.lower().endswith(PAGE):
         return _paged(source, output, wanted)

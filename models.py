@@ -185,10 +185,14 @@ def decode_fpz(data: bytes, name: str) -> Any:
     from .fields import codec as fields
     from .gaussians import codec as gaussians
 
-    if kind_of(data, name=name) in bayes_codec.KINDS:
+    kind = kind_of(data, name=name)
+    if kind == "video":
+        from .fields import video
+
+        return video.read(data, name=name)
+    if kind in bayes_codec.KINDS:
         return bayes_codec.decode(data, name=name)
-    is_field = kind_of(data, name=name) in fields.KINDS
-    return (fields if is_field else gaussians).decode(data, name=name)
+    return (fields if kind in fields.KINDS else gaussians).decode(data, name=name)
 
 
 def _read(found: Format, source: Path | bytes, name: str, frame: str | None) -> Any:

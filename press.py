@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, field_jobs, models, remote
+from . import __version__, field_jobs, models, remote, video_jobs
 from .console import Progress, say, sink
 from .gaussians.codec import decode
 from .gaussians.compress import (
@@ -381,6 +381,9 @@ def evaluate_file(
     Of a field the report alone.
     """
     there = require(device)
+    clip = video_jobs.opened(source)
+    if clip is not None:
+        return video_jobs.evaluate_video(clip, source, reference)
     start = time.perf_counter()
     given = read_source(source)
     decode_seconds = time.perf_counter() - start
@@ -424,6 +427,9 @@ def describe(source: str) -> dict[str, Any]:
     file = TiledFile.open(source)
     if file is not None:
         return _describe_tiles(file)
+    clip = video_jobs.opened(source)
+    if clip is not None:
+        return video_jobs.describe(clip, source)
     given = read_source(source)
     is_field = given.model.kind != "gaussians"
     report = (field_jobs.describe if is_field else _describe_model)(given.model)
