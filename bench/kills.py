@@ -36,7 +36,7 @@ import torch
 from fuzz_targets import colmap, photographs, small
 from record import write
 
-from fieldpress import contenders, models, press, temporaries
+from fieldpress import console, contenders, models, press, temporaries
 from fieldpress.__main__ import main as fieldpress
 from fieldpress.gaussians import compress as pressing
 from fieldpress.gaussians import fit as fitting
@@ -139,13 +139,16 @@ def child(words: tuple[str, ...], folder: Path, kill_at: int | None) -> None:
 
     def hook(event: str, details: tuple) -> None:
         nonlocal count
-        if event == "os.listdir" and str(details[0]) in (".", str(folder)):
-            os.close(os.open(folder / "swept", os.O_CREAT))
         if event in EVENTS or (event == "open" and details[2] & WRITING):
             count += 1
             if count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    def swept(place: Path) -> None:
+        temporaries.sweep(place)
+        os.close(os.open(folder / "swept", os.O_CREAT))
+
+    console.sweep = swept
     sys.addaudithook(hook)
     with (folder / "log").open("w") as log:
         os.dup2(log.fileno(), 1)
