@@ -4,7 +4,7 @@ Builds `quant` four times ({baseline, AVX2 and FMA} x {-O1, -O3}). Each build, w
 threads, decodes every golden file and the scenes that are named, and encodes what it decoded again;
 SHA-256 of all tensors and files must be one. Writes bench/results/determinism.json.
 
-    python bench/determinism.py [--scenes fox angel | --scenes]     # none: golden files alone, for CI
+    python bench/determinism.py [--scenes [fox angel]]     # none named: golden files alone, for CI
 """
 
 from __future__ import annotations
