@@ -395,6 +395,43 @@ def test_resume_repeats_no_tile_and_gives_the_same_file(
         tiling.compress_tiles(source, str(output), settings, 900, Here(), resume=True)
 
 
+def test_no_seam_shows_where_tiles_meet(tmp_path: Path, quick: None, splat_ply, shell) -> None:
+    """Beside the cut the error is that of any other place, and all at once is tile by tile."""
+    model, output = shell(1600), tmp_path / "out.fpz"
+    settings = CompressSettings(target_db=32.0, effort="fast")
+    tiling.compress_tiles(str(splat_ply(model)), str(output), settings, 900, Here())
+    file = TiledFile.open(output)
+    assert file is not None
+    one, other = file.tiles
+    gaps = [max(b - c, a - d) for a, d, b, c in zip(
+        one.low, other.high, other.low, one.high, strict=True)]  # fmt: skip
+    axis = int(np.argmax(gaps))
+    low, high = (one, other) if one.high[axis] <= other.low[axis] else (other, one)
+    place = torch.zeros(3)
+    place[axis] = (low.high[axis] + high.low[axis]) / 2
+    # Cameras in the plane of the cut look along it: it is a line in the picture.
+    eye = torch.zeros(3)
+    eye[(axis + 1) % 3] = 3.0
+    up = [0.0, 0.0, 0.0]
+    up[(axis + 2) % 3] = 1.0
+    views = orbit((0.0, 0.0, 0.0), 3.0, 12, width=96, height=96, up=up)
+    distance = views.positions @ (place / place.norm() if place.norm() else eye)
+    views = views[distance.abs().argsort()[:2]]
+    truth, got = model.render(views), codec.decode(output.read_bytes()).render(views)
+    rows, columns = torch.meshgrid(torch.arange(96) + 0.5, torch.arange(96) + 0.5, indexing="ij")
+    for view, picture, wanted in zip(range(2), got, truth, strict=True):
+        K, pose = views.Ks[view], views.viewmats[view]
+        rays = torch.stack([(columns - K[0, 2]) / K[0, 0], (rows - K[1, 2]) / K[1, 1],
+                            torch.ones_like(rows)], -1) @ pose[:3, :3]  # fmt: skip
+        middle = views.positions[view] + 3.0 * rays  # Where rays are in the middle of the scene.
+        near = (middle[..., axis] - place[axis]).abs() < 0.12
+        seen = wanted.sum(-1) > 0.05
+        error = (picture - wanted).square().mean(-1)
+        assert (near & seen).sum() > 100
+        assert error[near & seen].mean() < 2 * error[~near & seen].mean()
+    torch.testing.assert_close(TiledModel(file, detail=1e9).render(views), got, atol=2e-5, rtol=0)
+
+
 def test_a_size_is_shared_among_tiles() -> None:
     whole = CompressSettings(target_bytes=1_000_000)
     goals = [tiling._goals(whole, share) for share in (0.25, 0.75)]
