@@ -5,6 +5,7 @@
 #   make lint    ruff and pyright
 #   make bench   every script of bench/
 #   make fuzz    every reader with mutated files, for FUZZ_SECONDS of the processor
+#   make determinism   the same bits from four builds, with one and two threads
 #   make kills   every verb that writes, killed KILLS times
 #   make sanitize   the native tests under ASan and UBSan, the threads under TSan
 #   make clean   forget the environments and the builds
@@ -23,7 +24,7 @@ SOURCES := $(NATIVE) pyproject.toml $(wildcard *.py */*.py */*.pyi viewer/*)
 # A checkout elsewhere on the path must not be the one that is tested.
 unexport PYTHONPATH
 
-.PHONY: demo test bench lint clean test-wheel fuzz sanitize kills
+.PHONY: demo test bench lint clean test-wheel fuzz kills determinism sanitize
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -52,6 +53,9 @@ fuzz: $(VENV)/installed $(VENV)/dev
 
 kills: $(VENV)/installed $(VENV)/dev
 	$(BIN)/python bench/kills.py --kills $(KILLS)
+
+determinism: $(VENV)/installed $(VENV)/dev
+	$(BIN)/python bench/determinism.py --scenes --name determinism_ci
 
 sanitize: $(VENV)/installed $(VENV)/dev
 	PYTHON=$(CURDIR)/$(BIN)/python bench/sanitize.sh

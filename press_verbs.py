@@ -38,6 +38,7 @@ def compress(
     finetune: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
     self_distil: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0,
     tiles: Annotated[int, tyro.conf.arg(metavar="GAUSSIANS")] = 0,
+    resume: bool = False,
     jobs: Annotated[int, WHERE, tyro.conf.arg(metavar="N")] = 1,
     ray: Annotated[str | None, WHERE, tyro.conf.arg(metavar="ADDRESS|local")] = None,
     device: Device = "cpu",
@@ -62,6 +63,7 @@ def compress(
         self_distil: Train on renders of the scene itself instead, no photographs needed.
         tiles: Cut a binary PLY of any size into spatial tiles of about so many Gaussians, each
             compressed by itself, in one file that is decoded by tile; 500000 is a good number.
+        resume: Go on from OUT.parts, which an interrupted --tiles leaves.
         jobs: Tiles at once, a process each.
         ray: A Ray cluster to press tiles on, or local to start one here.
         device: Where views are drawn; the rest of the work is the CPU's.
@@ -81,6 +83,8 @@ def compress(
         recipe = recipes.Recipe(settings, method, finetune, self_distil)
     except ValueError as error:
         raise Misuse(str(error)) from None
+    if resume and not tiles:
+        raise Misuse("--resume: goes with --tiles")
     if tiles:
         plain = recipe.plain and not scene and device == "cpu"
         if tiles < 1000 or output == "-" or source == "-" or not plain:
@@ -90,7 +94,9 @@ def compress(
         from .tiling import compress_tiles
 
         with console.quiet_stdout() as out, Progress() as progress, pool_of(jobs, ray) as pool:
-            report = compress_tiles(source, output, settings, tiles, pool, progress=progress)
+            report = compress_tiles(
+                source, output, settings, tiles, pool, progress=progress, resume=resume
+            )
         return finish(report, json_, out)
     with console.quiet_stdout() as out, Progress() as progress:
         report = press.compress_file(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,13 +13,14 @@ from .console import Progress
 from .gaussians import reduce
 from .gaussians.codec import decode
 from .gaussians.compress import CompressSettings, encode_to_goal, prepare, scene_views, set_aside
-from .gaussians.cut import Rows, cut
+from .gaussians.cut import Rows
 from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import FLOATS_WITHOUT_COLOR, SplatModel
 from .gaussians.ply import read_ply
 from .gaussians.sanitize import sanitize
 from .gaussians.tiles import Tile, TiledFile, file_blocks
 from .jobs import Policy, Pool, run_all
+from .tile_parts import Parts, about
 
 COARSER = 8  # Gaussians of a level for one of the next.
 ROUNDS = 4  # Of merging, which halves at most.
@@ -112,8 +112,11 @@ def compress_tiles(
     *,
     policy: Policy | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Compress a PLY of any size to one file of tiles, which appears when it is complete.
+
+    Tiles that are finished wait in OUT.parts, which stays where the job does not come to its end.
 
     Args:
         source: a binary PLY.
@@ -123,41 +126,43 @@ def compress_tiles(
         pool: where tiles are pressed; its machines see the output's folder, where tiles wait.
         policy: when one is tried again.
         progress: is told how far it is.
+        resume: go on from OUT.parts, which must be of the same input, settings and version.
 
     Raises:
         ValueError: for an input that cannot be cut, a goal that cannot be met, a tile that failed.
     """
     began = time.perf_counter()
     rows, path = Rows.open(source), Path(output)
+    parts = Parts(path.with_name(path.name + ".parts"))
     try:
-        scratch = tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-        )
+        parts.begin(about(rows, settings, most), resume)
+        cuts = parts.cuts(rows, most)
     except OSError as error:
         raise ValueError(f"{output}: cannot write: {error.strerror}") from None
-    with scratch as name:
-        folder = Path(name)
-        parts = cut(rows, folder, most)
-        cut_seconds = time.perf_counter() - began
-        tasks = [
-            TileTask(part.stem, part, _goals(settings, count / rows.count)) for part, count in parts
-        ]
-        done = _press(tasks, pool, folder, policy, progress)
-        tiles = [_tile(result["tile"]) for result in done.values()]
-        if not tiles:
-            raise ValueError(f"{source}: none of its {rows.count} Gaussians is finite and visible")
-        streams = {
-            (number, level): folder / f"{key}-{level}.fpz"
-            for number, key in enumerate(done)
-            for level in range(2)
-        }
-        header = {
-            "count_in": rows.count,
-            "seed": settings.seed,
-            "sh_degree": next(iter(done.values()))["sh_degree"],
-        }
-        models.write_atomic(path, file_blocks(header, tiles, streams))
+    cut_seconds = time.perf_counter() - began
+    tasks = [
+        TileTask(part.stem, part, _goals(settings, count / rows.count)) for part, count in cuts
+    ]
+    known = parts.finished([task.key for task in tasks])
+    done = _press(tasks, pool, parts, known, policy, progress)
+    tiles = [_tile(result["tile"]) for result in done.values()]
+    if not tiles:
+        parts.end()
+        raise ValueError(f"{source}: none of its {rows.count} Gaussians is finite and visible")
+    streams = {
+        (number, level): parts.stream(key, level)
+        for number, key in enumerate(done)
+        for level in range(2)
+    }
+    header = {
+        "count_in": rows.count,
+        "seed": settings.seed,
+        "sh_degree": next(iter(done.values()))["sh_degree"],
+    }
+    models.write_atomic(path, file_blocks(header, tiles, streams))
+    parts.end()
     return {
+        "resumed": len(known),
         **_sizes(rows, path),
         **_figures(list(done.values())),
         "cut_seconds": cut_seconds,
@@ -184,19 +189,23 @@ def _goals(settings: CompressSettings, share: float) -> tuple[CompressSettings, 
 def _press(
     tasks: list[TileTask],
     pool: Pool,
-    folder: Path,
+    parts: Parts,
+    known: Mapping[str, Mapping[str, Any]],
     policy: Policy | None,
     progress: Progress | None,
 ) -> dict[str, Mapping[str, Any]]:
-    """What tasks found, in their order; their streams are KEY-LEVEL.fpz in the folder."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for done in run_all(tasks, pool, folder, policy):
+    """What tasks found, in their order, those that are known among them."""
+    found: dict[str, Mapping[str, Any]] = dict(known)
+    left = [task for task in tasks if task.key not in known]
+    for done in run_all(left, pool, parts.folder, policy):
         task, result = done.task, done.outcome.result
         assert isinstance(task, TileTask)
         if result is None:
-            raise ValueError(f"tile {task.key}: {done.outcome.reason}")
-        for level, file in enumerate(result["files"]):
-            (done.place / file).rename(folder / f"{task.key}-{level}.fpz")
+            raise ValueError(
+                f"tile {task.key}: {done.outcome.reason} ({len(found)} of {len(tasks)} are "
+                f"finished: --resume goes on from {parts.folder.name})"
+            )
+        parts.keep(task.key, done.place, result)
         task.path.unlink(missing_ok=True)  # Disk is what a large scene lacks first.
         found[task.key] = result
         if progress is not None:

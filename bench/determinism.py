@@ -1,10 +1,10 @@
-"""Do the same bytes decode to the same tensors: by two builds, with one and two threads?
+"""Do the same bytes decode to the same tensors, and those encode to the same bytes, everywhere?
 
-Builds `quant` twice (plain, and with -O3 -mavx2 -mfma), encodes real scenes once, and compares
-SHA-256 of all decoded tensors between builds and thread counts. Writes
-bench/results/determinism.json.
+Builds `quant` four times ({baseline, AVX2 and FMA} x {-O1, -O3}). Each build, with one and with two
+threads, decodes every golden file and the scenes that are named, and encodes what it decoded again;
+SHA-256 of all tensors and files must be one. Writes bench/results/determinism.json.
 
-    python bench/determinism.py [--only fox angel]
+    python bench/determinism.py [--scenes [fox angel]]     # none named: golden files alone, for CI
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import nanobind
-import numpy as np
 from record import DATA, ROOT, write
 
 from fieldpress import models
@@ -27,40 +27,73 @@ from fieldpress.gaussians.importance import estimate, reference, to_classes
 from fieldpress.gaussians.sanitize import sanitize
 from scenes import SCENES
 
-BUILDS = {"baseline": "-O2", "avx2+fma": "-O3 -mavx2 -mfma"}
+BUILDS = {
+    f"{isa} {level}": (flags, level)
+    for isa, flags in (("baseline", ""), ("avx2+fma", "-mavx2 -mfma"))
+    for level in ("-O1", "-O3")
+}
 CHILD = """
-import hashlib, json, sys, torch
+import hashlib, itertools, json, sys
+import numpy as np
+import torch
 from pathlib import Path
-from fieldpress.gaussians.codec import decode
+from fieldpress import models
+from fieldpress.fields import codec as fields
+from fieldpress.gaussians.codec import Steps, encode
+from fieldpress.quant import container
+
+def tensors(model):
+    state = hashlib.sha256()
+    for name, tensor in model.tensors().items():
+        state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        state.update(tensor.contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+def again(model, data):
+    if model.kind not in fields.KINDS:
+        classes = (np.arange(len(model)) % 5).astype(np.int32)
+        return encode(model, classes, Steps())
+    layout = container.read(data).header["layout"]
+    keys = ("steps", "weight_steps", "head_steps")
+    steps = fields.Steps(*(tuple(layout.get(key, ())) for key in keys))
+    network = model.network
+    used = [(network.table[a:b] != 0).any(1).numpy()
+            for a, b in itertools.pairwise(network.encoding.first_rows)]
+    return fields.encode(model, steps, used)
+
 found = {}
-for path in sys.argv[1:]:
+for path in map(Path, sys.argv[1:]):
+    data = path.read_bytes()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        state = hashlib.sha256()
-        for tensor in decode(Path(path).read_bytes()).tensors().values():
-            state.update(tensor.contiguous().numpy().tobytes())
-        found[f"{Path(path).stem}/{threads}"] = state.hexdigest()
+        model = models.decode_fpz(data, path.name)
+        found[f"{path.name}/{threads}/decoded"] = tensors(model)
+        found[f"{path.name}/{threads}/encoded"] = hashlib.sha256(again(model, data)).hexdigest()
 print(json.dumps(found))
 """
 
 
-def build(flags: str, folder: Path) -> Path:
+def build(flags: str, level: str, folder: Path) -> Path:
     """A copy of the package whose `quant` was compiled with these flags; returns its parent."""
     package = folder / "fieldpress"
     skip = shutil.ignore_patterns(".*", "build", "tests", "bench", "dist", "demo-out")
     shutil.copytree(ROOT, package, ignore=skip)
     configure = [
         "cmake", "-S", str(ROOT), "-B", str(folder / "build"), f"-DCMAKE_CXX_FLAGS={flags}",
-        f"-DPython_EXECUTABLE={sys.executable}", f"-Dnanobind_DIR={nanobind.cmake_dir()}",
+        f"-DFIELDPRESS_OPTIMIZE={level}", f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dnanobind_DIR={nanobind.cmake_dir()}",
     ]  # fmt: skip
-    compile_ = ["cmake", "--build", str(folder / "build"), "-j", "2"]
+    compile_ = ["cmake", "--build", str(folder / "build"), "-j", "2", "--target", "quant_native"]
     for command in (configure, compile_):
         subprocess.run(command, check=True, capture_output=True)
-    for domain in ("quant", "render"):
-        for old in (package / domain).glob("_native*.so"):
-            old.unlink()
-        for made in (folder / "build" / domain).glob("_native*.so"):
-            shutil.copy(made, package / domain)
+    for old in (package / "quant").glob("_native*.so"):
+        old.unlink()
+    for made in (folder / "build" / "quant").glob("_native*.so"):
+        shutil.copy(made, package / "quant")
+    for domain in ("fields", "render"):  # An installed checkout has its modules elsewhere.
+        if not list((package / domain).glob("_native*.so")):
+            module = __import__(f"fieldpress.{domain}._native", fromlist=["_native"])
+            shutil.copy(str(module.__file__), package / domain)
     return folder
 
 
@@ -75,26 +108,38 @@ def encode_scene(name: str, folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=list(SCENES))
+    parser.add_argument("--scenes", nargs="*", default=list(SCENES))
+    parser.add_argument("--name", default="determinism", help="of the results' file")
     arguments = parser.parse_args()
+    files = sorted((ROOT / "tests" / "golden").rglob("*.fpz"))
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        files = [str(encode_scene(name, Path(scratch))) for name in arguments.only]
+        files += [encode_scene(name, Path(scratch)) for name in arguments.scenes]
         digests = {}
-        for name, flags in BUILDS.items():
-            parent = build(flags, Path(scratch) / name.replace("+", "_"))
-            child = [sys.executable, "-c", CHILD, *files]
+        for name, (flags, level) in BUILDS.items():
+            parent = build(flags, level, Path(scratch) / name.replace("+", "_").replace(" ", ""))
+            child = [sys.executable, "-c", CHILD, *map(str, files)]
             done = subprocess.run(
                 child, env={"PYTHONPATH": str(parent), "PATH": "/usr/bin:/bin"}, cwd=scratch,
-                capture_output=True, text=True, check=True,
+                capture_output=True, text=True, check=False,
             )  # fmt: skip
+            if done.returncode:
+                raise SystemExit(f"{name}: {done.stderr[-2000:]}")
             digests[name] = json.loads(done.stdout)
+            shutil.rmtree(parent)
     same = {}
-    for scene in arguments.only:
-        found = {d[f"{scene}/{threads}"] for d in digests.values() for threads in (1, 2)}
-        same[scene] = len(found) == 1
-        print(f"{scene:13s} {len(BUILDS)} builds x 2 thread counts: {len(found)} digest(s)")
-    print("wrote", write("determinism", {"builds": BUILDS, "same": same, "digests": digests}))
-    assert np.all(list(same.values())), "decoded tensors differ"
+    for path in files:
+        for what in ("decoded", "encoded"):
+            key = f"{path.name}/{{}}/{what}"
+            found = {d[key.format(threads)] for d in digests.values() for threads in (1, 2)}
+            same[f"{path.name}, {what}"] = len(found) == 1
+            print(f"{path.name:16s} {what}: {len(BUILDS)} builds x 2 thread counts, "
+                  f"{len(found)} digest(s)")  # fmt: skip
+    result = {"builds": list(BUILDS), "same": same, "digests": digests,
+              "seconds": time.perf_counter() - began}  # fmt: skip
+    print("wrote", write(arguments.name, result))
+    if not all(same.values()):
+        raise SystemExit("what is decoded or encoded differs")
 
 
 if __name__ == "__main__":

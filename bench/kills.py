@@ -34,9 +34,9 @@ from typing import Any
 
 import torch
 from fuzz_targets import colmap, photographs, small
-from record import write
+from record import RESULTS, machine, write
 
-from fieldpress import contenders, models, press, temporaries
+from fieldpress import console, contenders, models, press, temporaries
 from fieldpress.__main__ import main as fieldpress
 from fieldpress.gaussians import compress as pressing
 from fieldpress.gaussians import fit as fitting
@@ -82,19 +82,20 @@ JOBS: dict[str, Job] = {
                     ("c.fpz",), share=3),
     "convert": Job(("convert", "a.ply", "b.spz", "--overwrite"), ("b.spz",), share=3),
     "convert, a folder replaced": Job(("convert", "a.ply", "sog/meta.json", "--overwrite"), SOG,
-                                      share=6, before=("convert", "b.ply", "sog/meta.json")),
+                                      share=8, before=("convert", "b.ply", "sog/meta.json")),
     "decompress": Job(("decompress", "a.fpz", "-o", "d.glb", "--overwrite"), ("d.glb",), share=3),
     "export a page": Job(("decompress", "a.fpz", "-o", "p.html", "--overwrite"), ("p.html",)),
     "render": Job(("render", "a.fpz", "--orbit", "3", "-o", "frames"),
                   tuple(f"frames/{i:05d}.png" for i in range(3))),
     "fit gaussians": Job(("fit", "gaussians", "photos", "-o", "f.ply", "--steps", "60", "--budget",
-                          "100", "--overwrite"), ("f.ply",), resume=True, share=3),
+                          "100", "--overwrite"), ("f.ply",), resume=True, share=2),
     "fit image": Job(("fit", "image", "x.png", "-o", "i.fpz", "--steps", "60", "--overwrite"),
-                     ("i.fpz",), share=2),
+                     ("i.fpz",)),
     "batch": Job(("batch", "m.json", "-o", "batch"), (), resume=True, share=2,
                  kept=("batch/tasks/*.json", "batch/files/*/*")),
     "compress --tiles": Job(("compress", "big.ply", "-o", "t.fpz", "--tiles", "1000", "--effort",
-                             "fast", "--overwrite"), ("t.fpz",)),
+                             "fast", "--overwrite"), ("t.fpz",), resume=True,
+                            kept=("t.fpz.parts/*-*.fpz",)),
 }  # fmt: skip
 
 
@@ -139,13 +140,16 @@ def child(words: tuple[str, ...], folder: Path, kill_at: int | None) -> None:
 
     def hook(event: str, details: tuple) -> None:
         nonlocal count
-        if event == "os.listdir" and str(details[0]) in (".", str(folder)):
-            os.close(os.open(folder / "swept", os.O_CREAT))
         if event in EVENTS or (event == "open" and details[2] & WRITING):
             count += 1
             if count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    def swept(place: Path) -> None:
+        temporaries.sweep(place)
+        os.close(os.open(folder / "swept", os.O_CREAT))
+
+    console.sweep = swept
     sys.addaudithook(hook)
     with (folder / "log").open("w") as log:
         os.dup2(log.fileno(), 1)
@@ -213,8 +217,7 @@ def kill_job(job: Job, count: int, rng: random.Random) -> dict[str, Any]:
         code, seconds = run(job.words, folder)
         assert code == 0, (folder / "log").read_text()
         whole = state(folder, job.outputs) | kept(folder, job.kept)
-        whole = {key: value for key, value in whole.items() if key.startswith(("batch/files",))
-                 or not key.startswith("batch")}  # fmt: skip
+        whole = {key: value for key, value in whole.items() if "batch/tasks" not in key}
         events = int((folder / "events").read_text())
         found = {"kills": 0, "ran_to_the_end": 0, "damaged": 0, "lost": 0, "left": 0, "said": [],
                  "file_operations": events, "seconds": seconds}  # fmt: skip
@@ -238,7 +241,8 @@ def resuming(job: Job, folder: Path) -> tuple[str, ...]:
     """--resume where there is something to go on from."""
     if not job.resume:
         return ()
-    there = job.words[0] != "fit" or any(folder.glob("*.checkpoint"))
+    there = {"fit": "*.checkpoint", "compress": "*.parts/job.json"}.get(job.words[0], "*")
+    there = any(folder.glob(there))
     return ("--resume",) if there else ()
 
 
@@ -252,6 +256,8 @@ def fresh(job: Job, folder: Path, rng: random.Random) -> None:
     if job.resume and rng.random() < 0.3:
         for path in [*folder.glob("*.checkpoint"), *folder.glob("batch/tasks/*.json")]:
             path.unlink()
+        for path in folder.glob("*.parts"):
+            shutil.rmtree(path)
 
 
 def one_kill(job: Job, folder: Path, rng: random.Random, found: dict, before: dict, whole: dict,
@@ -284,6 +290,8 @@ def one_kill(job: Job, folder: Path, rng: random.Random, found: dict, before: di
                 if key in whole and whole[key] != value]  # fmt: skip
     damaged += [str(p) for p in folder.glob("batch/tasks/*.json") if not is_json(p)]
     lost = [key for key in finished if not (folder / key).is_file()]
+    if job.outputs and all((folder / name).is_file() for name in job.outputs):
+        lost = []  # They went into the whole.
     found["damaged"] += len(damaged)
     found["lost"] += len(lost)
     found["said"] += [f"damaged: {damaged}"] * bool(damaged) + [f"lost: {lost}"] * bool(lost)
@@ -326,7 +334,7 @@ def small_disk(folder: Path, size: int) -> Iterator[str]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def no_room(name: str, job: Job, place: Callable[[Path], Any], kind: str) -> dict[str, Any]:
+def no_room(job: Job, place: Callable[[Path], Any]) -> dict[str, Any]:
     """One line and exit code 1, and nothing left, where the output cannot be written."""
     with tempfile.TemporaryDirectory(prefix="kills-") as base:
         folder = Path(base)
@@ -342,7 +350,7 @@ def no_room(name: str, job: Job, place: Callable[[Path], Any], kind: str) -> dic
             left = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
         errors = [line for line in said if "error:" in line]
         good = code == 1 and len(errors) <= 1 and not any("Traceback" in line for line in said)
-        row = {"job": name, "kind": kind, "how": how, "code": code, "said": said[-1:], "left": left}
+        row = {"how": how, "code": code, "said": said[-1:], "left": left}
         return row | {"good": good and bool(said)}
 
 
@@ -374,24 +382,32 @@ def main() -> None:
     shares = sum(job.share for job in chosen.values())
     for module in MODULES:
         importlib.import_module(f"fieldpress.{module}")
-    rows, disks = {}, []
+    last = RESULTS / "kills.json"
+    known = json.loads(last.read_text()) if arguments.only and last.exists() else {}
+    rows, disks = known.get("jobs", {}), known.get("disks", {})
     for name, job in chosen.items():
         rng = random.Random(f"{name}/{arguments.seed}")
         count = -(-arguments.kills * job.share // shares)
-        rows[name] = kill_job(job, count, rng)
+        rows[name] = kill_job(job, count, rng) | {"commit": machine()["commit"]}
         print(name, rows[name], flush=True)
-    for name, job in chosen.items():
-        disks.append(no_room(name, job, lambda p: small_disk(p, 1), "full"))
-        print(disks[-1], flush=True)
-        disks.append(no_room(name, job, read_only, "read-only"))
-        print(disks[-1], flush=True)
+        disks[f"{name}, full"] = no_room(job, lambda p: small_disk(p, 1))
+        disks[f"{name}, read-only"] = no_room(job, read_only)
+        print(disks[f"{name}, full"], disks[f"{name}, read-only"], flush=True)
+        write("kills", totals(rows, disks) | {"seed": arguments.seed})
+    print(
+        {key: value for key, value in totals(rows, disks).items() if key not in ("jobs", "disks")}
+    )
+
+
+def totals(rows: dict[str, dict], disks: dict[str, dict]) -> dict[str, Any]:
     keys = ("kills", "damaged", "lost", "left")
-    result = {key: sum(row[key] for row in rows.values()) for key in keys}
-    result["resumed"] = all(row["resumed_to_the_same"] for row in rows.values())
-    result["disks_told_in_one_line"] = sum(row["good"] for row in disks)
-    result |= {"seed": arguments.seed, "jobs": rows, "disks": disks}
-    print({key: result[key] for key in (*keys, "resumed", "disks_told_in_one_line")}, len(disks))
-    print("wrote", write("kills", result))
+    return {
+        **{key: sum(row[key] for row in rows.values()) for key in keys},
+        "resumed_to_the_same": sum(row["resumed_to_the_same"] for row in rows.values()),
+        "disks_told_in_one_line": sum(row["good"] for row in disks.values()),
+        "jobs": rows,
+        "disks": disks,
+    }
 
 
 if __name__ == "__mp_main__":  # In the workers of batch and of tiles.

@@ -1,47 +1,50 @@
 #!/usr/bin/env bash
-# The native modules under AddressSanitizer and UndefinedBehaviorSanitizer, then their threads under
-# ThreadSanitizer: the whole native test suite, and every reader with mutated files.
+# The native modules under AddressSanitizer and UndefinedBehaviorSanitizer: the whole native test
+# suite and every reader with mutated files. Their thread pool under ThreadSanitizer, by a program of
+# its own, as Python and torch are full of races that are not ours.
 #
-#   bench/sanitize.sh [address,undefined|thread ...]     # both by default
-#
-# PYTHON names the interpreter; BUILDS where builds are kept; SECONDS_OF_FUZZ how long readers are
-# fed. Needs g++ with its sanitisers' libraries, cmake and ninja.
+# PYTHON names the interpreter, BUILDS where builds are kept, TESTS other tests (paths below tests/).
+# Needs g++ with its sanitisers' libraries, cmake and ninja; writes $BUILDS/asan.log, tsan.log.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-python}
+python=$(command -v "${PYTHON:-python}")
 builds=${BUILDS:-build/sanitize}
-# All that calls compiled code with values of its own; what trains for long is left out.
-tests=(
-  test_codec test_container test_encoding test_entropy test_entropy_arguments test_exact
-  test_image_field test_packed test_palette test_photometric test_prediction test_render
-  test_render_arguments test_render_backward test_render_statistics test_render_threads
-  test_quantisers test_golden test_fuzz
-)
+mkdir -p "$builds"
+builds=$(cd "$builds" && pwd)
+# All that hand values of their own to compiled code.
+tests=(${TESTS:-test_codec test_container test_encoding test_entropy test_entropy_arguments test_exact
+  test_fuzz test_golden test_image_field test_packed test_palette test_photometric test_prediction
+  test_quantisers test_render test_render_arguments test_render_backward test_render_statistics
+  test_render_threads test_sdf_field})
 
-for kind in "${@:-address,undefined}" ${1:-thread}; do
-  folder=$builds/${kind//,/-}
-  cmake -S . -B "$folder/build" -G Ninja -DFIELDPRESS_SANITIZE="$kind" -DFIELDPRESS_OPTIMIZE=-O1 \
-    -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
-    -Dnanobind_DIR="$("$python" -m nanobind --cmake_dir)" > /dev/null
-  cmake --build "$folder/build"
-  # A copy of the package around these modules, which the tests import instead of the checkout.
-  rm -rf "$folder/tree" && mkdir -p "$folder/tree/fieldpress"
-  cp -r ./*.py pyproject.toml bench fields gaussians quant render scenes tests viewer "$folder/tree/fieldpress/"
-  for domain in fields quant render; do
-    rm -f "$folder/tree/fieldpress/$domain"/_native*.so
-    cp "$folder/build/$domain"/_native*.so "$folder/tree/fieldpress/$domain/"
-  done
-  library=$(g++ -print-file-name=libasan.so)
-  [[ $kind == thread ]] && library=$(g++ -print-file-name=libtsan.so)
-  echo "== $kind"
-  # Python is full of blocks that live until the end: leaks are not looked for. Its allocator hides
-  # the ends of arrays: malloc is used. torch's C++ exceptions need libstdc++ before the sanitiser.
-  run=(env "LD_PRELOAD=$library $(g++ -print-file-name=libstdc++.so)" PYTHONMALLOC=malloc
-    "PYTHONPATH=$folder/tree" ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:detect_odr_violation=0
-    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-    "TSAN_OPTIONS=halt_on_error=1:report_bugs=1:suppressions=$PWD/bench/tsan.supp" "$python")
-  chosen=("${tests[@]}")
-  [[ $kind == thread ]] && chosen=(test_render_threads)
-  PYTHONPATH=$folder/tree "${run[@]}" -m pytest -q -x -p no:cacheprovider \
-    --rootdir="$folder/tree/fieldpress" "${chosen[@]/#/$folder/tree/fieldpress/tests/}"
+echo "== threads"
+flags=(-std=c++17 -O1 -g -pthread -Irender/native)
+g++ "${flags[@]}" -fsanitize=thread tests/native/pool_threads.cpp render/native/pool.cpp -o "$builds/pool"
+TSAN_OPTIONS=halt_on_error=1 "$builds/pool" 2>&1 | tee "$builds/tsan.log"
+if "$builds/pool" 1 race > "$builds/race.log" 2>&1 || ! grep -q "data race" "$builds/race.log"; then
+  echo "ThreadSanitizer does not see a race that is there"
+  exit 1
+fi
+
+echo "== memory and arithmetic"
+cmake -S . -B "$builds/address" -G Ninja -DFIELDPRESS_SANITIZE=address,undefined \
+  -DFIELDPRESS_OPTIMIZE=-O1 -DPython_EXECUTABLE="$python" \
+  -Dnanobind_DIR="$("$python" -m nanobind --cmake_dir)" > /dev/null
+cmake --build "$builds/address"
+# A copy of the package around these modules, which the tests import instead of the checkout.
+package=$builds/tree/fieldpress
+rm -rf "$builds/tree" && mkdir -p "$package"
+cp -r ./*.py pyproject.toml bench fields gaussians quant render scenes tests viewer "$package/"
+for domain in fields quant render; do
+  rm -f "$package/$domain"/_native*.so
+  cp "$builds/address/$domain"/_native*.so "$package/$domain/"
 done
+# Python's own blocks live until the end: leaks are not looked for. Its allocator hides the ends of
+# arrays: malloc is used. C++ exceptions need libstdc++ to be there before the sanitiser.
+export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)"
+export PYTHONMALLOC=malloc PYTHONPATH=$builds/tree
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:detect_odr_violation=0
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+cd "$builds"
+"$python" -m pytest -q -x -p no:cacheprovider --rootdir="$package" \
+  $(printf "$package/tests/%s.py " "${tests[@]}") 2>&1 | tee asan.log

@@ -259,11 +259,26 @@ def vector_quantiser(result: dict) -> list[str]:
 
 
 def fuzz(result: dict) -> list[str]:
-    outcomes = ", ".join(f"{count:,} {what}" for what, count in result["outcomes"].items())
+    rows = result["targets"].values()
+    read = sum(row["outcomes"].get("read", 0) for row in rows)
+    refused = sum(row["outcomes"].get("refused", 0) for row in rows)
     return [
-        f"Mutated files (`python bench/fuzz.py`): {result['count']:,} mutations, {outcomes}; "
-        f"slowest {result['slowest_decode_seconds']:.2f} s, peak memory "
-        f"{result['peak_rss_bytes'] / 1e6:.0f} MB. " + provenance(result)
+        f"Mutated inputs (`make fuzz`), checksums made right again: {result['inputs']:,} for "
+        f"{len(rows)} readers, {read:,} read, {refused:,} refused in one line; "
+        f"{result['crashes']} crashes, {result['hangs']} of more than "
+        f"{result['seconds_per_input']:g} s (slowest {result['slowest_seconds']:.2f} s), "
+        f"{result['allocations']} allocations beyond twice the limit of "
+        f"{result['limit_bytes'] / 2**20:.0f} MiB. " + provenance(result)
+    ]
+
+
+def kills(result: dict) -> list[str]:
+    return [
+        f"SIGKILL (`make kills`): {result['kills']} at random moments of {len(result['jobs'])} "
+        f"verbs: {result['damaged']} damaged outputs, {result['lost']} finished results lost, "
+        f"{result['left']} temporaries left behind by the next start; {len(result['disks'])} runs "
+        f"on full or read-only disks, {result['disks_told_in_one_line']} told in one line. "
+        + provenance(result)
     ]
 
 
@@ -304,6 +319,7 @@ def render() -> str:
         ("large", large),
         ("rate_control", rate_control),
         ("fuzz", fuzz),
+        ("kills", kills),
         ("encodings", field_tables.encodings),
         ("image_field", field_tables.images),
         ("neural_fields", field_tables.fields),

@@ -117,11 +117,18 @@ def _check_inside(entry: str, file: str) -> PurePosixPath:
 def _read_loose(folder: Path, file: str) -> Fetch:
     def fetch(entry: str) -> bytes:
         path = folder / _check_inside(entry, file)
-        if not path.is_file():
+        if not _is_file(path):
             raise ValueError(f"{file}: SOG file {entry!r:.80} is missing")
         return path.read_bytes()
 
     return fetch
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # A name that is too long, or holds a zero byte.
+        return False
 
 
 def _parse_json(data: bytes, file: str) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def _read_levels(meta: dict[str, Any], folder: Path, file: str) -> SplatModel:
     fetch = _read_loose(folder, file)
     for level, numbers in sorted(_files_by_level(meta, len(names), file).items()):
         wanted = [names[i] for i in sorted(numbers)]
-        present = [n for n in wanted if (folder / n).is_file()]
+        present = [n for n in wanted if _is_file(folder / n)]
         if not present:
             continue
         parts = []

@@ -1,6 +1,6 @@
 """Every reader with damaged and hostile files: a model or one line, nothing allocated or followed.
 
-bench/fuzz_formats.py does so a hundred thousand times a format; here are a few of each.
+bench/fuzz.py does so as long as one likes; here are a few of each.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress import press, tiling
+from fieldpress import models, press, tiling
 from fieldpress.console import Progress
 from fieldpress.converting import Wanted, convert
 from fieldpress.gaussians import codec, cut, ply
@@ -26,6 +26,7 @@ from fieldpress.quant import container
 from fieldpress.scenes import synthesise
 from fieldpress.scenes.cameras import Cameras
 from fieldpress.scenes.orbit import orbit
+from fieldpress.tile_parts import Parts
 
 # Cutting
 
@@ -341,18 +342,94 @@ def test_a_scene_is_pressed_by_tile_and_read_back(
     assert {p.name for p in tmp_path.iterdir()} == {"out.fpz", "again.fpz", "back.ply"}
 
 
-def test_a_tile_that_fails_leaves_nothing(tmp_path: Path, quick: None, splat_ply, shell) -> None:
+def test_a_tile_that_fails_leaves_the_others(tmp_path: Path, quick: None, splat_ply, shell) -> None:
     class Failing(Here):
         def start(self, task, place: Path) -> None:
             (place / "0.fpz").write_bytes(b"half")
             self.ended.append((task.key, Outcome(None, "the process was killed by signal 9")))
 
-    output = tmp_path / "out.fpz"
-    with pytest.raises(ValueError, match=r"tile 00000[01]: the process was killed by signal 9"):
-        tiling.compress_tiles(
-            str(splat_ply(shell(1600))), str(output), CompressSettings(), 900, Failing()
-        )
-    assert list(tmp_path.iterdir()) == []
+    source, output = splat_ply(shell(1600)), tmp_path / "out.fpz"
+    settings = CompressSettings(target_db=30.0, effort="fast")
+    said = r"tile 00000[01]: the process was killed by signal 9 \(0 of 2 are finished: --resume"
+    with pytest.raises(ValueError, match=said):
+        tiling.compress_tiles(str(source), str(output), settings, 900, Failing())
+    assert [p.name for p in tmp_path.iterdir()] == ["out.fpz.parts"]
+    with pytest.raises(ValueError, match=r"out.fpz.parts: these tiles are of another job: tiles"):
+        tiling.compress_tiles(str(source), str(output), settings, 800, Here(), resume=True)
+    tiling.compress_tiles(str(source), str(output), settings, 900, Here(), resume=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.fpz"]
+
+
+@pytest.mark.parametrize("when", ["pressed", "kept", "written"])
+def test_resume_repeats_no_tile_and_gives_the_same_file(
+    tmp_path: Path, quick: None, splat_ply, shell, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    source = str(splat_ply(shell(1600)))
+    settings = CompressSettings(target_db=30.0, effort="fast")
+    tiling.compress_tiles(source, str(tmp_path / "whole.fpz"), settings, 900, Here())
+    output, kept, write = tmp_path / "out.fpz", Parts.keep, models.write_atomic
+
+    def keep(self, key, place, result) -> None:
+        if when == "pressed":
+            raise KeyboardInterrupt
+        kept(self, key, place, result)
+        if when == "kept":
+            raise KeyboardInterrupt
+
+    def write_atomic(path, blocks) -> int:
+        if path == output:
+            raise KeyboardInterrupt
+        return write(path, blocks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "keep", keep)
+        patch.setattr(models, "write_atomic", write_atomic)
+        with pytest.raises(KeyboardInterrupt):
+            tiling.compress_tiles(source, str(output), settings, 900, Here())
+    assert not output.exists()
+    report = tiling.compress_tiles(source, str(output), settings, 900, Here(), resume=True)
+    assert report["resumed"] == {"pressed": 0, "kept": 1, "written": 2}[when]
+    assert output.read_bytes() == (tmp_path / "whole.fpz").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"out.fpz", "whole.fpz"}
+    with pytest.raises(ValueError, match="no tiles to resume from"):
+        tiling.compress_tiles(source, str(output), settings, 900, Here(), resume=True)
+
+
+def test_no_seam_shows_where_tiles_meet(tmp_path: Path, quick: None, splat_ply, shell) -> None:
+    """Beside the cut the error is that of any other place, and all at once is tile by tile."""
+    model, output = shell(1600), tmp_path / "out.fpz"
+    settings = CompressSettings(target_db=32.0, effort="fast")
+    tiling.compress_tiles(str(splat_ply(model)), str(output), settings, 900, Here())
+    file = TiledFile.open(output)
+    assert file is not None
+    one, other = file.tiles
+    gaps = [max(b - c, a - d) for a, d, b, c in zip(
+        one.low, other.high, other.low, one.high, strict=True)]  # fmt: skip
+    axis = int(np.argmax(gaps))
+    low, high = (one, other) if one.high[axis] <= other.low[axis] else (other, one)
+    place = torch.zeros(3)
+    place[axis] = (low.high[axis] + high.low[axis]) / 2
+    # Cameras in the plane of the cut look along it: it is a line in the picture.
+    eye = torch.zeros(3)
+    eye[(axis + 1) % 3] = 3.0
+    up = [0.0, 0.0, 0.0]
+    up[(axis + 2) % 3] = 1.0
+    views = orbit((0.0, 0.0, 0.0), 3.0, 12, width=96, height=96, up=up)
+    distance = views.positions @ (place / place.norm() if place.norm() else eye)
+    views = views[distance.abs().argsort()[:2]]
+    truth, got = model.render(views), codec.decode(output.read_bytes()).render(views)
+    rows, columns = torch.meshgrid(torch.arange(96) + 0.5, torch.arange(96) + 0.5, indexing="ij")
+    for view, picture, wanted in zip(range(2), got, truth, strict=True):
+        K, pose = views.Ks[view], views.viewmats[view]
+        rays = torch.stack([(columns - K[0, 2]) / K[0, 0], (rows - K[1, 2]) / K[1, 1],
+                            torch.ones_like(rows)], -1) @ pose[:3, :3]  # fmt: skip
+        middle = views.positions[view] + 3.0 * rays  # Where rays are in the middle of the scene.
+        near = (middle[..., axis] - place[axis]).abs() < 0.12
+        seen = wanted.sum(-1) > 0.05
+        error = (picture - wanted).square().mean(-1)
+        assert (near & seen).sum() > 100
+        assert error[near & seen].mean() < 2 * error[~near & seen].mean()
+    torch.testing.assert_close(TiledModel(file, detail=1e9).render(views), got, atol=2e-5, rtol=0)
 
 
 def test_a_size_is_shared_among_tiles() -> None:
