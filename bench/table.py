@@ -307,6 +307,7 @@ def render() -> str:
         ("encodings", field_tables.encodings),
         ("image_field", field_tables.images),
         ("neural_fields", field_tables.fields),
+        ("vq_nerf", field_tables.latent_fields),
     ):
         result = load(name)
         if result is not None:
