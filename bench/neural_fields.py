@@ -1,11 +1,13 @@
 """`fieldpress fit sdf` and `fit nerf` on the shared meshes and photographs, beside Draco.
 
-    python bench/neural_fields.py [--only NAME ...] [--keep DIR]
+    python bench/neural_fields.py [--only NAME ...] [--keep DIR [--reuse]]
 
 Runs the commands as a user does; what is measured is the decoded file. Photographs are made smaller
-so that this ends in minutes; rows of others than --only stay. Chamfer distances are of meshes by
-marching cubes, in edges of the cube. Draco (DracoPy, where it is installed) codes the same mesh at
-11 bits a coordinate and is decoded and measured too. Writes bench/results/neural_fields.json.
+so that this ends in minutes; rows of others than --only stay. `trained` goes through the rounding
+with the bits in the loss, to be compared with the field of as many steps without, not rounded.
+Chamfer distances are of meshes by marching cubes, in edges of the cube. Draco (DracoPy, where it is
+installed) codes the same mesh at 11 bits a coordinate and is decoded and measured too. --reuse
+takes files and reports that are in --keep. Writes bench/results/neural_fields.json.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from record import DATA, RESULTS, write
 from fieldpress import models
 from fieldpress.field_jobs import read_solid
 from fieldpress.fields.fit_sdf import Solid, chamfer
+from fieldpress.fields.levels import Encoding
 
 JOBS = {  # name -> kind, source, options
     "spot": ("sdf", "meshes/spot.obj", ["--steps", "800"]),
@@ -31,6 +34,10 @@ JOBS = {  # name -> kind, source, options
     "lego": (
         "nerf", "multiview/lego-nerf-synthetic",
         ["--downscale", "4", "--steps", "800", "--rays", "512"],
+    ),
+    "lego, trained": (
+        "nerf", "multiview/lego-nerf-synthetic",
+        ["--downscale", "4", "--steps", "800", "--rays", "512", "--rate-db", "0.0005"],
     ),
     "fox": (
         "nerf", "multiview/fox", ["--downscale", "6", "--steps", "1000", "--rays", "512"],
@@ -74,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=list(JOBS))
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--reuse", action="store_true")
     given = parser.parse_args()
     before = RESULTS / "neural_fields.json"
     rows = json.loads(before.read_text())["rows"] if before.exists() else []
@@ -84,10 +92,16 @@ def main() -> None:
             kind, source, options = JOBS[name]
             output = folder / f"{name}.fpz"
             row = {"name": name, "kind": kind, "options": options}
-            row |= run(kind, DATA / source, output, options)
+            beside = output.with_suffix(".json")
+            if not (given.reuse and beside.exists()):
+                beside.write_text(json.dumps(run(kind, DATA / source, output, options)))
+            row |= json.loads(beside.read_text())
             row |= {"input": source, "output": output.name}
             if kind == "sdf":
                 row |= meshes(DATA / source, output)
+            else:
+                encoding = Encoding.of(row["encoding"], 3)
+                row["fp16_table_bytes"] = 2 * encoding.rows * encoding.features
             rows.append(row)
             print(json.dumps({k: v for k, v in row.items() if k != "encoding"}), flush=True)
             write("neural_fields", {"rows": rows})

@@ -324,6 +324,7 @@ def render() -> str:
         ("image_field", field_tables.images),
         ("neural_fields", field_tables.fields),
         ("recombiner", field_tables.recombiner),
+        ("vq_nerf", field_tables.latent_fields),
     ):
         result = load(name)
         if result is not None:

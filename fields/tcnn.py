@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from .levels import Encoding
+from .network import Network
+from .tcnn_params import params_of
 
 WIDTHS = (16, 32, 64, 128)  # Neurons of a FullyFusedMLP.
-GROUP = 16  # Its inputs and outputs are filled up to whole groups.
 OTYPES = ("HashGrid", "DenseGrid")
 
 
@@ -49,7 +49,7 @@ def network(encoding: Encoding, table: Tensor, weights: Sequence[Tensor]) -> Any
         "n_neurons": len(weights[0]), "n_hidden_layers": len(weights) - 1,
     }  # fmt: skip
     theirs = module().NetworkWithInputEncoding(encoding.dims, len(weights[-1]), config, perceptron)
-    ours = parameters(table, weights)
+    ours = params_of(Network(encoding, table, tuple(weights)))
     if theirs.params.shape != ours.shape:
         raise ValueError(
             f"tinycudann: expected {len(ours)} parameters, got {list(theirs.params.shape)}"
@@ -57,16 +57,6 @@ def network(encoding: Encoding, table: Tensor, weights: Sequence[Tensor]) -> Any
     with torch.no_grad():
         theirs.params.copy_(ours)
     return theirs
-
-
-def parameters(table: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Its flat parameters: matrices [out, in] filled up with zeros, then rows, level by level."""
-    parts = []
-    for i, weight in enumerate(weights):
-        rows, columns = weight.shape
-        more_rows = -rows % GROUP if i == len(weights) - 1 else 0
-        parts.append(pad(weight.detach().float(), (0, -columns % GROUP, 0, more_rows)).flatten())
-    return torch.cat([*parts, table.detach().float().flatten()])
 
 
 def evaluate(

@@ -99,5 +99,5 @@ def test_an_import_that_fails_is_no_failure(
 
 def test_another_layout_is_refused(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = new_weights([ENCODING.width, 64, 3], 0)
-    with pytest.raises(ValueError, match="tinycudann: expected"):
+    with pytest.raises(ValueError, match="table: expected"):
         tcnn.network(ENCODING, new_table(ENCODING)[:-1], weights)
