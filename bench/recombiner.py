@@ -189,9 +189,9 @@ def ablation() -> dict[str, Any]:
     }
     data, tested, found = crops(TRAIN, CROPS), crops(TEST, TESTED, seed=5), {}
     for name, shape in cases.items():
-        learner = learn(Learner.new(shape, data), MIDDLE, STEPS)
+        learner = learn(Learner.new(shape, data), MIDDLE, 150)
         row = {"train_psnr": -10 * math.log10(learner.history[-1][1])}
-        found[name] = row | measured(Prior.of(learner), tested, LONG)
+        found[name] = row | measured(Prior.of(learner), tested, replace(LONG, steps=300, tuning=300))
         print(name, summary(found[name]), flush=True)
     return found
 
