@@ -42,6 +42,7 @@ RATES = (1600, 800, 400, 200)  # KL bits of a crop.
 MIDDLE = 800  # Of pictures in patches.
 RECOMBINER, COMBINER = Shape(), Shape(latents=0, mixing=False)
 SETTINGS = EncodeSettings(steps=150, tuning=250, rate=0.03)  # Of pictures in patches.
+MEDIUM = EncodeSettings(steps=300, tuning=300, rate=0.03)  # Of ablations.
 LONG = EncodeSettings(steps=400, tuning=400, rate=0.03)  # Of rates.
 CROPS, STEPS, MORE_STEPS, TESTED = 64, 200, 80, 10
 MORE_CROPS = 96  # Of rates.
@@ -191,7 +192,7 @@ def ablation() -> dict[str, Any]:
     for name, shape in cases.items():
         learner = learn(Learner.new(shape, data), MIDDLE, 150)
         row = {"train_psnr": -10 * math.log10(learner.history[-1][1])}
-        found[name] = row | measured(Prior.of(learner), tested, replace(LONG, steps=300, tuning=300))
+        found[name] = row | measured(Prior.of(learner), tested, MEDIUM)
         print(name, summary(found[name]), flush=True)
     return found
 
