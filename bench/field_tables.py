@@ -13,6 +13,9 @@ PEERS = {
 }
 
 
+SHOWN = (1, 10, 30, 70)  # Qualities of JPEG and WebP beside Bayesian fields.
+
+
 def encodings(result: dict) -> list[str]:
     """Times as fast; "torch" stands for whatever the peer was called."""
     tables = [
@@ -111,7 +114,7 @@ def recombiner(result: dict) -> list[str]:
         for row in result.get(name, {"result": []})["result"]
     ]
     for kind, found in result["peers"]["result"].items():
-        rows += [(f"{kind} {row['quality']}", row) for row in found if row["quality"] < 90]
+        rows += [(f"{kind} {row['quality']}", row) for row in found if row["quality"] in SHOWN]
     for name, row in rows:
         times = ("", "")
         if "encode_cpu_seconds" in row:

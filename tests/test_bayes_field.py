@@ -56,7 +56,7 @@ def waves(count: int, size: tuple[int, ...], channels: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def learned() -> Learner:
     start = Learner.new(TINY, waves(12, (16, 16), 3))
-    return learn(start, 250, 100)
+    return learn(start, 250, 60)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,10 @@ def prior(learned: Learner) -> Prior:
 
 def test_learning_steers_the_rate(learned: Learner) -> None:
     (_, first), (bits, last) = learned.history[0], learned.history[-1]
-    assert last < first / 2
-    further = learn(learned, 80, 60).history[-1]
-    assert bits < 500
-    assert further[0] < 0.7 * bits
-    assert further[1] > last
+    assert last < 0.7 * first
+    further = learn(learned, 60, 50)
+    assert further.history[-1][0] < 0.8 * bits
+    assert further.beta > 2 * learned.beta
 
 
 def test_a_prior_is_what_its_file_says(prior: Prior) -> None:
@@ -87,13 +86,13 @@ def test_a_prior_is_what_its_file_says(prior: Prior) -> None:
 
 def test_a_signal_survives_encoding(prior: Prior) -> None:
     signal = waves(14, (16, 16), 3)[12:]
-    index = encode_signals(prior, signal, EncodeSettings(60, 60))
+    index = encode_signals(prior, signal, EncodeSettings(30, 20))
     for one, truth in zip(index, signal, strict=True):
         data = bayes_codec.encode(BayesField(prior, (16, 16), one))
         found = bayes_codec.decode(data, prior=prior)
         assert isinstance(found, BayesField)
         assert float((found.signal() - truth).square().mean()) < 0.3 * float(truth.square().mean())
-    again = encode_signals(prior, signal, EncodeSettings(60, 60))
+    again = encode_signals(prior, signal, EncodeSettings(30, 20))
     assert all(np.array_equal(a["patch"], b["patch"]) for a, b in zip(index, again, strict=True))
 
 
@@ -102,10 +101,10 @@ def test_signals_of_other_dimensions(kind: str) -> None:
     """Sound, a picture of several patches in groups, and a clip, through the same calls."""
     shape = SHAPES[kind]
     size = tuple(n * (2 if kind != "video" else 1) for n in shape.patch)
-    signals = waves(8, size, shape.channels)
-    learner = learn(Learner.new(shape, signals), 200, 60)
+    signals = waves(4, size, shape.channels)
+    learner = learn(Learner.new(shape, signals), 200, 40)
     prior = Prior.of(learner, index_bits=10, budget=8.0)
-    index = encode_signals(prior, signals[:1], EncodeSettings(40, 20))[0]
+    index = encode_signals(prior, signals[:1], EncodeSettings(20, 10))[0]
     data = bayes_codec.encode(BayesField(prior, size, index))
     found = bayes_codec.decode(data, prior=read_prior(prior.data))
     assert isinstance(found, BayesField)
@@ -214,12 +213,12 @@ def test_the_command_learns_encodes_and_decodes(
     for number, wave in enumerate(waves(3, (32, 34), 3)):
         (folder / f"{number}.png").write_bytes(encode_png(wave + 0.5))
     prior, file = tmp_path / "prior.fpz", tmp_path / "a.fpz"
-    arguments = ["--crops", "4", "--steps", "60", "--kl-bits", "60", "--json"]
+    arguments = ["--crops", "3", "--steps", "40", "--kl-bits", "60", "--json"]
     method = ["--method", "combiner"]
     assert main(["fit", "prior", str(folder), "-o", str(prior), *method, *arguments]) == 0
     made = json.loads(capsys.readouterr().out)
     source = str(folder / "0.png")
-    call = ["fit", "image", source, "-o", str(file), *method, "--steps", "10"]
+    call = ["fit", "image", source, "-o", str(file), *method, "--steps", "4"]
     assert main([*call, "--prior", str(prior), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["prior"] == made["prior"]
