@@ -89,7 +89,8 @@ class LatentCodec:
     ) -> tuple[bytes, State]:
         """Bytes of a group [G, H, W, 3], and what decoding them leaves for the next group.
 
-        Without a state, the first frame stands alone. `progress` is told the stage and the share that is done.
+        Without a state, the first frame stands alone. `progress` is told the stage and the share
+        that is done.
         """
         _check_frames(frames)
         parts = [bytes([VERSION])]
@@ -109,7 +110,8 @@ class LatentCodec:
     ) -> tuple[bytes, State]:
         steps = STEPS[self.preset] if state is None else int(INTER_SHARE * STEPS[self.preset])
         schedule = Schedule(steps=steps, tail=max(20, steps // 10))
-        total = schedule.steps + schedule.tail + 1
+        total = schedule.steps + schedule.tail
+        height, width = frame.shape[:2]
 
         def watch(step: int, error: float, bits: float) -> None:
             if progress is not None:
@@ -120,15 +122,14 @@ class LatentCodec:
             data = encode_frame(
                 STILL, frame, Given(defaults(STILL)), lmbda, schedule, seed=self.seed, watch=watch
             )
-            return data, _after(decode_frame(STILL, data, *frame.shape[:2], Given(defaults(STILL))))
+            found = decode_frame(STILL, data, height, width, Given(defaults(STILL)))
+            return data, _after(found)
         price = max(1, round(MOTION_PRICE * self.lmbda**0.5 / 8))
         motion = latent_motion.find(frame, state.pixels, price)
         coded = latent_motion.write(motion)
         given = _given(state, motion)
-        data = encode_frame(
-            MOVING, frame, given, self.lmbda, schedule, seed=self.seed, watch=watch
-        )
-        found = decode_frame(MOVING, data, *frame.shape[:2], given)
+        data = encode_frame(MOVING, frame, given, self.lmbda, schedule, seed=self.seed, watch=watch)
+        found = decode_frame(MOVING, data, height, width, given)
         return _COUNT.pack(len(coded)) + coded + data, _leaning(found)
 
     def decode(

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from .latent_model import NETWORKS, Design
 from .latent_ops import (
-    UNIT_BITS, WEIGHT_BITS, Ints, decode_numbers, encode_numbers, tail_tables,
+    UNIT_BITS,
+    WEIGHT_BITS,
+    Ints,
+    decode_numbers,
+    encode_numbers,
+    tail_tables,
 )  # fmt: skip
 
 STEP_BITS = range(1, WEIGHT_BITS + 1)  # Steps are 2^-1 to 2^-10.
@@ -86,6 +91,7 @@ class Coded:
     numbers: list[Ints]
     codings: list[Coding]
     bits: float
+    dead: float = 0.0  # How much farther than half a step the prior's numbers reach.
 
 
 def quantise(
@@ -99,15 +105,13 @@ def quantise(
         numbers.append(found)
         codings.append(Coding(step, scale))
         total += cost
-    return Coded(numbers, codings, total)
+    return Coded(numbers, codings, total, dead)
 
 
 def restored(design: Design, coded: Coded) -> Tensor:
     """[P] float32 parameters of their numbers, exactly."""
     flat = torch.zeros(design.parameters)
-    for (_, at), numbers, coding in zip(
-        groups(design), coded.numbers, coded.codings, strict=True
-    ):
+    for (_, at), numbers, coding in zip(groups(design), coded.numbers, coded.codings, strict=True):
         flat[at] = torch.from_numpy(numbers).float() * 2.0**-coding.bits
     return flat
 
@@ -124,12 +128,13 @@ def search(
 
     Args:
         design: of the parameters.
-        flat: [P] parameters. prior: [P] those around which they are coded.
+        flat: [P] parameters.
+        prior: [P] those around which they are coded.
         loss: of parameters [P].
         cost: of a bit.
         start: bits of each group to begin with.
     """
-    best = list(start or [6] * len(groups(design)))
+    best = list(start or [8] * len(groups(design)))
     dead = 0.0
 
     def judged(bits: Sequence[int], dead: float) -> tuple[float, Coded]:
@@ -202,4 +207,3 @@ def integers(design: Design, flat: Tensor) -> Ints:
         ]  # fmt: skip
         found.append(torch.cat(units).to(torch.int32).numpy())
     return np.stack(found)
-
