@@ -122,40 +122,44 @@ def search(
     prior: Tensor,
     loss: Callable[[Tensor], float],
     cost: float,
-    start: Sequence[int] | None = None,
 ) -> Coded:
     """The steps of least loss plus `cost` times bits, one group after the other.
 
     Args:
         design: of the parameters.
         flat: [P] parameters.
-        prior: [P] those around which they are coded.
+        prior: [P] those around which they are coded, which stay where nothing is better.
         loss: of parameters [P].
         cost: of a bit.
-        start: bits of each group to begin with.
     """
-    best = list(start or [8] * len(groups(design)))
-    dead = 0.0
 
-    def judged(bits: Sequence[int], dead: float) -> tuple[float, Coded]:
-        coded = quantise(design, flat, prior, bits, dead)
+    def judged(values: Tensor, bits: Sequence[int], dead: float) -> tuple[float, Coded]:
+        coded = quantise(design, values, prior, bits, dead)
         return loss(restored(design, coded)) + cost * coded.bits, coded
 
-    least, kept = judged(best, dead)
+    best, dead = [min(8, finest(prior[at])) for _, at in groups(design)], 0.0
+    least, kept = judged(flat, best, dead)
     for _ in range(2):
         for k in range(len(best)):
             for way in (-1, 1):
                 while best[k] + way in STEP_BITS:
                     tried = [*best[:k], best[k] + way, *best[k + 1 :]]
-                    value, coded = judged(tried, dead)
+                    value, coded = judged(flat, tried, dead)
                     if value >= least:
                         break
                     least, kept, best = value, coded, tried
-        for wider in (0.15, 0.3, 0.5):
-            value, coded = judged(best, wider)
+        for wider in (0.15, 0.3, 0.5, 1.0, 2.0):
+            value, coded = judged(flat, best, wider)
             if value < least:
                 least, kept, dead = value, coded, wider
-    return kept
+    value, coded = judged(prior, [finest(prior[at]) for _, at in groups(design)], 0.0)
+    return coded if value < least else kept
+
+
+def finest(values: Tensor) -> int:
+    """The bits of the coarsest step of which all values are whole multiples, as near as can be."""
+    fits = (bits for bits in STEP_BITS if bool((values * 2.0**bits % 1 == 0).all()))
+    return next(fits, STEP_BITS[-1])
 
 
 def write(design: Design, coded: Coded, prior: Tensor) -> bytes:
