@@ -11,7 +11,7 @@ import numpy as np
 from . import __version__
 from .console import Progress, sink
 from .field_jobs import read_picture
-from .fields import codec, latent_image
+from .fields import latent_image
 from .fields.latent_codec import LatentCodec
 from .quant import container
 from .scenes import metrics
@@ -47,7 +47,7 @@ def fit_latent_image(
     with sink(output) as write:
         data = write(latent_image.write(payload, width, height, header))
         encode_seconds, start = time.perf_counter() - start, time.perf_counter()
-        model = codec.decode(data, name=output)
+        model = latent_image.read(container.read(data, name=output), output)
         decode_seconds = time.perf_counter() - start
         found, truth = model.picture(), picture.float() / 255
         quality = {

@@ -2,8 +2,8 @@
 
     python bench/image_codec.py [--side 256] [--steps 1500] [--only kodim23 ...]
 
-Pictures are square crops of the shared Kodak images (--side 0: all of them). Ours are real payloads,
-decoded again; peers are AVIF (Pillow, speed 2, 4:4:4), WebP (method 6), JPEG (4:4:4, optimised) and
+Pictures are square crops of the shared Kodak images (--side 0: all of them). Ours are payloads
+that were decoded again; peers are AVIF (Pillow, speed 2, 4:4:4), WebP (method 6), JPEG (4:4:4) and
 x265 intra (veryslow, tune psnr, 4:4:4, without its remarks). Bytes are those of the coded picture
 only: our payload, AVIF's `mdat`, x265's packets; JPEG and WebP count as files, their headers are
 small. PSNR is of RGB. Rates are compared by pchip BD-rates; negative: we take fewer bits. Writes

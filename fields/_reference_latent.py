@@ -47,12 +47,12 @@ class _Limited(torch.autograd.Function):
     """Clipped to OCTAVES; beyond them only gradients that lead back pass."""
 
     @staticmethod
-    def forward(ctx, octave):  # noqa: ANN001, ANN205
+    def forward(ctx, octave):
         ctx.save_for_backward(octave)
         return octave.clamp(*OCTAVES)
 
     @staticmethod
-    def backward(ctx, upstream):  # noqa: ANN001, ANN205
+    def backward(ctx, upstream):  # type: ignore[override]
         (octave,) = ctx.saved_tensors
         away = (octave < OCTAVES[0]) & (upstream > 0) | (octave > OCTAVES[1]) & (upstream < 0)
         return torch.where(away, 0 * upstream, upstream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +26,8 @@ STEPS = {  # Of a picture alone.
     "ultrafast": 60, "superfast": 120, "veryfast": 250, "faster": 500, "fast": 1000,
     "medium": 2000, "slow": 4000, "slower": 8000, "veryslow": 16000, "placebo": 40000,
 }  # fmt: skip
-INTER_SHARE = 0.25  # Steps of a picture that leans on another, of those of one alone.
+FIRST_SHARE, INTER_SHARE = 0.5, 0.25  # Of a picture's steps: the first that leans, and others.
+INTER_NET_RATE = 5e-3  # Networks of such a frame are good ones for the next, and changes cost bits.
 KEY_SHARE = 0.5  # Lagrangian of a picture that others lean on, of theirs.
 UNIT = 1 / 1024  # Of stored parameters.
 MOTION_PRICE = 3000.0  # Absolute differences a bit, at a Lagrangian of 1 for the squared error.
@@ -44,11 +45,13 @@ class State:
         pixels: [H, W, 3] the last frame.
         flat: [P] parameters of the last frame that leant on another, or the shipped ones.
         latents: [N] its latents, or zeros.
+        first: whether that frame stood alone.
     """
 
     pixels: Pixels
     flat: Tensor
     latents: Ints
+    first: bool
 
 
 @lru_cache(maxsize=2)
@@ -89,7 +92,8 @@ class LatentCodec:
     ) -> tuple[bytes, State]:
         """Bytes of a group [G, H, W, 3], and what decoding them leaves for the next group.
 
-        Without a state, the first frame stands alone. `progress` is told the stage and the share that is done.
+        Without a state, the first frame stands alone. `progress` is told the stage and the share
+        that is done.
         """
         _check_frames(frames)
         parts = [bytes([VERSION])]
@@ -107,9 +111,9 @@ class LatentCodec:
         leant_on: bool,
         progress: Callable[[float], None] | None,
     ) -> tuple[bytes, State]:
-        steps = STEPS[self.preset] if state is None else int(INTER_SHARE * STEPS[self.preset])
-        schedule = Schedule(steps=steps, tail=max(20, steps // 10))
-        total = schedule.steps + schedule.tail + 1
+        schedule = _schedule(STEPS[self.preset], state)
+        total = schedule.steps + schedule.tail
+        height, width = frame.shape[:2]
 
         def watch(step: int, error: float, bits: float) -> None:
             if progress is not None:
@@ -120,15 +124,14 @@ class LatentCodec:
             data = encode_frame(
                 STILL, frame, Given(defaults(STILL)), lmbda, schedule, seed=self.seed, watch=watch
             )
-            return data, _after(decode_frame(STILL, data, *frame.shape[:2], Given(defaults(STILL))))
+            found = decode_frame(STILL, data, height, width, Given(defaults(STILL)))
+            return data, _after(found)
         price = max(1, round(MOTION_PRICE * self.lmbda**0.5 / 8))
         motion = latent_motion.find(frame, state.pixels, price)
         coded = latent_motion.write(motion)
         given = _given(state, motion)
-        data = encode_frame(
-            MOVING, frame, given, self.lmbda, schedule, seed=self.seed, watch=watch
-        )
-        found = decode_frame(MOVING, data, *frame.shape[:2], given)
+        data = encode_frame(MOVING, frame, given, self.lmbda, schedule, seed=self.seed, watch=watch)
+        found = decode_frame(MOVING, data, height, width, given)
         return _COUNT.pack(len(coded)) + coded + data, _leaning(found)
 
     def decode(
@@ -165,6 +168,16 @@ class LatentCodec:
         return _leaning(decode_frame(MOVING, data[at:], height, width, given))
 
 
+def _schedule(steps: int, state: State | None) -> Schedule:
+    """The first leaning frame starts from shipped networks, and has to find its own."""
+    if state is None:
+        return Schedule(steps=steps, tail=max(20, steps // 10))
+    first = state.first
+    steps = int((FIRST_SHARE if first else INTER_SHARE) * steps)
+    schedule = Schedule(steps=steps, tail=max(20, steps // 8))
+    return schedule if first else replace(schedule, net_rate=INTER_NET_RATE, tail_rate=1e-3)
+
+
 def _given(state: State, motion: Ints) -> Given:
     return Given(state.flat, state.latents, latent_motion.move(state.pixels, motion))
 
@@ -173,11 +186,11 @@ def _after(frame: Frame) -> State:
     """Behind a picture that stands alone: its latents say little of the next one's."""
     height, width = frame.pixels.shape[:2]
     count = MOVING.grids(height, width).count
-    return State(frame.pixels, defaults(MOVING), np.zeros(count, np.int32))
+    return State(frame.pixels, defaults(MOVING), np.zeros(count, np.int32), first=True)
 
 
 def _leaning(frame: Frame) -> State:
-    return State(frame.pixels, frame.flat, frame.latents)
+    return State(frame.pixels, frame.flat, frame.latents, first=False)
 
 
 def _part(progress: Progress, number: int, count: int) -> Callable[[float], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -52,11 +53,18 @@ class Painter:
             self._stacks.append(torch.zeros(count + extra, *self.grids.size(level)))
         if guides is not None:
             self._stacks[0][-design.guides :] = guides
-        self._back = [torch.zeros_like(stack) for stack in self._stacks]
         self._outs = torch.zeros(3, height, width), torch.zeros(3, height, width)
-        self._out_back = torch.zeros(3, height, width)
         self._mix = _on(design.mix_shape, self._stacks[0])
         self._filter = _on(design.filter_shape, self._outs[0])
+
+    @cached_property
+    def _back(self) -> list[Tensor]:
+        """Gradients of the stacks."""
+        return [torch.zeros_like(stack) for stack in self._stacks]
+
+    @cached_property
+    def _out_back(self) -> Tensor:
+        return torch.zeros_like(self._outs[0])
 
     def paint(self, latents: Tensor, flat: Tensor) -> Tensor:
         """[3, H, W] about 0..1 of latents [N] and parameters [P]; overwritten by the next call."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import _native
 from .latent_engine import Engine
+from .latent_weights import Coded, quantise, restored, search
 from .soap import Soap
 
 Watch = Callable[[int, float, float], None]  # step, mean squared error, bits
@@ -33,10 +34,10 @@ class Schedule:
     tail: int = 200
     latent_rate: float = 0.12
     net_rate: float = 0.01
-    tail_rate: float = 1e-3
+    tail_rate: float = 2e-3
     temperature: tuple[float, float] = (0.35, 0.08)
     noise: tuple[float, float] = (0.22, 0.15)
-    pull: float = 0.3
+    pull: float = 1.5
 
 
 class _Adam:
@@ -101,30 +102,42 @@ def fit(
         flat.lerp_(start, schedule.pull * schedule.net_rate * cosine)
         if watch:
             watch(step, error, bits)
-    return _tail(engine, latents.round_(), flat, lmbda, schedule, watch)
+    return latents.round_(), flat
 
 
-def _tail(
+def settle(
     engine: Engine,
     latents: Tensor,
     flat: Tensor,
+    prior: Tensor,
     lmbda: float,
     schedule: Schedule,
-    watch: Watch | None,
-) -> tuple[Tensor, Tensor]:
-    """Networks alone, on latents as they are coded; the best of all steps."""
-    best, kept = math.inf, flat.clone()
-    grad = torch.zeros_like(flat)
-    soap = Soap(flat, engine.design.matrices)
-    for step in range(schedule.tail + 1):
-        error, bits, _ = engine.gradients(latents, flat, lmbda, grad)
-        loss = error + lmbda * bits / engine.pixels
-        if loss < best:
-            best, kept = loss, flat.clone()
-        soap.step(grad, schedule.tail_rate * (1 - step / (schedule.tail + 1)))
+    watch: Watch | None = None,
+) -> Coded:
+    """Parameters as they are coded: steps are searched, then values trained through the rounding.
+
+    Latents are whole numbers already. The least loss of all steps is kept, the bits of the
+    parameters in it; the gradient goes straight through (Bengio et al. 2013).
+    """
+    design, cost = engine.design, lmbda / engine.pixels
+
+    def loss(parameters: Tensor) -> float:
+        error, bits = engine.losses(latents, parameters)
+        return error + cost * bits
+
+    kept = search(design, flat, prior, loss, cost)
+    least, flat, grad = math.inf, flat.clone(), torch.zeros_like(flat)
+    steps, soap = [coding.bits for coding in kept.codings], Soap(flat, design.matrices)
+    for step in range(schedule.tail):
+        coded = quantise(design, flat, prior, steps, kept.dead)
+        error, bits, _ = engine.gradients(latents, restored(design, coded), lmbda, grad)
+        total = error + cost * (bits + coded.bits)
+        if total < least:
+            least, kept = total, coded
+        soap.step(grad, schedule.tail_rate * (1 - step / schedule.tail))
         if watch:
             watch(schedule.steps + step, error, bits)
-    return latents, kept
+    return kept
 
 
 def _between(ends: tuple[float, float], part: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import latent_weights
 from .latent_engine import Engine, Painter, gain_for
-from .latent_fit import Schedule, Watch, fit
+from .latent_fit import Schedule, Watch, fit, settle
 from .latent_model import Design
 from .latent_ops import Ints, decode_planes, encode_planes
 
@@ -74,12 +74,7 @@ def encode_frame(
     engine = Engine(painter, target, before)
     begin = given.prior if start is None else start
     latents, flat = fit(engine, begin, lmbda, schedule, seed=seed, watch=watch)
-
-    def loss(parameters: Tensor) -> float:
-        error, bits = engine.losses(latents, parameters)
-        return error + lmbda * bits / engine.pixels
-
-    coded = latent_weights.search(design, flat, given.prior, loss, lmbda / engine.pixels)
+    coded = settle(engine, latents, flat, given.prior, lmbda, schedule, watch)
     weights = latent_weights.write(design, coded, given.prior)
     symbols = latents.to(torch.int32).numpy()
     parameters = latent_weights.integers(design, latent_weights.restored(design, coded))
@@ -95,7 +90,7 @@ def decode_frame(design: Design, data: bytes, height: int, width: int, given: Gi
     gain, size = _HEAD.unpack_from(data)
     size += _HEAD.size
     if gain > 63 or size > len(data):
-        raise ValueError(f"head: expected a gain below 64 and {size} bytes, got {gain}, {len(data)}")
+        raise ValueError(f"head: expected a gain below 64, {size} bytes; got {gain}, {len(data)}")
     coded = latent_weights.read(design, data[_HEAD.size : size], given.prior)
     flat = latent_weights.restored(design, coded)
     grids = design.grids(height, width)
@@ -123,4 +118,3 @@ def psnr(a: Pixels, b: Pixels) -> float:
 
 def _buffer(symbols: Ints, before: Ints | None) -> Ints:
     return symbols.copy() if before is None else np.concatenate([symbols, before])
-

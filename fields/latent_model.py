@@ -28,7 +28,7 @@ CUBIC = (-0.0234375, 0.2265625, 0.8671875, -0.0703125)  # Keys 1981, a quarter o
 
 @dataclass(frozen=True)
 class Grids:
-    """The pyramid of a picture: `levels` sizes, halved each time, the finest `first` without latents.
+    """The pyramid of a picture: `levels` sizes, each half the last, the `first` without latents.
 
     Latents lie in one flat buffer, the coarsest grid first, as they are coded.
     """

@@ -20,7 +20,8 @@ def find(now: Pixels, before: Pixels, price: int) -> Ints:
     """[rows, columns, 2] vectors of blocks, dy and dx in quarters of a pixel.
 
     Args:
-        now, before: frames [H, W, 3].
+        now: frame [H, W, 3].
+        before: the frame [H, W, 3] that it is to be made of.
         price: of a bit, in absolute differences of one grey level.
     """
     motion = np.zeros(grid(*now.shape[:2]), np.int32)

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from .latent_model import NETWORKS, Design
 from .latent_ops import (
-    UNIT_BITS, WEIGHT_BITS, Ints, decode_numbers, encode_numbers, tail_tables,
+    UNIT_BITS,
+    WEIGHT_BITS,
+    Ints,
+    decode_numbers,
+    encode_numbers,
+    tail_tables,
 )  # fmt: skip
 
 STEP_BITS = range(1, WEIGHT_BITS + 1)  # Steps are 2^-1 to 2^-10.
@@ -86,6 +91,7 @@ class Coded:
     numbers: list[Ints]
     codings: list[Coding]
     bits: float
+    dead: float = 0.0  # How much farther than half a step the prior's numbers reach.
 
 
 def quantise(
@@ -99,15 +105,13 @@ def quantise(
         numbers.append(found)
         codings.append(Coding(step, scale))
         total += cost
-    return Coded(numbers, codings, total)
+    return Coded(numbers, codings, total, dead)
 
 
 def restored(design: Design, coded: Coded) -> Tensor:
     """[P] float32 parameters of their numbers, exactly."""
     flat = torch.zeros(design.parameters)
-    for (_, at), numbers, coding in zip(
-        groups(design), coded.numbers, coded.codings, strict=True
-    ):
+    for (_, at), numbers, coding in zip(groups(design), coded.numbers, coded.codings, strict=True):
         flat[at] = torch.from_numpy(numbers).float() * 2.0**-coding.bits
     return flat
 
@@ -118,39 +122,44 @@ def search(
     prior: Tensor,
     loss: Callable[[Tensor], float],
     cost: float,
-    start: Sequence[int] | None = None,
 ) -> Coded:
     """The steps of least loss plus `cost` times bits, one group after the other.
 
     Args:
         design: of the parameters.
-        flat: [P] parameters. prior: [P] those around which they are coded.
+        flat: [P] parameters.
+        prior: [P] those around which they are coded, which stay where nothing is better.
         loss: of parameters [P].
         cost: of a bit.
-        start: bits of each group to begin with.
     """
-    best = list(start or [6] * len(groups(design)))
-    dead = 0.0
 
-    def judged(bits: Sequence[int], dead: float) -> tuple[float, Coded]:
-        coded = quantise(design, flat, prior, bits, dead)
+    def judged(values: Tensor, bits: Sequence[int], dead: float) -> tuple[float, Coded]:
+        coded = quantise(design, values, prior, bits, dead)
         return loss(restored(design, coded)) + cost * coded.bits, coded
 
-    least, kept = judged(best, dead)
+    best, dead = [min(8, finest(prior[at])) for _, at in groups(design)], 0.0
+    least, kept = judged(flat, best, dead)
     for _ in range(2):
         for k in range(len(best)):
             for way in (-1, 1):
                 while best[k] + way in STEP_BITS:
                     tried = [*best[:k], best[k] + way, *best[k + 1 :]]
-                    value, coded = judged(tried, dead)
+                    value, coded = judged(flat, tried, dead)
                     if value >= least:
                         break
                     least, kept, best = value, coded, tried
-        for wider in (0.15, 0.3, 0.5):
-            value, coded = judged(best, wider)
+        for wider in (0.15, 0.3, 0.5, 1.0, 2.0):
+            value, coded = judged(flat, best, wider)
             if value < least:
                 least, kept, dead = value, coded, wider
-    return kept
+    value, coded = judged(prior, [finest(prior[at]) for _, at in groups(design)], 0.0)
+    return coded if value < least else kept
+
+
+def finest(values: Tensor) -> int:
+    """The bits of the coarsest step of which all values are whole multiples, as near as can be."""
+    fits = (bits for bits in STEP_BITS if bool((values * 2.0**bits % 1 == 0).all()))
+    return next(fits, STEP_BITS[-1])
 
 
 def write(design: Design, coded: Coded, prior: Tensor) -> bytes:
@@ -202,4 +211,3 @@ def integers(design: Design, flat: Tensor) -> Ints:
         ]  # fmt: skip
         found.append(torch.cat(units).to(torch.int32).numpy())
     return np.stack(found)
-

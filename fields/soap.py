@@ -1,4 +1,4 @@
-"""SOAP (Vyas et al. 2024): Adam in the eigenbasis of Shampoo's preconditioner, for small matrices."""
+"""SOAP (Vyas et al. 2024): Adam in the eigenbasis of Shampoo, for small matrices."""
 
 from __future__ import annotations
 

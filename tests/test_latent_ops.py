@@ -11,7 +11,13 @@ import torch
 from fieldpress.fields import _native
 from fieldpress.fields import _reference_latent as twin
 from fieldpress.fields.latent_ops import (
-    Plane, Shape, decode_numbers, decode_planes, encode_numbers, encode_planes, tail_tables,
+    Plane,
+    Shape,
+    decode_numbers,
+    decode_planes,
+    encode_numbers,
+    encode_planes,
+    tail_tables,
 )  # fmt: skip
 
 TAPS = ((0, 0, -1), (0, -1, 0), (0, -1, 2), (0, -3, -2), (1, 0, 0), (1, 1, 0), (1, -1, -1))
@@ -40,7 +46,9 @@ def parameters(shape: Shape, seed: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("layers", "outputs", "replicate"), [(0, 3, True), (1, 3, True), (2, 2, False)])
+@pytest.mark.parametrize(
+    ("layers", "outputs", "replicate"), [(0, 3, True), (1, 3, True), (2, 2, False)]
+)
 def test_slide_and_its_gradients_are_the_twins(isa, size, layers, outputs, replicate) -> None:
     planes, buffer = pyramid(*size)
     shape = Shape(TAPS, layers, 12, outputs, replicate)
@@ -121,7 +129,7 @@ def test_decoding_arithmetic_is_the_same_bits_with_every_instruction_set() -> No
     assert all(torch.equal(a, b) for one in found for a, b in zip(found[0], one, strict=True))
 
 
-def coded(size: tuple[int, int], seed: int = 0):  # noqa: ANN201
+def coded(size: tuple[int, int], seed: int = 0):
     planes, _ = pyramid(*size)
     rng = np.random.default_rng(seed)
     shape = Shape(TAPS, 2, 16, 2)
@@ -190,7 +198,8 @@ def test_damage_is_told() -> None:
 @pytest.mark.parametrize(
     ("planes", "taps", "what"),
     [([(0, 0, 4, 0)], [(0, 0, -1)], "planes"), ([(0, 4, 4, 0)], [(1, 0, -1)], "taps"),
-     ([(0, 4, 4, 0)], [(0, 0, -9)], "taps"), ([(0, 4, 4, 0), (0, 1, 1, 1)], [(0, 0, -1)], "planes")],
+     ([(0, 4, 4, 0)], [(0, 0, -9)], "taps"),
+     ([(0, 4, 4, 0), (0, 1, 1, 1)], [(0, 0, -1)], "planes")],
 )  # fmt: skip
 def test_impossible_networks_are_refused(planes, taps, what) -> None:
     with pytest.raises(ValueError, match=what):
