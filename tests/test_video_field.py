@@ -189,8 +189,8 @@ def test_weights_are_the_same_again():
 
 
 def test_weights_beside_another_network_are_the_smaller_of_both():
-    far = network(5, None, 0.01)
-    near = network(6, far, 30.0)
+    far, alone = network(5, None, 30.0), network(6)
+    near = quantise(alone.values().double().numpy(), alone.steps, SHAPES, far)
     data = weight_stream.encode(near, far)
     assert data == weight_stream.encode(near, None)
     found = weight_stream.decode(data, SHAPES, far)  # It has moved, though it is coded by itself.
