@@ -4,8 +4,9 @@
 
 Rates are the bytes of packets of the peers and of the whole .fpz file of ours; every file is
 decoded before it is measured. The peers run on one thread, tuned for PSNR, with one key frame, as
-ours have: in 4:2:0, for figures in YUV, and in 4:4:4, for figures in RGB. Their frames come from
-and go to RGB by `scenes/yuv.py`. What was measured before of other clips and methods is kept.
+ours have, and without the options that they write into their streams: in 4:2:0, for figures in
+YUV, and in 4:4:4, for figures in RGB. Their frames come from and go to RGB by `scenes/yuv.py`.
+What was measured before of other clips and methods is kept.
 Writes bench/results/video.json, video.svg and video_compressai.json (CompressAI's layout).
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,7 +33,7 @@ class Peer:
         if self.encoder == "libx264":
             return {**found, "tune": "psnr", "threads": "1", "g": str(frames)}
         if self.encoder == "libx265":
-            detail = f"pools=none:frame-threads=1:log-level=none:keyint={frames}"
+            detail = f"pools=none:frame-threads=1:log-level=none:info=0:keyint={frames}"
             return {**found, "tune": "psnr", "x265-params": detail}
         return {**found, "svtav1-params": f"lp=1:tune=1:keyint={frames}"}
 
@@ -69,6 +70,8 @@ def run(
     decode_seconds = time.perf_counter() - start
     pictures = [_picture(frame, matrix) for frame in found]
     size = sum(len(data) for data in packets)
+    if peer.encoder == "libx264":
+        size -= sum(_remarks(data) for data in packets)
     return np.stack(pictures), {"bytes": size, "fps": len(frames) / decode_seconds, **seconds}
 
 
@@ -87,6 +90,12 @@ def _encoded(
         frame.pts, frame.time_base = number, 1 / fps
         packets += [bytes(packet) for packet in encoder.encode(frame)]
     return packets + [bytes(packet) for packet in encoder.encode(None)]
+
+
+def _remarks(packet: bytes) -> int:
+    """Bytes of the remarks (SEI) in H.264, where x264 writes its options: 700, of no use."""
+    units = re.split(b"\0?\0\0\1", packet)[1:]
+    return sum(len(unit) + 4 for unit in units if unit and unit[0] & 31 == 6)
 
 
 def _picture(frame: Any, matrix: str) -> NDArray[np.uint8]:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -147,4 +146,4 @@ class WeightFit:
 
 def seeded_uniform(shape: tuple[int, ...], reach: float, rng: torch.Generator) -> Tensor:
     """Values of -reach to reach."""
-    return torch.empty(shape).uniform_(-1, 1, generator=rng) * np.float32(reach)
+    return torch.empty(shape).uniform_(-1, 1, generator=rng) * reach

@@ -133,24 +133,22 @@ def decode(data: bytes, shapes: Shapes, before: Quantised | None) -> Quantised:
     differs, size = _HEAD.unpack_from(data) if len(data) >= _HEAD.size else (2, 0)
     if differs > 1 or _HEAD.size + size > len(data):
         raise ValueError(f"weights: expected a stream of weights, got {len(data)} other bytes")
-    if differs and (before is None or before.shapes != shapes):
+    known = before if before is not None and before.shapes == shapes else None
+    if differs and known is None:
         raise ValueError("weights: differences, but of no network of this shape")
-    if not differs:
-        before_steps, before = np.zeros(len(shapes), np.int32), None
-    else:
-        assert before is not None
-        before_steps = np.array(before.steps, np.int32)
+    base_of = known if differs else None
+    old = np.zeros(len(shapes), np.int64) if base_of is None else np.array(base_of.steps)
     at = _HEAD.size + size
     found = entropy.decode_ints(data[_HEAD.size : at], 1, *_plain(len(shapes)))[:, 0]
-    steps = tuple(int(step) for step in found.astype(np.int64) + before_steps)
+    steps = tuple(int(step) for step in found + old)
     if not all(MIN_STEP <= step <= MAX_STEP for step in steps):
         raise ValueError(f"weights: expected steps of {MIN_STEP} to {MAX_STEP}, got {steps[:4]}")
-    base = np.zeros(number, np.int32) if before is None else rebased(before, steps)
-    change = entropy.decode_ints(data[at:], 1, *_contexts(shapes, base, before))[:, 0]
+    base = np.zeros(number, np.int32) if base_of is None else rebased(base_of, steps)
+    change = entropy.decode_ints(data[at:], 1, *_contexts(shapes, base, base_of))[:, 0]
     symbols = base.astype(np.int64) + change
     if (np.abs(symbols) > MAX_SYMBOL).any():
         raise ValueError(f"weights: expected symbols up to {MAX_SYMBOL}")
-    return _of(symbols.astype(np.int32), steps, shapes, before)
+    return _of(symbols.astype(np.int32), steps, shapes, known)
 
 
 def check_expansion(number: int, size: int) -> None:

@@ -203,7 +203,7 @@ def _picture(frame: Any, matrix: str) -> NDArray[np.uint8]:
         for plane in frame.planes
     ]  # fmt: skip
     full = PLANAR[frame.format.name] or frame.color_range == 2
-    return frames_of(*planes, matrix, full=full)[0]
+    return frames_of(planes[0], planes[1], planes[2], matrix, full=full)[0]
 
 
 def _av(name: str) -> Any:

@@ -189,9 +189,13 @@ def test_weights_are_the_same_again():
 
 
 def test_weights_beside_another_network_are_the_smaller_of_both():
-    far = network(5, None, 0.01)
-    near = network(6, far, 30.0)
-    assert len(weight_stream.encode(near, far)) <= len(weight_stream.encode(near, None))
+    far, alone = network(5, None, 30.0), network(6)
+    near = quantise(alone.values().double().numpy(), alone.steps, SHAPES, far)
+    data = weight_stream.encode(near, far)
+    assert data == weight_stream.encode(near, None)
+    found = weight_stream.decode(data, SHAPES, far)  # It has moved, though it is coded by itself.
+    assert np.array_equal(found.moved, near.moved)
+    assert near.moved.any()
 
 
 def test_damaged_weights_are_one_line_or_other_weights():

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import resources
+from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -36,7 +37,7 @@ def page(shown: Sequence[ShownClip]) -> str:
         "fps": float(first.fps),
         "clips": [{"label": one.label, "psnr": one.psnr} for one in shown],
     }
-    text = resources.files(__package__).joinpath("clips.html").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("clips.html").read_text(encoding="utf-8")
     title = escape(" | ".join(one.label for one in shown))
     data = json.dumps(about).replace("<", "\\u003c")  # No label may end the element it is in.
     return text.replace("TITLE", title, 1).replace("ABOUT", data, 1)
@@ -80,16 +81,16 @@ class ClipServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: ClipServer
     log_message: Callable[..., None] = lambda *_: None
 
     def do_GET(self) -> None:
+        server = cast(ClipServer, self.server)
         host = self.headers.get("Host", "").rpartition(":")[0].strip("[]")
         if host not in LOCAL:  # A page elsewhere whose name leads here must not read frames.
             self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"not for this host")
         elif self.path == "/":
-            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page)
-        elif (picture := self.server.frame(self.path)) is not None:
+            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", server.page)
+        elif (picture := server.frame(self.path)) is not None:
             self._answer(HTTPStatus.OK, "image/png", picture)
         else:
             self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"nothing here")
