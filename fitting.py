@@ -78,7 +78,11 @@ def checkpoint_path(output: str) -> Path:
 def save_checkpoint(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
     """Keep an unfinished state, whole or not at all; `load_checkpoint` wants the same `about`."""
     with whole(path) as new:
-        torch.save({"format": CHECKPOINT_FORMAT, "about": about, "state": state}, new)
+        try:
+            torch.save({"format": CHECKPOINT_FORMAT, "about": about, "state": state}, new)
+        except RuntimeError as error:  # What torch makes of a full disk.
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path}: cannot write: {reason}") from None
 
 
 def load_checkpoint(path: Path, about: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ cmake --build "$builds/address"
 # A copy of the package around these modules, which the tests import instead of the checkout.
 package=$builds/tree/fieldpress
 rm -rf "$builds/tree" && mkdir -p "$package"
-cp -r ./*.py pyproject.toml bench fields gaussians quant render scenes tests viewer "$package/"
+cp -r ./*.py pyproject.toml bench docs fields gaussians quant render scenes tests viewer "$package/"
 for domain in fields quant render; do
   rm -f "$package/$domain"/_native*.so
   cp "$builds/address/$domain"/_native*.so "$package/$domain/"

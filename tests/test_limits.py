@@ -127,6 +127,13 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_a_checkpoint_that_finds_no_room_is_one_line(tmp_path: Path) -> None:
+    state = {"x": torch.zeros(100_000)}
+    with full_disk(64), pytest.raises(ValueError, match=r"x\.checkpoint: cannot write: [^\n]*$"):
+        fitting.save_checkpoint(tmp_path / "x.checkpoint", state, {})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["b.ply", "b.spz", "b.glb", "b.splat", "sog/meta.json", "b.fpz"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     name: str, tmp_path: Path, tiny_model: Model, capsys: pytest.CaptureFixture[str]

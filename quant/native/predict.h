@@ -87,7 +87,7 @@ class Predictor {
     }
   }
   int64_t constant(const int32_t* w) const {  // with the half that rounds
-    return (int64_t{w[columns_ - 1]} << kWeightBits) + (1 << (kWeightBits - 1));
+    return int64_t{w[columns_ - 1]} * (1 << kWeightBits) + (1 << (kWeightBits - 1));
   }
 
   const Prediction& p_;
