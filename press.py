@@ -388,7 +388,10 @@ def evaluate_file(
     given = read_source(source)
     decode_seconds = time.perf_counter() - start
     if given.model.kind != "gaussians":
-        report = field_jobs.evaluate_field(given.model.to(there), scene, reference)
+        if given.model.kind not in ("image", "sdf", "nerf") or not hasattr(given.model, "to"):
+            _check_cpu(there, f"files of kind {given.model.kind!r}")
+        model = given.model if there.type == "cpu" else given.model.to(there)
+        report = field_jobs.evaluate_field(model, scene, reference)
         return {**report, "input_bytes": given.input_bytes, "decode_seconds": decode_seconds,
                 "version": __version__, "input": source}  # fmt: skip
     photos = None if scene is None else read_scene(scene, most_bytes=budget.limit())

@@ -149,7 +149,7 @@ class LazyAdam:
 
     def add(self, gradient: Tensor) -> None:
         """Add a gradient [rows, F] to that of the table; all of its rows count as touched."""
-        self.grad += _checked("gradient", gradient, tuple(self.grad.shape))
+        self.grad += _checked("gradient", gradient, tuple(self.grad.shape), self.grad.device)
         self._touched.fill_(1)
 
     def step(self, rate: float) -> None:
