@@ -70,7 +70,8 @@ def images(result: dict) -> list[str]:
 
 def fields(result: dict) -> list[str]:
     lines = [
-        "`fit sdf` and `fit nerf`, decoded files (`python bench/neural_fields.py`). "
+        "`fit sdf` and `fit nerf`, decoded files (`python bench/neural_fields.py`); fitting times are "
+        "of a machine that others used. "
         f"Commit {result['commit']}.",
         "",
     ]
