@@ -17,16 +17,19 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from record import DATA, RESULTS, write
 
 from fieldpress import models
 from fieldpress.field_jobs import read_solid
 from fieldpress.fields.fit_sdf import Solid, chamfer
 from fieldpress.fields.levels import Encoding
+from fieldpress.scenes.datasets import read_scene
 
 JOBS = {  # name -> kind, source, options
     "spot": ("sdf", "meshes/spot.obj", ["--steps", "800"]),
@@ -56,6 +59,16 @@ def run(kind: str, source: Path, output: Path, options: list[str]) -> dict[str, 
     if done.returncode:
         raise SystemExit(f"{source}: exit {done.returncode}")
     return json.loads(done.stdout)
+
+
+def frames_a_second(source: Path, output: Path, options: list[str]) -> float:
+    """Of the decoded file at the size of its photographs, on one thread."""
+    torch.set_num_threads(1)
+    scene = read_scene(source, downscale=float(options[options.index("--downscale") + 1]))
+    model = models.load(output)
+    start = time.process_time()
+    model.render(scene.test)
+    return len(scene.test) / (time.process_time() - start)
 
 
 def meshes(source: Path, output: Path) -> dict[str, Any]:
@@ -102,6 +115,7 @@ def main() -> None:
             else:
                 encoding = Encoding.of(row["encoding"], 3)
                 row["fp16_table_bytes"] = 2 * encoding.rows * encoding.features
+                row["fps"] = frames_a_second(DATA / source, output, options)
             rows.append(row)
             print(json.dumps({k: v for k, v in row.items() if k != "encoding"}), flush=True)
             write("neural_fields", {"rows": rows})

@@ -125,6 +125,7 @@ def main() -> None:
             if (beside := file.with_suffix(".json")).exists():
                 report = json.loads(beside.read_text())
                 fits[name] = {key: report[key] for key in FITTED}
+        files = {name: file for name, file in files.items() if file.exists()}
         rows = measure(files, read_scene(source, downscale=DOWNSCALE))
     write("vq_nerf", {"scene": SCENE, "downscale": DOWNSCALE, "options": FILES, "fits": fits,
                       "rows": rows})  # fmt: skip
