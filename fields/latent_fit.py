@@ -62,7 +62,6 @@ def fit(
     lmbda: float,
     schedule: Schedule,
     *,
-    latents: Tensor | None = None,
     seed: int = 0,
     watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -75,12 +74,11 @@ def fit(
         start: [P] parameters to start from.
         lmbda: positive.
         schedule: rates and steps.
-        latents: [N] to start from, else zeros.
         seed: of the noise.
         watch: told of each step.
     """
     count = engine.count
-    latents = torch.zeros(count) if latents is None else latents.clone()
+    latents = torch.zeros(count)
     flat, flat_grad = start.clone(), torch.zeros_like(start)
     rng = torch.Generator().manual_seed(seed)
     pool = torch.randn(count + NOISE_ROOM, generator=rng)

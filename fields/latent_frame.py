@@ -58,7 +58,6 @@ def encode_frame(
     lmbda: float,
     schedule: Schedule,
     *,
-    start: Tensor | None = None,
     seed: int = 0,
     watch: Watch | None = None,
 ) -> bytes:
@@ -72,8 +71,7 @@ def encode_frame(
     painter = Painter(design, height, width, gain, given.guides)
     before = None if given.before is None else torch.from_numpy(given.before).float()
     engine = Engine(painter, target, before)
-    begin = given.prior if start is None else start
-    latents, flat = fit(engine, begin, lmbda, schedule, seed=seed, watch=watch)
+    latents, flat = fit(engine, given.prior, lmbda, schedule, seed=seed, watch=watch)
     coded = settle(engine, latents, flat, given.prior, lmbda, schedule, watch)
     weights = latent_weights.write(design, coded, given.prior)
     symbols = latents.to(torch.int32).numpy()
