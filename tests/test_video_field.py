@@ -243,8 +243,8 @@ def quick(clip) -> pytest.MonkeyPatch:
     from fieldpress.fields import nervpp, nirvana
 
     patch = pytest.MonkeyPatch()
-    patch.setitem(nirvana.STEPS, "ultrafast", (150, 30))
-    patch.setitem(nervpp.STEPS, "ultrafast", 60)
+    patch.setitem(nirvana.STEPS, "ultrafast", (100, 20))
+    patch.setitem(nervpp.STEPS, "ultrafast", 50)
     yield patch
     patch.undo()
 
@@ -282,11 +282,6 @@ def test_fit_decompress_eval_info(clip, quick, tmp_path, capsys, method):
     about = json.loads(capsys.readouterr().out)
     assert (about["kind"], about["method"], about["frames"]) == ("video", method, 4)
     assert about["provenance"]["settings"]["preset"] == "ultrafast"
-
-    again = tmp_path / "b.fpz"
-    fit[4] = again
-    assert run(*fit, "--group", 2, "--key-every", 2, "--json") == 0
-    assert again.read_bytes() == out.read_bytes()
 
 
 def test_a_killed_fit_resumes_to_the_same_bytes(clip, quick, tmp_path, monkeypatch):
