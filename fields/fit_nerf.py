@@ -146,7 +146,7 @@ class NerfTrainer:
             return float("nan")
         features = encode(self.settings.encoding, found.points, self.table).requires_grad_()
         raw = layers(features, self.weights)[-1]
-        sigmas, rgb = shade(raw, rays_d[found.ray], self.head)
+        sigmas, rgb = shade(raw, rays_d, found.ray, self.head)
         truth = self._colors[pick].float() / 255
         loss = (composite(sigmas, rgb, found, count) - truth).square().mean()
         self._adam.zero_grad()

@@ -13,7 +13,7 @@ from ..render.sh import sh_bases
 from ..scenes.cameras import Cameras
 from . import _native
 from .encoding import backend_of
-from .network import Network, layers
+from .network import Network, layers, perceptron
 from .sdf import pixel_rays
 
 SH_DEGREE = _native.RADIANCE_SH_DEGREE
@@ -116,7 +116,7 @@ class NerfField:
     def _marched(self, origins: Tensor, rays_d: Tensor) -> Tensor:
         jitter = torch.full((len(origins),), _native.MIDDLE, device=origins.device)
         found = march(origins, rays_d, self.cells, jitter)
-        sigmas, rgb = shade(self.network(found.points), rays_d[found.ray], self.head)
+        sigmas, rgb = shade(self.network(found.points), rays_d, found.ray, self.head)
         return composite(sigmas, rgb, found, len(origins))
 
 
@@ -141,24 +141,26 @@ def march(origins: Tensor, rays_d: Tensor, cells: Tensor, jitter: Tensor) -> Sam
         from . import nerf_cuda
 
         return Samples(*nerf_cuda.march(backend_of(origins.device), origins, rays_d, cells, jitter))
-    least = _native.LEAST_DIRECTION
-    inverse = 1 / torch.where(rays_d.abs() < least, least, rays_d)
-    a, b = -origins * inverse, (1 - origins) * inverse
-    near = torch.minimum(a, b).amax(1).clamp_min(0)
-    far = torch.maximum(a, b).amin(1)
-    t = near[:, None] + STEP * (torch.arange(MARCH) + jitter[:, None])
-    points = origins[:, None] + t[..., None] * rays_d[:, None]
-    cell = (points * CELL_SIDE).long().clamp_(0, CELL_SIDE - 1)
-    index = cell[..., 0] + CELL_SIDE * (cell[..., 1] + CELL_SIDE * cell[..., 2])
-    live = cells[index] & (t < far[:, None])
-    return Samples(points[live].clamp(0, 1), live.nonzero()[:, 0])
+    parts = (t.contiguous() for t in (origins, rays_d, cells, jitter))
+    return Samples(*_native.march(*parts, torch.get_num_threads()))
 
 
-def shade(raw: Tensor, rays_d: Tensor, head: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Densities [M] per edge and colours [3, M] of network outputs [16, M] seen along rays_d."""
+def shade(
+    raw: Tensor, rays_d: Tensor, ray: Tensor, head: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Densities [M] per edge and colours [3, M] of samples.
+
+    Args:
+        raw: [16, M] what the network says of them.
+        rays_d: [R, 3] unit directions.
+        ray: [M] which of them each sample is seen along.
+        head: matrices from that and spherical harmonics to colours.
+    """
     sigmas = raw[0].clamp_max(MAX_LOG_DENSITY).exp()
-    inputs = torch.cat([raw, sh_bases(SH_DEGREE, rays_d).T])
-    return sigmas, layers(inputs, head)[-1].sigmoid()
+    bases = sh_bases(SH_DEGREE, rays_d).T.contiguous().index_select(1, ray)
+    inputs = torch.cat([raw, bases])
+    infers = raw.device.type == "cpu" and not torch.is_grad_enabled()
+    return sigmas, (perceptron(inputs, head) if infers else layers(inputs, head)[-1]).sigmoid()
 
 
 def composite(sigmas: Tensor, rgb: Tensor, samples: Samples, rays: int) -> Tensor:

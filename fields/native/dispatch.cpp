@@ -9,10 +9,13 @@ namespace fieldpress::fields {
   void scatter(const Grid&, int, int, const float*, int64_t, const float*, float*, uint8_t*,    \
                const Moments*);                                                                \
   void slope(const Grid&, const float*, const float*, int64_t, const float*, int64_t, float*); \
+  void perceptron(const Perceptron&, const float*, int64_t, int64_t, float*);                   \
+  void march(const Rays&, int64_t, int64_t, Samples&);                                         \
   void adam(const Moments&, int64_t, int64_t, float*, uint8_t*);                               \
   }
 
-#define FIELDPRESS_KERNELS(copy) {copy::encode, copy::scatter, copy::slope, copy::adam}
+#define FIELDPRESS_KERNELS(copy) \
+  {copy::encode, copy::scatter, copy::slope, copy::perceptron, copy::march, copy::adam}
 
 FIELDPRESS_DECLARE(baseline)
 #ifdef FIELDPRESS_X86
