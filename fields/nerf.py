@@ -141,8 +141,8 @@ def march(origins: Tensor, rays_d: Tensor, cells: Tensor, jitter: Tensor) -> Sam
         from . import nerf_cuda
 
         return Samples(*nerf_cuda.march(backend_of(origins.device), origins, rays_d, cells, jitter))
-    parts = (t.contiguous() for t in (origins, rays_d, cells, jitter))
-    return Samples(*_native.march(*parts, torch.get_num_threads()))
+    origins, rays_d, cells, jitter = (t.contiguous() for t in (origins, rays_d, cells, jitter))
+    return Samples(*_native.march(origins, rays_d, cells, jitter, torch.get_num_threads()))
 
 
 def shade(
