@@ -14,8 +14,10 @@ GEOMETRY: int
 LEAST_DIRECTION: float
 LEVEL_SHIFT: float
 MARCH: int
+MAX_LAYERS: int
 MAX_LEVELS: int
 MAX_LOG_DENSITY: float
+MAX_NEURONS: int
 MIDDLE: float
 PERMUTO_FACTOR: int
 PRIMES: tuple[int, int, int, int]
@@ -133,6 +135,10 @@ def decode_numbers(
     tables: _Tables,
     symbols: NDArray[int32],
 ) -> None: ...
+def perceptron(weights: list[Tensor], inputs: Tensor, outputs: Tensor, threads: int) -> None: ...
+def march(
+    origins: Tensor, rays_d: Tensor, cells: Tensor, jitter: Tensor, threads: int
+) -> tuple[Tensor, Tensor]: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def available_isas() -> list[str]: ...

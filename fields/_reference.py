@@ -12,7 +12,15 @@ import math
 import torch
 from torch import Tensor
 
-from ._native import LEVEL_SHIFT, PERMUTO_FACTOR, PRIMES
+from ._native import (
+    CELL_SIDE,
+    LEAST_DIRECTION,
+    LEVEL_SHIFT,
+    MARCH,
+    PERMUTO_FACTOR,
+    PRIMES,
+    STEP,
+)
 from .levels import Encoding, Level
 
 WORD = 1 << 32
@@ -109,3 +117,18 @@ def _permuto_rows(keys: Tensor, rows: int) -> Tensor:
     for i in range(keys.shape[-1]):
         index = (index + keys[..., i]) % WORD * PERMUTO_FACTOR % WORD
     return index % rows
+
+
+def march(origins: Tensor, rays_d: Tensor, cells: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
+    """Places [M, 3] and ray numbers [M] of `nerf.march`."""
+    least = LEAST_DIRECTION
+    inverse = 1 / torch.where(rays_d.abs() < least, least, rays_d)
+    a, b = -origins * inverse, (1 - origins) * inverse
+    near = torch.minimum(a, b).amax(1).clamp_min(0)
+    far = torch.maximum(a, b).amin(1)
+    t = near[:, None] + STEP * (torch.arange(MARCH) + jitter[:, None])
+    points = origins[:, None] + t[..., None] * rays_d[:, None]
+    cell = (points * CELL_SIDE).long().clamp_(0, CELL_SIDE - 1)
+    index = cell[..., 0] + CELL_SIDE * (cell[..., 1] + CELL_SIDE * cell[..., 2])
+    live = cells[index] & (t < far[:, None])
+    return points[live].clamp(0, 1), live.nonzero()[:, 0]

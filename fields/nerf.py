@@ -13,7 +13,7 @@ from ..render.sh import sh_bases
 from ..scenes.cameras import Cameras
 from . import _native
 from .encoding import backend_of
-from .network import Network, layers
+from .network import Network, layers, perceptron
 from .sdf import pixel_rays
 
 SH_DEGREE = _native.RADIANCE_SH_DEGREE
@@ -154,35 +154,34 @@ def march(origins: Tensor, rays_d: Tensor, cells: Tensor, jitter: Tensor) -> Sam
         from . import nerf_cuda
 
         return Samples(*nerf_cuda.march(backend_of(origins.device), origins, rays_d, cells, jitter))
-    least = _native.LEAST_DIRECTION
-    inverse = 1 / torch.where(rays_d.abs() < least, least, rays_d)
-    a, b = -origins * inverse, (1 - origins) * inverse
-    near = torch.minimum(a, b).amax(1).clamp_min(0)
-    far = torch.maximum(a, b).amin(1)
-    t = near[:, None] + STEP * (torch.arange(MARCH) + jitter[:, None])
-    index = torch.zeros(t.shape, dtype=torch.int32)
-    for axis in (2, 1, 0):  # Axis by axis: most of these places are looked at once and left.
-        place = torch.addcmul(origins[:, axis, None], t, rays_d[:, axis, None])
-        index = index.mul_(CELL_SIDE).add_(place.mul_(CELL_SIDE).int().clamp_(0, CELL_SIDE - 1))
-    live = cells.index_select(0, index.flatten()).reshape(t.shape) & (t < far[:, None])
-    ray = live.nonzero()[:, 0]
-    points = torch.addcmul(origins[ray], t[live][:, None], rays_d[ray])
-    return Samples(points.clamp_(0, 1), ray)
+    origins, rays_d, cells, jitter = (t.contiguous() for t in (origins, rays_d, cells, jitter))
+    return Samples(*_native.march(origins, rays_d, cells, jitter, torch.get_num_threads()))
 
 
 def shade(
     raw: Tensor, rays_d: Tensor, ray: Tensor, head: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Densities [M] per edge and shades [C, M] of network outputs [16, M] seen along rays_d[ray].
+    """Densities [M] per edge and shades [C, M] of samples.
 
     The first three shades are colours; what a head has beyond them is as it comes.
+
+    Args:
+        raw: [16, M] what the network says of them.
+        rays_d: [R, 3] unit directions.
+        ray: [M] which of them each sample is seen along.
+        head: matrices from that and spherical harmonics to shades.
     """
     sigmas = raw[0].clamp_max(MAX_LOG_DENSITY).exp()
-    by_place, by_direction = head[0][:, :GEOMETRY], head[0][:, GEOMETRY:]
-    seen = by_direction @ sh_bases(SH_DEGREE, rays_d).T  # Of each ray, not of each sample.
-    values = by_place @ raw + seen.index_select(1, ray)
-    if len(head) > 1:
-        values = layers(values.relu_(), head[1:])[-1]
+    bases = sh_bases(SH_DEGREE, rays_d).T
+    if raw.device.type == "cpu" and not torch.is_grad_enabled():
+        seen = bases.contiguous().index_select(1, ray)
+        values = perceptron(torch.cat([raw, seen]), head)
+    else:
+        by_place, by_direction = head[0][:, :GEOMETRY], head[0][:, GEOMETRY:]
+        # The product with bases is of each ray, not of each sample.
+        values = by_place @ raw + (by_direction @ bases).index_select(1, ray)
+        if len(head) > 1:
+            values = layers(values.relu_(), head[1:])[-1]
     colors = values[:3].sigmoid()
     return sigmas, colors if len(values) == 3 else torch.cat([colors, values[3:]])
 

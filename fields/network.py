@@ -10,13 +10,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from . import _native
 from .encoding import LazyAdam, backend_of, encode, new_table
 from .levels import Encoding
 
 CHUNK = 1 << 12  # Points whose activations stay in the cache.
 BATCH = 1 << 17  # Points encoded together.
 WEIGHT_RATE = 0.5  # Of the table's learning rate.
-MAX_LAYERS, MAX_NEURONS = 8, 256
+MAX_LAYERS, MAX_NEURONS = _native.MAX_LAYERS, _native.MAX_NEURONS
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,11 @@ class Network:
         with torch.no_grad():
             if points.device.type == "cuda":
                 return self._on_cuda(points)
-            out = torch.empty(len(self.weights[-1]), len(points))
-            for first in range(0, len(points), BATCH):
-                features = encode(self.encoding, points[first : first + BATCH], self.table)
-                for part in chunks(features.shape[1]):
-                    x = layers(features[:, part], self.weights)[-1]
-                    out[:, first + part.start : first + part.start + x.shape[1]] = x
-        return out
+            parts = [
+                perceptron(encode(self.encoding, part, self.table), self.weights)
+                for part in points.split(BATCH)
+            ]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _on_cuda(self, points: Tensor) -> Tensor:
         """One kernel of ours or, for larger perceptrons, of tiny-cuda-nn; else one and products."""
@@ -109,6 +108,14 @@ def layers(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     for weight in weights[:-1]:
         found.append((weight @ found[-1]).relu_())
     return [*found, weights[-1] @ found[-1]]
+
+
+def perceptron(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """[out, N] of inputs [in, N]: the last of `layers`, without gradients, on the CPU."""
+    out = torch.empty(len(weights[-1]), x.shape[1])
+    rows = [w.detach().contiguous() for w in weights]
+    _native.perceptron(rows, x.detach().contiguous(), out, torch.get_num_threads())
+    return out
 
 
 def chunks(count: int, size: int = CHUNK) -> Iterator[slice]:

@@ -9,6 +9,8 @@ namespace fieldpress::fields {
   void scatter(const Grid&, int, int, const float*, int64_t, const float*, float*, uint8_t*,    \
                const Moments*);                                                                \
   void slope(const Grid&, const float*, const float*, int64_t, const float*, int64_t, float*); \
+  void perceptron(const Perceptron&, const float*, int64_t, int64_t, float*);                   \
+  void march(const Rays&, int64_t, int64_t, Samples&);                                         \
   void adam(const Moments&, int64_t, int64_t, float*, uint8_t*);                               \
   void slide(const SlidingNet&, const float*, const float*, int, int, float*);                 \
   void slide_back(const SlidingNet&, const float*, const float*, const float*, float*, float*); \
@@ -21,7 +23,7 @@ namespace fieldpress::fields {
   }
 
 #define FIELDPRESS_KERNELS(copy)                                                                 \
-  {copy::encode, copy::scatter, copy::slope, copy::adam,                                         \
+  {copy::encode, copy::scatter, copy::slope, copy::perceptron, copy::march, copy::adam,          \
    {copy::slide, copy::slide_back, copy::rate, copy::upsample, copy::upsample_back, copy::soften, \
     copy::predict}}
 

@@ -11,6 +11,7 @@ namespace fieldpress::fields {
 namespace {
 
 constexpr int64_t PIECE = 2048 * BLOCK;  // Points at most: what goes through a level together.
+constexpr int64_t RAY_PIECE = 1 << 10;
 constexpr int64_t LINE_PIECE = 1 << 14;  // Lines of the optimiser.
 
 void run_pieces(int threads, int64_t count, int64_t piece,
@@ -137,6 +138,28 @@ void slope(const Grid& grid, const float* table, const float* points, int64_t co
     run.slope(grid, table, points + first * grid.dims, last - first,
               upstream + first, count, dx + first * grid.dims);
   });
+}
+
+void perceptron(const Perceptron& net, const float* inputs, int64_t count, int threads,
+                float* outputs) {
+  const Kernels run = kernels();
+  run_pieces(threads, count, share(threads, count), [&](int64_t first, int64_t last) {
+    run.perceptron(net, inputs + first, last - first, count, outputs + first);
+  });
+}
+
+Samples march(const Rays& rays, int64_t count, int threads) {
+  const Kernels run = kernels();
+  std::vector<Samples> parts(static_cast<size_t>((count + RAY_PIECE - 1) / RAY_PIECE));
+  run_pieces(threads, count, RAY_PIECE, [&](int64_t first, int64_t last) {
+    run.march(rays, first, last, parts[static_cast<size_t>(first / RAY_PIECE)]);
+  });
+  Samples all;
+  for (const Samples& part : parts) {
+    all.points.insert(all.points.end(), part.points.begin(), part.points.end());
+    all.rays.insert(all.rays.end(), part.rays.begin(), part.rays.end());
+  }
+  return all;
 }
 
 void adam(const Moments& moments, int threads, float* grad, uint8_t* touched) {

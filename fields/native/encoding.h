@@ -13,6 +13,7 @@
 namespace fieldpress::fields {
 
 constexpr int BLOCK = 64;     // Points that go through the levels together.
+constexpr int MAX_NEURONS = 256, MAX_LAYERS = 8;
 constexpr int LINE = 16;      // Parameters of which a step of the optimiser is told at once: 64 bytes.
 
 inline int64_t lines_of(const Grid& grid) {
@@ -37,6 +38,24 @@ struct Moments {
   float *table, *mean, *square;
 };
 
+// Matrices [widths[l + 1], widths[l]] with rectifiers between them.
+struct Perceptron {
+  int layers = 0;
+  int widths[MAX_LAYERS + 1] = {};
+  const float* weights[MAX_LAYERS] = {};
+};
+
+struct Rays {
+  const float *origins, *directions;  // [count, 3]
+  const uint8_t* cells;
+  const float* jitter;  // [count]
+};
+
+struct Samples {
+  std::vector<float> points;  // [M, 3]
+  std::vector<int64_t> rays;
+};
+
 // One copy per instruction set. Points lie in [0, 1]^n; others count as the nearest that do.
 // Features, and gradients of them, are rows of a matrix [levels * F, all points]: `stride` is from
 // one to the next.
@@ -51,6 +70,11 @@ struct Kernels {
   // Fills dx [count, n].
   void (*slope)(const Grid&, const float* table, const float* points, int64_t count,
                 const float* upstream, int64_t stride, float* dx);
+  // outputs [widths[layers], stride] from inputs [widths[0], stride].
+  void (*perceptron)(const Perceptron&, const float* inputs, int64_t count, int64_t stride,
+                     float* outputs);
+  // Appends the samples of rays [first, last).
+  void (*march)(const Rays&, int64_t first, int64_t last, Samples&);
   // Steps parameters of lines [first, last) that are marked and have a gradient; clears both.
   void (*adam)(const Moments&, int64_t first, int64_t last, float* grad, uint8_t* touched);
   LatentKernels latent;
@@ -67,6 +91,8 @@ void scatter(const Grid&, const float* points, int64_t count, const float* upstr
              float* grad, uint8_t* touched, const Moments*);
 void slope(const Grid&, const float* table, const float* points, int64_t count,
            const float* upstream, int threads, float* dx);
+void perceptron(const Perceptron&, const float* inputs, int64_t count, int threads, float* outputs);
+Samples march(const Rays&, int64_t count, int threads);
 void adam(const Moments&, int threads, float* grad, uint8_t* touched);
 
 }  // namespace fieldpress::fields

@@ -127,6 +127,53 @@ void adam_step(MomentArrays arrays, const StepNumbers& numbers, Out<float> grad,
   adam(moments, threads, g, marks);
 }
 
+void perceptron_points(const std::vector<In<float>>& weights, const In<float>& inputs,
+                       Out<float> outputs, int threads) {
+  Perceptron net;
+  expect(!weights.empty() && weights.size() <= MAX_LAYERS && inputs.ndim() == 2, "weights");
+  net.layers = static_cast<int>(weights.size());
+  size_t columns = inputs.shape(0);
+  for (size_t l = 0; l < weights.size(); ++l) {
+    expect(weights[l].ndim() == 2 && weights[l].shape(1) == columns, "weights");
+    expect(columns <= MAX_NEURONS && weights[l].shape(0) <= MAX_NEURONS, "weights");
+    net.widths[l] = static_cast<int>(columns);
+    net.weights[l] = weights[l].data();
+    columns = weights[l].shape(0);
+  }
+  net.widths[net.layers] = static_cast<int>(columns);
+  expect(outputs.size() == columns * inputs.shape(1), "outputs");
+  const auto count = static_cast<int64_t>(inputs.shape(1));
+  const float* const from = inputs.data();
+  float* const to = outputs.data();
+  nb::gil_scoped_release release;
+  perceptron(net, from, count, threads, to);
+}
+
+template <typename T>
+nb::ndarray<nb::pytorch, T> handed_over(std::vector<T> values, std::vector<size_t> shape) {
+  auto* kept = new std::vector<T>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::pytorch, T>(kept->data(), shape.size(), shape.data(), owner);
+}
+
+nb::tuple march_rays(const In<float>& origins, const In<float>& directions, const In<bool>& cells,
+                     const In<float>& jitter, int threads) {
+  const size_t count = jitter.size();
+  expect(origins.size() == 3 * count, "origins");
+  expect(directions.size() == 3 * count, "rays_d");
+  expect(cells.size() == size_t{CELL_SIDE} * CELL_SIDE * CELL_SIDE, "cells");
+  const Rays rays = {origins.data(), directions.data(),
+                     reinterpret_cast<const uint8_t*>(cells.data()), jitter.data()};
+  Samples found;
+  {
+    nb::gil_scoped_release release;
+    found = march(rays, static_cast<int64_t>(count), threads);
+  }
+  const size_t samples = found.rays.size();
+  return nb::make_tuple(handed_over(std::move(found.points), {samples, 3}),
+                        handed_over(std::move(found.rays), {samples}));
+}
+
 }  // namespace
 
 void add_noise(nb::module_& m);  // noise_module.cpp
@@ -162,6 +209,10 @@ NB_MODULE(_native, m) {
         "touched"_a.noconvert(), "threads"_a);
   add_noise(m);
   bind_latent(m);
+  m.def("perceptron", &perceptron_points, "weights"_a.noconvert(), "inputs"_a.noconvert(),
+        "outputs"_a.noconvert(), "threads"_a);
+  m.def("march", &march_rays, "origins"_a.noconvert(), "rays_d"_a.noconvert(),
+        "cells"_a.noconvert(), "jitter"_a.noconvert(), "threads"_a);
   m.def("isa", &isa);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("available_isas", &available_isas);
@@ -174,6 +225,8 @@ NB_MODULE(_native, m) {
   m.attr("MAX_LOG_DENSITY") = MAX_LOG_DENSITY;
   m.attr("LEAST_DIRECTION") = LEAST_DIRECTION;
   m.attr("MAX_LEVELS") = MAX_LEVELS;
+  m.attr("MAX_LAYERS") = MAX_LAYERS;
+  m.attr("MAX_NEURONS") = MAX_NEURONS;
   m.attr("ROW_GROUP") = ROW_GROUP;
   m.attr("PRIMES") = nb::make_tuple(PRIMES[0], PRIMES[1], PRIMES[2], PRIMES[3]);
   m.attr("PERMUTO_FACTOR") = PERMUTO_FACTOR;

@@ -59,7 +59,8 @@ FP_INLINE Sample sample_at(const Grid& grid, const void* table, const Desk& desk
 // Adds live steps among the 32 from `from` on to the warp's pending ones.
 FP_INLINE int gather(const CubeRay& ray, int from, const uint8_t* cells, int* pending, int count) {
   const int step = from + lane();
-  const bool live = step < MARCH && is_live(ray, step_place(ray, step, MIDST), cells);
+  const float t = step_place(ray, static_cast<float>(step), MIDST);
+  const bool live = step < MARCH && t < ray.far && cells[cell_at(ray, t)];
   const unsigned all = __ballot_sync(FULL, live);
   if (live) pending[count + __popc(all & ((1u << lane()) - 1u))] = step;
   __syncwarp();
@@ -80,14 +81,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __syncthreads();
   int* const pending = desk.pending[warp()];
   for (int64_t r = first_item() / WARP; r < count; r += item_stride() / WARP) {
-    const CubeRay ray = cube_ray(origins, rays_d, r);
+    const CubeRay ray = cube_ray(origins + 3 * r, rays_d + 3 * r);
     start_head(desk.head(), ray.direction, desk.of_direction[warp()]);
     __syncwarp();
     float color[3] = {}, trans = 1.0f;
     int from = 0, waiting = 0;
     while (trans > DARK) {
       while (waiting < WARP && from < MARCH) {
-        const bool beyond = step_place(ray, from, MIDST) >= ray.far;
+        const bool beyond = step_place(ray, static_cast<float>(from), MIDST) >= ray.far;
         if (!beyond) waiting = gather(ray, from, cells, pending, waiting);
         from = beyond ? MARCH : from + WARP;
       }
@@ -96,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       Sample sample = {};
       if (lane() < now) {
         Point<N> point;
-        place_on(ray, step_place(ray, pending[lane()], MIDST), point.x);
+        place_on(ray, step_place(ray, static_cast<float>(pending[lane()]), MIDST), point.x);
         sample = sample_at(*grid, table, desk, point);
       }
       const float before = warp_prefix(sample.depth) - sample.depth;
