@@ -21,7 +21,8 @@ FLOATS_WITHOUT_COLOR = 3 + 3 + 1 + 3 + 4  # means, normals, opacity, scales, qua
 
 def check_room(count: int, rest: int, where: str) -> None:
     """Raise ValueError where `count` Gaussians of `rest` SH coefficients beside DC are too many."""
-    budget.check(4 * count * (FLOATS_WITHOUT_COLOR + 3 * (1 + rest)), f"{where}: {count} Gaussians")
+    size = 4 * count * (FLOATS_WITHOUT_COLOR + 3 * (1 + rest))
+    budget.check(size, f"{where}: {min(count, budget.HUGE)} Gaussians")
 
 
 @dataclass(frozen=True)

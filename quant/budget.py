@@ -15,6 +15,7 @@ from pathlib import Path
 
 MB = 10**6
 VARIABLE = "FIELDPRESS_MAX_MEMORY"  # In MB.
+HUGE = 10**15  # A file may claim 10^400.
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 _limit: int | None = None  # None: of the machine, asked for when it is first needed.
 
@@ -60,7 +61,7 @@ def check(size: int, where: str) -> None:
     """Raise ValueError, one line that begins with `where`, for more bytes than there may be."""
     if size > limit():
         raise ValueError(
-            f"{where}: needs {size / MB:,.0f} MB of memory, more than the limit of "
+            f"{where}: needs {min(size, HUGE) / MB:,.0f} MB of memory, more than the limit of "
             f"{limit() / MB:,.0f} MB (--max-memory)"
         )
 

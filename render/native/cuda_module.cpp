@@ -156,10 +156,12 @@ void carve(CudaFrame& f, Carvers& from) {
   from.kept.take(f.splats, f.splat_room);
   carve_sort(f.by_depth, f.splat_room, false, from);
   carve_sort(f.by_tile, f.pair_room, true, from);
-  f.by_depth.count = &f.progress->drawn;
-  f.by_depth.tickets = f.progress->tickets + TICKET_SORT;
-  f.by_tile.count = &f.progress->listed;
-  f.by_tile.tickets = f.progress->tickets + TICKET_SORT + SORT_PASSES;
+  if (f.progress != nullptr) {  // Else only the sizes are asked for.
+    f.by_depth.count = &f.progress->drawn;
+    f.by_depth.tickets = f.progress->tickets + TICKET_SORT;
+    f.by_tile.count = &f.progress->listed;
+    f.by_tile.tickets = f.progress->tickets + TICKET_SORT + SORT_PASSES;
+  }
   f.order = f.by_depth.values[f.by_depth.passes & 1];
   f.tiles = f.by_tile.keys[f.by_tile.passes & 1];
   f.lists = f.by_tile.values[f.by_tile.passes & 1];
