@@ -54,7 +54,11 @@ class Parts:
         if not resume:
             self.end()
             self.folder.mkdir()
-            self._write("job", job)
+            try:
+                self._write("job", job)
+            except ValueError:
+                self.end()
+                raise
             return
         found = self._read("job")
         if found is None:

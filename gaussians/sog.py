@@ -197,8 +197,8 @@ def _decode(meta: Mapping[str, Any], fetch: Fetch, file: str) -> SplatModel:
     )
     if type(count) is not int or count < 1:
         raise ValueError(f"{file}: SOG count: expected a positive integer, got {count!r:.20}")
-    check_room(count, 0 if meta.get("shN") is None else MOST_REST, f"{file}: SOG")
     sh0 = _texture(meta, "sh0", 0, fetch, count, file)
+    check_room(count, 0 if meta.get("shN") is None else MOST_REST, f"{file}: SOG")
     with np.errstate(all="ignore"):  # Absurd ranges give non-finite values: sanitize's task.
         colors, opacities = _decode_sh0(meta, sh0, version, file)
         model = SplatModel(
