@@ -45,9 +45,14 @@ void layers(const IntegerNet& net, const int32_t* taps, int32_t* out) {
     sum[n] = load(net.b0 + n * WORDS) + (load(h1 + n * WORDS) << WEIGHT_BITS);
     other[n] = Words{};
   }
-  for (int k = 0; k < PADDED; k += 2) {
-    add_products<N>(net.b + k * PADDED, h1[k], sum);
-    add_products<N>(net.b + (k + 1) * PADDED, h1[k + 1], other);
+  for (int first = 0; first < PADDED; first += 8) {
+    int32_t any = 0;  // Padding is all zeros.
+    for (int k = first; k < first + 8; ++k) any |= h1[k];
+    if (!any) continue;
+    for (int k = first; k < first + 8; k += 2) {
+      add_products<N>(net.b + k * PADDED, h1[k], sum);
+      add_products<N>(net.b + (k + 1) * PADDED, h1[k + 1], other);
+    }
   }
   for (int n = 0; n < N; ++n) sum[n] += other[n];
   activate<N>(sum, h2);
