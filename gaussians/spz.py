@@ -97,13 +97,13 @@ def _check_layout(fields: tuple[int, ...], file: str, compressed: int) -> Layout
     if fraction_bits > 30:
         raise ValueError(f"{file}: SPZ fractional bits: expected at most 30, got {fraction_bits}")
     layout = Layout(version, count, degree, fraction_bits, flags)
-    check_room(count, REST[degree], f"{file}: SPZ")
     limit = max(RAW_FLOOR, RAW_RATIO * compressed)
     if sum(layout.sizes()) > limit:
         raise ValueError(
             f"{file}: SPZ claims {count} Gaussians, {sum(layout.sizes())} bytes from {compressed}: "
             f"expected at most {limit}"
         )
+    check_room(count, REST[degree], f"{file}: SPZ")
     return layout
 
 

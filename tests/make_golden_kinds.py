@@ -19,11 +19,14 @@ from make_golden import seeded_model
 
 from fieldpress import models
 from fieldpress.fields import codec as fields
+from fieldpress.fields import latent_image
 from fieldpress.fields.image import ImageField
+from fieldpress.fields.latent_codec import LatentCodec
 from fieldpress.fields.levels import Encoding
 from fieldpress.fields.nerf import CELL_SIDE, GEOMETRY, NerfField
 from fieldpress.fields.network import Network, new_weights
 from fieldpress.fields.sdf import SdfField
+from fieldpress.fields.vq_nerf import VqNerfField
 from fieldpress.gaussians.codec import Steps, encode
 from fieldpress.gaussians.tiles import Tile, file_blocks
 from fieldpress.quant import container
@@ -37,12 +40,14 @@ def network(encoding: Encoding, outputs: int) -> Network:
     return Network(encoding, table, new_weights([encoding.width, 16, outputs], outputs))
 
 
-def coded(model: Any, head: int = 0) -> bytes:
+def coded(model: Any, head: int = 0, decoder: int = 0) -> bytes:
     """A file in which about half of the rows are in use."""
     encoding = model.network.encoding
     rng = np.random.default_rng(1)
     used = [rng.random(level.rows) < 0.5 for level in encoding.level]
-    steps = fields.Steps((0.25,) * encoding.levels, (0.1, 0.1), (0.1,) * head)
+    steps = fields.Steps(
+        (0.25,) * encoding.levels, (0.1, 0.1), (0.1,) * head, (0.1,) * decoder, 0.1
+    )
     return fields.encode(model, steps, used, {"recipe": "golden"})
 
 
@@ -64,6 +69,29 @@ def nerf() -> bytes:
     return coded(model, head=2)
 
 
+def vqnerf() -> bytes:
+    encoding = Encoding(3, "HashGrid", 3, 2, 7, 2, 2.0)
+    cells = torch.arange(CELL_SIDE**3) % 4096 < 7
+    channels, ratio = 3 + 4, 2
+    model = VqNerfField(
+        network(encoding, GEOMETRY), new_weights([VqNerfField.head_inputs, 16, channels], 0), cells,
+        (-1.0, -1.0, -1.0), 2.0, ratio=ratio,
+        decoder=new_weights([9 * channels, 3 * ratio**2], 1),
+        codes=torch.randn(2, 8, 2, generator=torch.Generator().manual_seed(0)),
+    )  # fmt: skip
+    return coded(model, head=2, decoder=1)
+
+
+def latent() -> bytes:
+    """A picture of latent grids."""
+    rng = np.random.default_rng(0)
+    frame = np.cumsum(rng.integers(-9, 10, (24, 40, 3)), 1).clip(-99, 99) + 128
+    payload, _ = LatentCodec("ultrafast", 1e-3, 0).encode(
+        frame.astype(np.uint8)[None], None, progress=lambda stage, done: None
+    )
+    return latent_image.write(payload, 40, 24, {"recipe": "golden"})
+
+
 def tiles() -> bytes:
     """Three tiles at two levels of detail."""
     streams, records = {}, []
@@ -81,7 +109,10 @@ def tiles() -> bytes:
 
 
 # A line for each value of the header's "kind": that is all that a new one needs here.
-MAKERS: dict[str, Callable[[], bytes]] = {"image": image, "sdf": sdf, "nerf": nerf, "tiles": tiles}
+MAKERS: dict[str, Callable[[], bytes]] = {
+    "image": image, "sdf": sdf, "nerf": nerf, "vqnerf": vqnerf, "tiles": tiles,
+    "image_latent": latent,  # Of the same kind, by another codec.
+}  # fmt: skip
 
 
 def digest(model: Any) -> str:

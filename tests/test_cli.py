@@ -226,7 +226,7 @@ def test_odd_scenes_compress(
         ["compress", "a.ply", "-o", "b.fpz", "--finetune", "many"],
         ["fit"],
         ["fit", "gaussians"],
-        ["fit", "video", "photos", "-o", "b.fpz"],
+        ["fit", "hologram", "photos", "-o", "b.fpz"],
         ["compress", "a.ply", "-o", "-", "--json"],
         ["compress", "a.ply", "b.ply", "-o", "b.fpz"],
         ["decompress", "a.fpz"],

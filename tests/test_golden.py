@@ -41,12 +41,12 @@ def test_it_decodes_to_the_bits_that_it_did(path: Path, threads: int) -> None:
         model = models.load(path)
     finally:
         torch.set_num_threads(before)
-    kind = path.stem.rpartition("-")[0]
+    kind = path.stem.rpartition("-")[0].removesuffix("_latent")
     assert (model.kind == kind) or kind == tiles.KIND
     assert digest(model) == json.loads((KINDS / "digests.json").read_text())[path.name]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind in fields.KINDS])
+@pytest.mark.parametrize("kind", ["image", "sdf", "nerf"])
 def test_a_field_that_is_coded_again_is_the_same_file(kind: str) -> None:
     """Encoding is as exact as decoding: the decoder's values quantise to what they came from."""
     data = (KINDS / f"{kind}-{container.VERSION}.fpz").read_bytes()

@@ -188,9 +188,12 @@ def test_progress_never_falls(model, views, holdout):
     assert said[-1] == 1.0
 
 
-def test_large_models_are_not_refitted_unless_asked(model, views, holdout, monkeypatch):
+def test_large_models_are_refitted_too(model, views, holdout, monkeypatch):
     assert job_of(model, views, holdout, "fast").lesson is None
     assert len(job_of(model, views, holdout, "normal").lesson.views) == 8
     monkeypatch.setattr(pressing, "LARGE", 0)
-    assert job_of(model, views, holdout, "normal").lesson is None
-    assert job_of(model, views, holdout, "high").lesson is not None
+    assert job_of(model, views, holdout, "fast").lesson is None
+    for effort in ("normal", "high"):
+        job = job_of(model, views, holdout, effort)
+        assert job.spill
+        assert len(job.lesson.views) == 8
