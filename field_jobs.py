@@ -130,7 +130,7 @@ def _pressed(
     with sink(output) as write:
         data = write(codec.encode(fitted.model, steps, fitted.used, {"seed": job.seed}))
         encode_seconds, start = time.perf_counter() - start, time.perf_counter()
-        decoded = codec.decode(data, name=output)
+        decoded: Any = codec.decode(data, name=output)
         decode_seconds = time.perf_counter() - start
         there = require(job.device)
         measured = measure(decoded.to(there))

@@ -74,6 +74,7 @@ def score_candidates(
     first: int,
     out: NDArray[float32],
 ) -> None: ...
+
 class SlidingNet:
     parameters: int
     def __init__(
