@@ -53,9 +53,11 @@ def again(model, data):
     if model.kind not in fields.KINDS:
         classes = (np.arange(len(model)) % 5).astype(np.int32)
         return encode(model, classes, Steps())
+    if not hasattr(model, "network"):
+        return b""  # A fit would be encoding anew: of latent grids decoding alone is exact.
     layout = container.read(data).header["layout"]
-    keys = ("steps", "weight_steps", "head_steps")
-    steps = fields.Steps(*(tuple(layout.get(key, ())) for key in keys))
+    keys = ("steps", "weight_steps", "head_steps", "decoder_steps")
+    steps = fields.Steps(*(tuple(layout.get(key, ())) for key in keys), layout.get("code_steps", [0.0])[0])
     network = model.network
     used = [(network.table[a:b] != 0).any(1).numpy()
             for a, b in itertools.pairwise(network.encoding.first_rows)]
