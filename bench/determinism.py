@@ -57,7 +57,8 @@ def again(model, data):
         return b""  # A fit would be encoding anew: of latent grids decoding alone is exact.
     layout = container.read(data).header["layout"]
     keys = ("steps", "weight_steps", "head_steps", "decoder_steps")
-    steps = fields.Steps(*(tuple(layout.get(key, ())) for key in keys), layout.get("code_steps", [0.0])[0])
+    codes = layout.get("code_steps", [0.0])[0]
+    steps = fields.Steps(*(tuple(layout.get(key, ())) for key in keys), codes)
     network = model.network
     used = [(network.table[a:b] != 0).any(1).numpy()
             for a, b in itertools.pairwise(network.encoding.first_rows)]
