@@ -76,13 +76,17 @@ def load(name: str) -> Callable[[bytes], Any]:
 
 def load_partly(data: bytes) -> Any:
     """As a viewer does with a .fpz of which not all has come; else as a whole."""
+    from fieldpress.fields import bayes_codec, video
     from fieldpress.fields import codec as fields
     from fieldpress.gaussians import codec as gaussians
     from fieldpress.quant.container import kind_of
 
+    kind = kind_of(data, name="a.fpz")
+    if kind in (*bayes_codec.KINDS, video.KIND):  # Nothing to see in parts; priors lie beside.
+        return models.decode_fpz(data, str(FPZ_TILES.with_name("a.fpz")))
     if len(data) % 4:
         return models.decode_fpz(data, "a.fpz")
-    decode = fields.decode if kind_of(data, name="a.fpz") in fields.KINDS else gaussians.decode
+    decode = fields.decode if kind in fields.KINDS else gaussians.decode
     return decode(data, partial=True, name="a.fpz")
 
 
@@ -113,7 +117,7 @@ def as_file(name: str, read: Callable[[Path], Any]) -> Callable[[bytes], Any]:
 def exercised(model: Any) -> Any:
     """Render what was read in one case of many: kernels must bear any numbers that files hold."""
     kind = getattr(model, "kind", None)
-    if kind in (None, "image"):
+    if kind in (None, "image") or not hasattr(model, "render"):
         return model
     from fieldpress.gaussians.sanitize import sanitize
 

@@ -119,13 +119,15 @@ class PriorField:
 
     @property
     def float_bytes(self) -> int:
-        parts = (
-            self.prior.mixing,
-            self.prior.kernels,
-            self.prior.mean.values(),
-            self.prior.std.values(),
-        )
-        return 4 * sum(x.size for part in parts for x in part)
+        return 4 * sum(x.numel() for x in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        prior = self.prior
+        parts = {f"{name}/{i}": x for name in ("mixing", "kernels")
+                 for i, x in enumerate(getattr(prior, name))}  # fmt: skip
+        for level in prior.shape.levels:
+            parts |= {f"mean/{level}": prior.mean[level], f"std/{level}": prior.std[level]}
+        return {name: torch.from_numpy(x) for name, x in parts.items()}
 
     def describe(self) -> dict[str, Any]:
         """What `info` says of it."""

@@ -6,6 +6,7 @@ version. What is there is never written anew: a file of any version decodes for 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -18,8 +19,12 @@ import torch
 from make_golden import seeded_model
 
 from fieldpress import models
+from fieldpress.fields import bayes_codec, latent_image
 from fieldpress.fields import codec as fields
-from fieldpress.fields import latent_image
+from fieldpress.fields.bayes_codec import BayesField
+from fieldpress.fields.bayes_learn import Learner, learn
+from fieldpress.fields.bayes_prior import Prior
+from fieldpress.fields.bayes_shape import Shape
 from fieldpress.fields.image import ImageField
 from fieldpress.fields.latent_codec import LatentCodec
 from fieldpress.fields.levels import Encoding
@@ -92,6 +97,32 @@ def latent() -> bytes:
     return latent_image.write(payload, 40, 24, {"recipe": "golden"})
 
 
+@functools.cache
+def small_prior() -> Prior:
+    side = torch.arange(16) / 16.0
+    grid = torch.stack(torch.meshgrid(side, side, indexing="ij"), -1)
+    ways = torch.tensor([[3.0, 1, 2], [1.0, 2, 3]])
+    waves = [0.4 * torch.sin((n + 1) * grid @ ways) for n in range(6)]
+    shape = Shape(patch=(16, 16), width=4, hidden=1, frequencies=1, latents=2, features=2)
+    learned = learn(Learner.new(shape, torch.stack(waves)), 60, 20)
+    return Prior.of(learned, index_bits=8, budget=6.0)
+
+
+def prior() -> bytes:
+    return small_prior().data
+
+
+def bayes() -> bytes:
+    """A picture of that prior, which decoding finds beside it."""
+    given, size, rng = small_prior(), (16, 24), np.random.default_rng(0)
+    rows = given.shape.rows(given.shape.grid(size))
+    index = {
+        level: rng.integers(0, 1 << given.index_bits, (rows[level], len(blocks.ends)))
+        for level, blocks in given.blocks.items()
+    }
+    return bayes_codec.encode(BayesField(given, size, index, {"recipe": "golden"}))
+
+
 def tiles() -> bytes:
     """Three tiles at two levels of detail."""
     streams, records = {}, []
@@ -112,6 +143,7 @@ def tiles() -> bytes:
 MAKERS: dict[str, Callable[[], bytes]] = {
     "image": image, "sdf": sdf, "nerf": nerf, "vqnerf": vqnerf, "tiles": tiles,
     "image_latent": latent,  # Of the same kind, by another codec.
+    "prior": prior, "image_bayes": bayes,
 }  # fmt: skip
 
 

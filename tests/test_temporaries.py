@@ -48,13 +48,7 @@ else:
 
 
 def killed(what: str, path: Path) -> None:
-    root = Path(models.__file__).resolve().parent.parent
-    path_of = os.pathsep.join(p for p in (str(root), *sys.path) if p)
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, what, str(path)],
-        env=os.environ | {"PYTHONPATH": path_of},
-        check=False,
-    )
+    done = subprocess.run([sys.executable, "-c", CHILD, what, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
 
 
