@@ -122,7 +122,7 @@ def test_tasks_end_with_a_driver_that_is_killed(light, tmp_path: Path) -> None:
         f"    task = Do('hang', 'hang', Path({str(light.marks)!r}))\n"
         f"    list(run_all([task], Processes(1), Path({str(tmp_path / 'work')!r})))\n"
     )
-    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path}
     process = subprocess.Popen([sys.executable, str(driver)], env=environment)
     while not tries(light, "hang"):
