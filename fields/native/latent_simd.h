@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 #include "latent.h"
 
@@ -74,15 +75,16 @@ FP_TIGHT void dense_tile(const float* w, int inputs, const float* bias, const fl
 inline void dense(const float* w, int inputs, const float* bias, const float* const* x,
                   float (*y)[PATCH], int outputs, bool add, int count) {
   constexpr int WIDE = LANES == 16 ? 8 : 4;
-  const auto step = [&](auto tile, int size) {
-    tile(w, inputs, bias, x, y, add, count);
-    w += size * inputs, y += size, outputs -= size;
-    if (bias) bias += size;
+  const auto step = [&](auto rows) {  // Not a pointer to a tile: that is inlined at -O2 only.
+    constexpr int SIZE = decltype(rows)::value;
+    dense_tile<SIZE>(w, inputs, bias, x, y, add, count);
+    w += SIZE * inputs, y += SIZE, outputs -= SIZE;
+    if (bias) bias += SIZE;
   };
-  while (outputs >= WIDE) step(dense_tile<WIDE>, WIDE);
-  while (outputs >= 4) step(dense_tile<4>, 4);
-  while (outputs >= 2) step(dense_tile<2>, 2);
-  if (outputs) step(dense_tile<1>, 1);
+  while (outputs >= WIDE) step(std::integral_constant<int, WIDE>{});
+  while (outputs >= 4) step(std::integral_constant<int, 4>{});
+  while (outputs >= 2) step(std::integral_constant<int, 2>{});
+  if (outputs) step(std::integral_constant<int, 1>{});
 }
 
 inline void rectify(float (*y)[PATCH], int rows, int count) {
