@@ -35,6 +35,7 @@ from fieldpress.fields.bayes_encode import EncodeSettings, encode_signals
 from fieldpress.fields.bayes_learn import Learner, learn
 from fieldpress.fields.bayes_prior import Prior, read_prior
 from fieldpress.fields.bayes_shape import Shape
+from fieldpress.scenes.rate_distortion import bd_rate
 
 TRAIN = ("kodim05", "kodim07", "kodim15", "kodim19", "astronaut", "chelsea")
 TEST = ("kodim03", "kodim23")
@@ -243,6 +244,20 @@ def video() -> dict[str, Any]:
     return found
 
 
+def bd_rates() -> dict[str, Any]:
+    """Percent that RECOMBINER takes more than each other, of the rows that are stored."""
+    kept = json.loads((RESULTS / "recombiner.json").read_text())
+    others = {"COMBINER": kept["combiner"]["result"], **kept["peers"]["result"]}
+    found: dict[str, Any] = {}
+    for key in ("bpp_without_headers", "bpp"):
+        ours = [(row[key], row["psnr"]) for row in kept["recombiner"]["result"]]
+        for name, rows in others.items():
+            rate = bd_rate([(row[key], row["psnr"]) for row in rows], ours)
+            found[f"{name} {key}"] = vars(rate)
+            print(f"{name} {key}: {rate.percent} % over {rate.overlap} dB")
+    return found
+
+
 PARTS: dict[str, Callable[[], Any]] = {
     "recombiner": lambda: chain(RECOMBINER),
     "combiner": lambda: chain(COMBINER),
@@ -251,6 +266,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     "ablation": ablation,
     "hierarchy": hierarchy,
     "video": video,
+    "bd_rates": bd_rates,
 }
 
 

@@ -7,8 +7,8 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,15 @@ from numpy.typing import NDArray
 Frames = NDArray[np.uint8]  # [G, H, W, 3], RGB, full range.
 State = Any  # Whatever a codec's next group needs: decoded weights. Never changed in place.
 Progress = Callable[[str, float], None]  # A stage, and the share of the group that is done.
+
+T = TypeVar("T")
+
+
+def steps_of(preset: str, steps: Mapping[str, T]) -> T:
+    """What a codec's preset stands for. Raises ValueError that names all of them."""
+    if preset not in steps:
+        raise ValueError(f"preset: expected one of {', '.join(steps)}, got {preset!r:.40}")
+    return steps[preset]
 
 
 class GroupCodec(Protocol):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import latent_motion
+from .group_codec import steps_of
 from .latent_fit import Schedule
 from .latent_frame import Frame, Given, decode_frame, encode_frame
 from .latent_model import Design
@@ -77,8 +78,7 @@ class LatentCodec:
     name = "latent"
 
     def __init__(self, preset: str = "medium", lmbda: float = 1e-3, seed: int = 0) -> None:
-        if preset not in STEPS:
-            raise ValueError(f"preset: expected one of {', '.join(STEPS)}, got {preset!r:.40}")
+        steps_of(preset, STEPS)
         if not 1e-6 <= lmbda <= 1:
             raise ValueError(f"lmbda: expected 1e-6 to 1, got {lmbda}")
         self.preset, self.lmbda, self.seed = preset, lmbda, seed

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import weight_stream
-from .group_codec import Frames, Progress, State
+from .group_codec import Frames, Progress, State, steps_of
 from .network import cosine_rate
 from .weight_fit import seeded_uniform
 from .weight_stream import MAX_STEP, MIN_STEP, PER_OCTAVE, Quantised, Shapes, quantise
@@ -123,9 +123,7 @@ class NervppCodec:
     name = "nervpp"
 
     def __init__(self, preset: str, lmbda: float, seed: int) -> None:
-        if preset not in STEPS:
-            raise ValueError(f"preset: expected one of {', '.join(STEPS)}, got {preset!r}")
-        self._steps, self._lmbda, self._seed = STEPS[preset], lmbda, seed
+        self._steps, self._lmbda, self._seed = steps_of(preset, STEPS), lmbda, seed
 
     def encode(
         self, frames: Frames, state: State, *, progress: Progress | None = None

@@ -45,7 +45,8 @@ def sensitivity(
     pass a view and probe instead of a Jacobian. Unbiased; the relative standard deviation falls
     with views, probes and the values summed. A picture is linear in the alpha of one Gaussian (but
     for the clamp of alpha), so its removal costs (alpha dC/dalpha)^2. Gaussians that no view had
-    in its frustum get a guess, see `importance`.
+    in its frustum get a guess, see `importance`. Of colours on a shelf it is neglected that they
+    change as the centre moves.
     """
     means, quats, scales, opacities, colors = (x.detach() for x in model.activated())
     options, shelf = model.options(), on_shelf(model)
