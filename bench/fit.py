@@ -77,7 +77,7 @@ def main() -> None:
                 f"  {row['steps_per_second']:.1f} steps/s",
                 flush=True,
             )
-    if set(arguments.only) == set(JOBS):
+    if set(arguments.only) == set(JOBS) or arguments.budget is not None:
         name = "fit" if arguments.budget is None else f"fit_{arguments.budget}"
         print("wrote", write(name, {"scenes": rows}))
 

@@ -1,6 +1,7 @@
 """LightGaussian, a row per stage in the shape of its paper, and our codec at the same size.
 
     python bench/lightgaussian.py [--steps 1500] [--only fox snowmiku]
+    python bench/lightgaussian.py --fits DIR --only fox-fit snowmiku-fit  # of bench/fit.py --keep
 
 The trained models and photographs are those of FIELDPRESS_DATA; fox at 270x480, snowmiku at
 396x296; every eighth photograph is a test view. The paper's three fine-tunings are 5,000 steps
@@ -41,6 +42,8 @@ SCENES = {
     "fox": ("gaussians/fox-trained/point_cloud.ply", "multiview/fox", 2.0),
     "snowmiku": ("gaussians/snowmiku-trained/point_cloud.ply", "multiview/snowmiku", 2.5),
     "fox-tiny": ("multiview/fox-tiny/point_cloud.ply", "multiview/fox-tiny", 1.0),
+    "fox-fit": ("fox.ply", "multiview/fox", 2.0),
+    "snowmiku-fit": ("snowmiku.ply", "multiview/snowmiku", 2.5),
 }
 WANTED = {"ratio": 15.0, "loss_db": 0.3, "fps_ratio": 1.5, "ours_ahead_db": 0.0}
 
@@ -86,7 +89,8 @@ def speed(data: bytes, model: SplatModel, scene: Scene) -> dict[str, Any]:
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     source, photos, downscale = SCENES[name]
     scene = read_scene(DATA / photos, downscale=downscale)
-    model, _ = sanitize(models.load(DATA / source))
+    folder = arguments.fits if name.endswith("-fit") else DATA
+    model, _ = sanitize(models.load(folder / source))
     settings = settings_of(arguments)
     start = time.perf_counter()
     result = run_lightgaussian(model, scene, settings, Say(name))
@@ -177,7 +181,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--keep", type=Path, default=None, help="folder for the files made")
     parser.add_argument("--name", default="lightgaussian", help="of the result")
+    parser.add_argument("--fits", type=Path, default=None, help="folder of bench/fit.py's models")
     arguments = parser.parse_args()
+    if arguments.fits is None and any(name.endswith("-fit") for name in arguments.only):
+        parser.error("--fits DIR says where bench/fit.py --keep left its models")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     rows = [measure(name, arguments) for name in arguments.only]

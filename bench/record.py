@@ -20,16 +20,25 @@ RESULTS = ROOT / "bench" / "results"
 DATA = Path(os.environ.get("FIELDPRESS_DATA", ROOT.parent / "shared" / "data"))
 
 
+def _commit() -> str:
+    """The commit at hand, `-dirty` where a file that is no result differs from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)bench/results")
+    return git("describe", "--always", "--exclude=*") + ("-dirty" if changed else "")
+
+
 def machine() -> dict[str, Any]:
     """Commit, processor, versions and load of this run."""
     model = "unknown"
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "commit": commit,
+        "commit": _commit(),
         "cpu": model,
         "cores": os.cpu_count(),
         "isa": _native.isa(),

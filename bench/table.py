@@ -132,10 +132,11 @@ def fits(result: dict) -> list[str]:
 
 
 def lightgaussian(result: dict) -> list[str]:
+    form, steps = (result["scenes"][0]["settings"][key] for key in ("form", "recovery_steps"))
     lines = [
-        "LightGaussian, stage by stage, on the same models and photographs "
-        "(`python bench/lightgaussian.py`); the last row of each scene is our codec at the same "
-        "size, without photographs. " + provenance(result),
+        f"LightGaussian, stage by stage, on the same models and photographs, its {form} form with "
+        f"{steps:,} steps a fine-tuning (`python bench/lightgaussian.py`); the last row of each "
+        "scene is our codec at the same size, without photographs. " + provenance(result),
         "",
         "| scene | stage | Gaussians | bytes | ratio | PSNR | SSIM | FPS, times the input's |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -313,6 +314,8 @@ def render() -> str:
         ("vector_quantiser", vector_quantiser),
         ("finetune", finetune),
         ("lightgaussian", lightgaussian),
+        ("lightgaussian-fox-published", lightgaussian),
+        ("lightgaussian-fits", lightgaussian),
         ("fit", fits),
         ("raster_cpu", raster),
         ("viewer", viewer),
