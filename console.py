@@ -251,7 +251,8 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._first: tuple[float, float] | None = None  # When, and the share done by then.
         self._low, self._high = 0.0, 1.0
         self._bar: Any = None
 
@@ -282,9 +283,12 @@ class Progress:
             self._bar.update(self._task, description=stage, completed=done)
             return
         now = time.monotonic()
-        if now - self._last >= PLAIN_LINE_SECONDS and 0 < done < 1:
+        if self._first is None:  # A resumed job begins beyond zero: that took no time of this run.
+            self._first = now, done
+        start, before = self._first
+        if now - self._last >= PLAIN_LINE_SECONDS and before < done < 1:
             self._last = now
-            left = (now - self._start) * (1 - done) / done
+            left = (now - start) * (1 - done) / (done - before)
             say(f"{stage}: {100 * done:.0f} % done, about {left:.0f} s left")
 
 

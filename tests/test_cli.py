@@ -571,9 +571,20 @@ def test_progress_says_how_long_it_will_take(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines() == [
-        "fieldpress: encoding: 50 % done, about 30 s left",
-        "fieldpress: measuring: 75 % done, about 20 s left",
+        "fieldpress: encoding: 50 % done, about 31 s left",
+        "fieldpress: measuring: 75 % done, about 21 s left",
     ]
+
+
+def test_progress_of_a_resumed_job_counts_from_where_it_resumed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 10.0, 40.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with console.Progress() as progress:
+        progress("fit", 0.6)
+        progress("fit", 0.7)  # A tenth in 30 seconds.
+    assert capsys.readouterr().err == "fieldpress: fit: 70 % done, about 90 s left\n"
 
 
 def test_progress_on_a_terminal_stays_on_stderr(
