@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 NATIVE = Path(__file__).with_name("native")
+MOST_SHAPES = 4096  # Launch shapes that are kept.
 OLDEST = (7, 0)  # Compute capability: warps whose lanes are scheduled on their own.
 Macros = tuple[tuple[str, int], ...]
 
@@ -189,16 +191,6 @@ def uploaded(data: bytes, device: torch.device) -> Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-class _Stream:
-    """A stream of torch's as cuda-core takes foreign ones."""
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self.handle
-
-
 class DeviceKernels:
     """Compiles each unit for the device when it is first launched."""
 
@@ -211,8 +203,8 @@ class DeviceKernels:
         self._kernels: dict[tuple[str, Macros], Any] = {}
         self._streams: dict[int, Any] = {}
         self._shapes: dict[tuple[int, int], Any] = {}
+        self._here = threading.local()
         torch.cuda.init()
-        self._core.Device(device.index).set_current()
 
     def launch(
         self, kernel: str, blocks: int, threads: int, *arguments: int, macros: Macros = ()
@@ -221,14 +213,20 @@ class DeviceKernels:
         if torch.cuda.current_device() != self.device.index:
             with torch.cuda.device(self.device):
                 return self.launch(kernel, blocks, threads, *arguments, macros=macros)
+        if not hasattr(self._here, "ready"):
+            # The driver wants a context in every thread: autograd and viewers have their own, and
+            # torch makes one current only when it first calls the runtime there.
+            self._core.Device(self.device.index).set_current()
+            self._here.ready = True
         found = self._kernels.get((kernel, macros)) or self._load(kernel, macros)
         handle = torch.cuda.current_stream(self.device).cuda_stream
         stream = self._streams.get(handle)
         if stream is None:
-            device = self._core.Device(self.device.index)
-            stream = self._streams[handle] = device.create_stream(_Stream(handle))
+            stream = self._streams[handle] = self._core.Stream.from_handle(handle)
         shape = self._shapes.get((blocks, threads))
         if shape is None:
+            if len(self._shapes) >= MOST_SHAPES:
+                self._shapes.clear()
             shape = self._core.LaunchConfig(grid=blocks, block=threads)
             self._shapes[blocks, threads] = shape
         self._core.launch(stream, shape, found, *arguments)
