@@ -1,6 +1,6 @@
-"""Print the results table from bench/results/*.json, and put it into README.md.
+"""Results from bench/results/*.json: a short table in README.md, all of them in docs/results.md.
 
-python bench/table.py [--check]     --check fails where README.md is not up to date
+python bench/table.py [--check]     --check fails where either is not up to date
 """
 
 from __future__ import annotations
@@ -10,10 +10,17 @@ import json
 from pathlib import Path
 
 import field_tables
+import headlines
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PREFACE = """# Results
+
+Printed by `python bench/table.py` from `bench/results/*.json`, which have every figure, the
+machine and the spread. Each table names the command that measures it, and the commit that it was
+measured at: rows are not all of one commit.
+"""
 
 
 def load(name: str) -> dict | None:
@@ -339,14 +346,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    new = f"{before}{BEGIN}\n{render()}\n{END}{rest.split(END)[1]}"
-    if arguments.check and new != text:
-        raise SystemExit("README.md: results table is not up to date: run python bench/table.py")
-    readme.write_text(new)
-    print(render())
+    readme, everything = ROOT / "README.md", ROOT / "docs" / "results.md"
+    before, rest = readme.read_text().split(BEGIN)
+    short = "\n".join(headlines.table(load))
+    texts = {
+        readme: f"{before}{BEGIN}\n{short}\n{END}{rest.split(END)[1]}",
+        everything: f"{PREFACE}\n{render()}\n",
+    }
+    for path, text in texts.items():
+        if arguments.check and (not path.exists() or path.read_text() != text):
+            raise SystemExit(f"{path.name}: not up to date: run python bench/table.py")
+        path.write_text(text)
+    print(short)
 
 
 if __name__ == "__main__":

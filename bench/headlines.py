@@ -1,0 +1,194 @@
+"""The short table of README.md: what was measured, beside what; losses as well as wins.
+
+table.py puts it there, from the same files as docs/results.md. A row whose file is missing, or
+lacks what it tells, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Any
+
+Load = Callable[[str], dict[str, Any] | None]
+Row = tuple[str, str, str]  # What, what came out, the bench.
+
+
+def gaussians(found: dict[str, Any]) -> Iterable[Row]:
+    for goal in ("44", "36.5"):
+        row = found["medians"][f"normal {goal} dB"]
+        yield (
+            f"Gaussians from the scene file alone, {goal} dB against the input, "
+            f"median of {row['scenes']} degree-3 scenes",
+            f"**{row['ratio']:.0f}x** smaller, {row['fps_ratio']:.2f}x the FPS",
+            "frontier",
+        )
+
+
+def formats(found: dict[str, Any]) -> Iterable[Row]:
+    for key, name in (("spz", "SPZ v3"), ("sog", "SOG")):
+        shares = [row["share"] for row in found["rows"] if row["peer"] == key]
+        if shares:
+            yield (
+                f"the same beside {name} at its quality, median of {len(shares)} scenes",
+                f"**{100 * median(shares):.0f} %** of its bytes",
+                "peers",
+            )
+
+
+def finetune(found: dict[str, Any]) -> Iterable[Row]:
+    scenes = sorted({row["scene"] for row in found["rows"]})
+    for ratio in (60.0, 100.0):
+        told = []
+        for scene in scenes:
+            rows = {
+                row["method"]: row["psnr"]
+                for row in found["rows"]
+                if row["scene"] == scene and row["ratio_wanted"] in (ratio, 1.0)
+            }
+            told.append(f"{rows['finetune'] - rows['input']:+.2f} dB ({scene})")
+        yield (
+            f"trained on the photographs, {ratio:.0f}x, test photographs against the input's",
+            ", ".join(told),
+            "finetune",
+        )
+
+
+def lightgaussian(found: dict[str, Any]) -> Iterable[Row]:
+    for scene in found["scenes"]:
+        stages = scene["stages"]
+        last, ours = stages[-2], stages[-1]
+        yield (
+            f"LightGaussian ({scene['scene']}, {last['ratio']:.0f}x), ours at its size without "
+            "photographs",
+            f"{-last['loss_db']:+.2f} dB against the input's, ours {-ours['loss_db']:+.2f} dB",
+            "lightgaussian",
+        )
+
+
+def fits(found: dict[str, Any]) -> Iterable[Row]:
+    for row in found["scenes"]:
+        if row["plain"]:
+            yield (
+                f"fitting Gaussians on two cores, {row['scene']}, test photographs",
+                f"{row['psnr']:.2f} dB in {row['fit_seconds'] / 60:.1f} minutes, a plain trainer's "
+                f"model {row['plain']['psnr']:.2f} dB",
+                "fit",
+            )
+
+
+def large(found: dict[str, Any]) -> Iterable[Row]:
+    for row in found["rows"]:
+        yield (
+            f"{row['count_in']:,} Gaussians of degree 3, two cores, {row['psnr_self']:.1f} dB",
+            f"{row['ratio']:.1f}x, encoded in {row['encode_seconds']:.0f} s, decoded in "
+            f"{row['decode_seconds']:.1f} s",
+            "large",
+        )
+
+
+def nerf(found: dict[str, Any]) -> Iterable[Row]:
+    rows = [row for row in found["rows"] if row["kind"] == "nerf"]
+    plain = {row["name"]: row["psnr_unrounded"] for row in rows}
+    for row in rows:
+        loss = row["psnr"] - plain[row["name"].removesuffix(", trained")]
+        yield (
+            f"NeRF on a hashed simplex grid, {row['name']}: file beside its tables in fp16",
+            f"{row['ratio'] / 2:.1f}x smaller, {loss:+.2f} dB against the plain fit unrounded",
+            "neural_fields",
+        )
+
+
+def encodings(found: dict[str, Any]) -> Iterable[Row]:
+    case = next(case for case in found["cases"] if case["dims"] == 3)
+    ratios = {key: value for key, value in case["ratios"].items() if key.endswith("forward")}
+    slow = next(value for key, value in ratios.items() if key.startswith("grid / torch"))
+    yield (
+        "hash grid in 3D, one core, beside torch and Dr.Jit",
+        f"{slow:.0f}x and {ratios['grid / Dr.Jit grid, forward']:.1f}x as fast",
+        "encodings",
+    )
+
+
+def vq_nerf(found: dict[str, Any]) -> Iterable[Row]:
+    direct, *others = [row for row in found["rows"] if "stretched" not in row["name"]]
+    told = [
+        f"{row['times_as_fast']:.1f}x as fast at {row['psnr'] - direct['psnr']:+.2f} dB"
+        for row in others
+    ]
+    yield "VQ-NeRF, our reconstruction, beside its own field", "; ".join(told), "vq_nerf"
+
+
+def video(found: dict[str, Any]) -> Iterable[Row]:
+    anchors = ("nirvana", "x264 medium 4:4:4", "x265 medium 4:4:4", "SVT-AV1 p4 4:2:0")
+    names = ("NIRVANA", "x264", "x265", "SVT-AV1")
+    clips = sorted({row["clip"] for row in found["bd_rate"]})
+    for clip in clips:
+        rates = {
+            row["anchor"]: row["percent"]
+            for row in found["bd_rate"]
+            if (row["clip"], row["method"], row["metric"]) == (clip, "latent", "psnr")
+            and row["percent"] is not None
+        }
+        told = [
+            f"{rates[anchor]:+.0f} % {name}"
+            for anchor, name in zip(anchors, names, strict=True)
+            if anchor in rates
+        ]
+        if told:
+            yield f"video, {clip}, 16 frames: bytes at equal RGB PSNR", ", ".join(told), "video"
+
+
+def images(found: dict[str, Any]) -> Iterable[Row]:
+    told = [f"{percent:+.0f} % {name}" for name, percent in found["mean"].items()]
+    count, size = len(found["rows"]), "x".join(map(str, found["rows"][0]["size"]))
+    yield (
+        f"pictures, `--method latent`, {count} of {size}: bytes at equal PSNR",
+        ", ".join(told),
+        "image_codec",
+    )
+
+
+def recombiner(found: dict[str, Any]) -> Iterable[Row]:
+    rates = found["bd_rates"]["result"]
+    told = [
+        f"{rates[f'{name} bpp_without_headers']['percent']:+.0f} % {name}"
+        for name in ("COMBINER", "JPEG", "WebP")
+    ]
+    yield "RECOMBINER, 32x32 crops: bits without headers", ", ".join(told), "recombiner"
+
+
+def fuzz(found: dict[str, Any]) -> Iterable[Row]:
+    failures = found["crashes"] + found["hangs"] + found["allocations"]
+    yield (
+        f"damaged inputs to {len(found['targets'])} readers",
+        f"{found['inputs']:,} tried, {failures} crashes, hangs or wild allocations",
+        "fuzz",
+    )
+
+
+def kills(found: dict[str, Any]) -> Iterable[Row]:
+    yield (
+        f"{found['kills']} kills of writing commands",
+        f"{found['damaged']} damaged outputs, {found['lost']} lost results",
+        "kills",
+    )
+
+
+ROWS: tuple[tuple[str, Callable[[dict[str, Any]], Iterable[Row]]], ...] = (
+    ("frontier", gaussians), ("peers", formats), ("finetune", finetune),
+    ("lightgaussian-fox-published", lightgaussian), ("lightgaussian-fits", lightgaussian),
+    ("fit", fits), ("large", large), ("neural_fields", nerf), ("vq_nerf", vq_nerf),
+    ("encodings", encodings), ("video", video), ("image_codec", images),
+    ("recombiner", recombiner), ("fuzz", fuzz), ("kills", kills),
+)  # fmt: skip
+
+
+def table(load: Load) -> list[str]:
+    """The lines of the table."""
+    lines = ["| measured | result | bench |", "| --- | --- | --- |"]
+    for name, rows in ROWS:
+        found = load(name)
+        if found is not None:
+            lines += [f"| {what} | {got} | `{bench}` |" for what, got, bench in rows(found)]
+    return lines
