@@ -192,7 +192,12 @@ def _matrix(colorspace: int, height: int) -> str:
 
 
 def _picture(frame: Any, matrix: str) -> NDArray[np.uint8]:
-    """A decoded frame [H, W, 3] uint8, by its own matrix and range."""
+    """A decoded frame [H, W, 3] uint8, by its own matrix and range, upright: phones turn clips."""
+    turns = round(frame.rotation / 90)  # Counterclockwise.
+    return np.ascontiguousarray(np.rot90(_colours(frame, matrix), turns))
+
+
+def _colours(frame: Any, matrix: str) -> NDArray[np.uint8]:
     if frame.format.name not in PLANAR:
         return frame.to_ndarray(format="rgb24")
     planes = [

@@ -150,3 +150,20 @@ def test_ms_ssim_is_that_of_torchmetrics():
     theirs = functional.multiscale_structural_similarity_index_measure(found, truth, data_range=1.0)
     ours = video_metrics.ms_ssim(found.permute(0, 2, 3, 1), truth.permute(0, 2, 3, 1))
     assert ours == pytest.approx(float(theirs), abs=2e-3)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_a_clip_that_a_phone_turned_is_read_upright(tmp_path: Path, degrees: int):
+    av = pytest.importorskip("av")
+    lying = smooth(2, 32, 64).frames
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.set_display_rotation(degrees)
+        for picture in lying:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    upright = np.rot90(lying, degrees // 90, axes=(1, 2))  # Counterclockwise.
+    found = read_clip(tmp_path / "turned.mp4").frames
+    assert found.shape == upright.shape
+    assert np.abs(found.astype(int) - upright).mean() < 5
