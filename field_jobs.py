@@ -37,6 +37,7 @@ LOSS_DB = {"small": 1.5, "balanced": 0.4, "high": 0.05}
 SDF_LEVELS, SDF_GROWTH = 8, 1.38  # From 16 to 152 cells.
 NERF_LEVELS, NERF_GROWTH = 10, 1.5  # From 16 to 615 cells.
 ORBIT_REACH = 1.6  # Distance of an orbit's cameras, in edges of the cube.
+GREY = {"white": 1.0}  # That transparent photographs are laid over; else black.
 TRAINED = ("small", "balanced")  # Presets that train through the rounding.
 
 
@@ -217,6 +218,8 @@ class NerfJob:
     rate_db: float | None = None
     seed: int = 0
     device: str = "cpu"
+    background: str = "black"
+    exposure: bool = False
 
     def __post_init__(self) -> None:
         self.settings()
@@ -227,7 +230,8 @@ class NerfJob:
         encoding = Encoding(3, self.otype, NERF_LEVELS, 2, self.log2_hashmap_size, 16, NERF_GROWTH)
         return NerfSettings(
             encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db,
-            rate_db=self.rate_db, seed=self.seed,
+            rate_db=self.rate_db, seed=self.seed, background=self.background,
+            exposure=self.exposure,
         )  # fmt: skip
 
     def fit(
@@ -251,6 +255,8 @@ class VqNerfJob(NerfJob):
         self.vq_settings()
         if self.rate_db is not None:
             raise ValueError("rate_db: expected none with --method vqnerf, got one")
+        if self.background != "black" or self.exposure:
+            raise ValueError("background, exposure: expected neither with --method vqnerf")
         if self.device != "cpu":
             raise ValueError(f"device: expected cpu with --method vqnerf, got {self.device}")
 
@@ -264,7 +270,10 @@ def fit_nerf_file(
     """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
     _check_name(output)
     there = require(job.device)
-    scene = read_scene(source, downscale=downscale, most_bytes=budget.limit())
+    scene = read_scene(
+        source, downscale=downscale, background=GREY.get(job.background, 0.0),
+        most_bytes=budget.limit(),
+    )  # fmt: skip
     fitted = job.fit(scene, there, progress.part(0, FIT_SHARE))
     start = time.perf_counter()
     pressed = _pressed(
@@ -318,7 +327,8 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
     if isinstance(model, NerfField):
         if scene is None or reference is not None:
             raise ValueError("eval: expected --scene with the photographs of a radiance field")
-        return _measure(model, read_scene(scene, most_bytes=budget.limit()))
+        grey = sum(model.background) / 3  # Transparent photographs are laid over the same.
+        return _measure(model, read_scene(scene, background=grey, most_bytes=budget.limit()))
     if model.kind not in ("image", "sdf"):
         raise ValueError(f"eval: expected a field to look at, got one of kind {model.kind!r}")
     device = str(model.network.table.device) if hasattr(model, "network") else "cpu"
