@@ -15,6 +15,7 @@ from torch import Tensor
 from . import __version__
 from .console import Progress, sink
 from .fields import codec
+from .fields.checkpoint import in_frame
 from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
 from .fields.fit_nerf import FittedNerf, NerfSettings, fit_nerf
 from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
@@ -289,7 +290,8 @@ def fit_nerf_file(
 
 
 def _measure(model: Any, scene: Scene) -> dict[str, Any]:
-    report = evaluate(model.render, scene.test, photos=scene.test_images).to_json()
+    views = in_frame(scene.test, model.extra.get("frame"))
+    report = evaluate(model.render, views, photos=scene.test_images).to_json()
     keys = ("psnr", "ssim", "lpips", "fps", "render_size", "views", "device")
     measured = {key: report[key] for key in keys}
     if isinstance(model, VqNerfField):

@@ -321,11 +321,23 @@ def coarsest(
     pick = torch.linspace(0, len(scene.train) - 1, SHOWN).long()
     views, truth = scene.train[pick], scene.train_images[pick]
     goal = _quality(model.to(device), views, truth) - loss_db
+    return coarsest_to(model, used, (views, truth), goal, steps_at, device)
+
+
+def coarsest_to(
+    model: NerfField,
+    used: codec.Used,
+    shown: tuple[Cameras, Tensor],
+    goal: float,
+    steps_at: Callable[[float], codec.Steps],
+    device: torch.device | str = "cpu",
+) -> codec.Steps:
+    """The coarsest steps whose rounding shows views at `goal` dB to their pictures, or better."""
     low, high = -12.0, 4.0  # log2 of the factor: what loses too little, too much.
     for _ in range(TRIALS):
         middle = 0.5 * (low + high)
         rounded = codec.rounded(model, steps_at(2**middle), used).to(device)
-        good = _quality(rounded, views, truth) >= goal
+        good = _quality(rounded, *shown) >= goal
         low, high = (middle, high) if good else (low, middle)
     return steps_at(2**low)
 
