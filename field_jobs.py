@@ -23,8 +23,10 @@ from .fields.fit_vq_nerf import FittedVqNerf, VqSettings, fit_vq_nerf
 from .fields.image import MAX_SIDE, ImageField
 from .fields.levels import Encoding
 from .fields.nerf import NerfField
+from .fields.pixels import HeldPixels, Pixels
 from .fields.sdf import SdfField
 from .fields.vq_nerf import VqNerfField
+from .large_pictures import compare_bands, opened, peak_memory
 from .quant import budget, container
 from .render.cuda import require
 from .scenes import metrics
@@ -97,22 +99,26 @@ def fit_image_file(
 ) -> dict[str, Any]:
     """Fit a field to a picture and write it, compressed; decoded again before it is measured."""
     _check_name(output)
-    there, picture = require(job.device), read_picture(source)
-    height, width = picture.shape[:2]
-    settings = job.settings(width, height)
-    share = progress.part(0, FIT_SHARE)
-    fitted = fit_image(picture, settings, device=there, progress=share)
-    start = time.perf_counter()
-    steps = fitted.steps or search_steps(
-        fitted.model.network, fitted.used, picture, LOSS_DB[job.preset]
-    )
-    pressed = _pressed(fitted, steps, job, source, output, start, lambda m: _compare(m, picture))
+    there = require(job.device)
+    with opened(source) as pixels:
+        width, height = pixels.width, pixels.height
+        share = progress.part(0, FIT_SHARE)
+        fitted = fit_image(pixels, job.settings(width, height), device=there, progress=share)
+        start = time.perf_counter()
+        steps = fitted.steps or search_steps(
+            fitted.model.network, fitted.used, pixels, LOSS_DB[job.preset]
+        )
+        pressed = _pressed(
+            fitted, steps, job, source, output, start, lambda m: _compare(m, pixels)
+        )
+        unrounded = _compare(fitted.model, pixels)
     return {
         "input_bytes": Path(source).stat().st_size,
         **pressed,
         "bits_per_pixel": 8 * pressed["output_bytes"] / (width * height),
-        "psnr_unrounded": float(metrics.psnr(fitted.model.picture(), picture.float() / 255)),
+        "psnr_unrounded": unrounded["psnr"],
         "render_size": [width, height],
+        "peak_memory_bytes": peak_memory(),
     }
 
 
@@ -311,12 +317,14 @@ def _check_name(output: str) -> None:
         raise ValueError(f"{output}: expected a name ending in .fpz")
 
 
-def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
+def _compare(model: Any, pixels: Pixels) -> dict[str, Any]:
     """Quality against the picture, and what decoding all pixels takes."""
+    if not isinstance(pixels, HeldPixels):
+        return compare_bands(model, pixels)
     start = time.perf_counter()
     found = model.picture().cpu()
     seconds = time.perf_counter() - start
-    truth = picture.float() / 255
+    truth = pixels.picture.cpu().float() / 255
     return {
         "psnr": float(metrics.psnr(found, truth)),
         "ssim": float(metrics.ssim(found, truth)),
@@ -344,7 +352,7 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
             f"{reference}: expected {model.width}x{model.height} pixels, got "
             f"{picture.shape[1]}x{picture.shape[0]}"
         )
-    return {**_compare(model, picture), "render_size": [model.width, model.height],
+    return {**_compare(model, HeldPixels(picture)), "render_size": [model.width, model.height],
             "reference": reference, "device": device}  # fmt: skip
 
 
