@@ -20,7 +20,7 @@ from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_ste
 from .fields.fit_nerf import FittedNerf, NerfSettings, fit_nerf
 from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
 from .fields.fit_vq_nerf import FittedVqNerf, VqSettings, fit_vq_nerf
-from .fields.image import MAX_SIDE, ImageField
+from .fields.image import MAX_SIDE
 from .fields.levels import Encoding
 from .fields.nerf import NerfField
 from .fields.pixels import HeldPixels, Pixels
@@ -108,9 +108,7 @@ def fit_image_file(
         steps = fitted.steps or search_steps(
             fitted.model.network, fitted.used, pixels, LOSS_DB[job.preset]
         )
-        pressed = _pressed(
-            fitted, steps, job, source, output, start, lambda m: _compare(m, pixels)
-        )
+        pressed = _pressed(fitted, steps, job, source, output, start, lambda m: _compare(m, pixels))
         unrounded = _compare(fitted.model, pixels)
     return {
         "input_bytes": Path(source).stat().st_size,

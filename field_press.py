@@ -24,7 +24,7 @@ from .scenes.evaluate import evaluate
 from .scenes.orbit import orbit
 
 VIEWS, HELD_OUT = 3, 4
-REACH = 0.35  # Of views around the middle, in edges of the cube: inside it, as cameras of a capture.
+REACH = 0.35  # Of views around the middle, in edges of the cube: inside it, as a capture's.
 SIZE = (160, 120)
 
 
@@ -51,9 +51,7 @@ def compress_field(
     photos = None
     if scene is not None:
         grey = sum(model.background) / 3
-        photos = read_scene(
-            scene, downscale=downscale, background=grey, most_bytes=budget.limit()
-        )
+        photos = read_scene(scene, downscale=downscale, background=grey, most_bytes=budget.limit())
     views, held_out = _views(model, photos)
     start = time.perf_counter()
     progress("statistics", 0.1)

@@ -29,8 +29,7 @@ class Format:
     Attributes:
         suffix: of its files' names; without a dot it is all of the name.
         marks: what its files begin with; none where a name alone can tell.
-        reader: module and function in `gaussians`, that of checkpoints in the root: (source, *, name)
-            -> model.
+        reader: module and function in `gaussians`, or in the root: (source, *, name) -> model.
         writer: likewise (model, **options) -> bytes, their pieces, or a folder's files by name, in
             a module that has the format's LIMITS; or None.
         by_path: reads a path as well as bytes: maps it, or finds other files beside it.

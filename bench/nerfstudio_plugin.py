@@ -25,7 +25,8 @@ import record
 from fieldpress.scenes.datasets import read_scene
 
 METHODS: dict[str, list[str]] = {
-    "fieldpress-splats": ["--pipeline.model.budget", "10000", "--pipeline.model.num-downscales", "0"],
+    "fieldpress-splats": ["--pipeline.model.budget", "10000",
+                          "--pipeline.model.num-downscales", "0"],
     "fieldpress-nerf": ["--pipeline.model.log2-hashmap-size", "14", "--pipeline.model.reach", "2",
                         "--pipeline.datamanager.train-num-rays-per-batch", "512"],
 }  # fmt: skip
@@ -111,7 +112,7 @@ def main() -> None:
         return
     listed = run(given.venv, "ns-train", "--help")
     freeze = run(given.venv, "pip", "freeze")
-    versions = re.findall(r"^(nerfstudio|torch|torchvision|gsplat|nerfacc|tyro)==(.*)$", freeze, re.M)
+    versions = re.findall(r"^(nerfstudio|torch|torchvision|gsplat|tyro)==(.*)$", freeze, re.M)
     rows = {}
     for method in METHODS:
         if method not in listed:

@@ -61,6 +61,7 @@ class HeldPixels:
         """Some rows at a time."""
         return ((y, self.picture[y : y + BAND]) for y in range(0, self.height, BAND))
 
+
 class FiledPixels:
     """A picture in a file, its pixels once more in buckets, each a random sample of the whole.
 

@@ -108,7 +108,7 @@ def _sizes(archive: TorchArchive, found: dict[str, Any]) -> tuple[int, int]:
 
 
 def transforms_beside(path: Path) -> Path | None:
-    """nerfstudio's record of how it moved the capture of a checkpoint, if it is there."""
+    """The record of how nerfstudio moved the capture of a checkpoint, if it is there."""
     places = (path.parent / TRANSFORMS, path.parent.parent / TRANSFORMS)
     return next((place for place in places if place.is_file()), None)
 
@@ -132,8 +132,8 @@ def read_frame(transforms: Path) -> tuple[np.ndarray, np.ndarray]:
         found = json.loads(transforms.read_bytes())
         matrix, scale = np.array(found["transform"], np.float64), float(found["scale"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{transforms}: not nerfstudio's transform and scale: {reason:.80}") from None
+        reason = f"{' '.join(str(error).split()):.80}"
+        raise ValueError(f"{transforms}: not nerfstudio's transform and scale: {reason}") from None
     if matrix.shape != (3, 4) or not np.isfinite(matrix).all() or not 1e-12 < scale < 1e12:
         raise ValueError(f"{transforms}: transform, scale: expected 3x4 numbers and one above 0")
     if np.linalg.det(matrix[:, :3]) < 1e-6:

@@ -56,7 +56,8 @@ class Radiance(nn.Module):
             return
         occupancy = Occupancy(self.cells.device)
         occupancy.density, occupancy.cells = self.density, self.cells
-        network = Network(self.encoding, self.table.detach(), tuple(w.detach() for w in self.weights))
+        weights = tuple(w.detach() for w in self.weights)
+        network = Network(self.encoding, self.table.detach(), weights)
         early = step < FIRST_LOOKS * CELLS_EVERY
         occupancy.look(lambda points: network(points)[0], self._rng, everywhere=early)
         self.density, self.cells = occupancy.density, occupancy.cells

@@ -83,7 +83,8 @@ class SplatsModel(SplatfactoModel):
     ) -> list[TrainingCallback]:
         """Note the step before it, grow after it."""
         given = training_callback_attributes
-        assert given.optimizers is not None and given.trainer is not None
+        assert given.optimizers is not None
+        assert given.trainer is not None
         self.growth = Growth(
             self.gauss_params, given.optimizers.optimizers, given.trainer.config.max_num_iterations,
             DensifySettings(budget=self.config.budget),

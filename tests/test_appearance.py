@@ -68,7 +68,8 @@ def test_exposures_are_found_and_left_out(ball: Callable[..., Scene]) -> None:
     given = ball()
     assert given.train_images is not None
     gains = torch.where(torch.arange(len(given.train)) % 2 == 0, 1.25, 0.8)
-    uneven = replace(given, train_images=(given.train_images * gains[:, None, None, None]).clamp(0, 1))
+    changed = (given.train_images * gains[:, None, None, None]).clamp(0, 1)
+    uneven = replace(given, train_images=changed)
     trainer = NerfTrainer(uneven, replace(SETTINGS, exposure=True))
     for step in range(SETTINGS.steps):
         if step % CELLS_EVERY == 0 and step:

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: what torch.save wrote is read as it was, and nothing of it runs."""
+"""Checkpoints of other programs: what torch.save wrote is read as it was, nothing of it runs."""
 
 from __future__ import annotations
 
@@ -155,7 +155,8 @@ def test_a_field_is_read_and_compressed(tmp_path: Path, capsys: pytest.CaptureFi
     assert report["output_bytes"] == output.stat().st_size < found.float_bytes
     decoded = models.load(output)
     assert decoded.background == found.background
-    assert main(["compress", str(source), "-o", str(output), "--target-mb", "1", "--overwrite"]) == 1
+    given = [str(source), "-o", str(output), "--target-mb", "1", "--overwrite"]
+    assert main(["compress", *given]) == 1
     assert "--target-db" in capsys.readouterr().err
 
 
@@ -186,7 +187,10 @@ def test_cameras_follow_a_frame() -> None:
     torch.testing.assert_close(there.positions, wanted, rtol=1e-5, atol=1e-5)
     point = torch.tensor([0.3, 0.2, -0.1])
     old = views.viewmats[:, :3, :3] @ point + views.viewmats[:, :3, 3]
-    new = there.viewmats[:, :3, :3] @ (matrix[:, :3] @ point + matrix[:, 3]) + there.viewmats[:, :3, 3]
+    new = (
+        there.viewmats[:, :3, :3] @ (matrix[:, :3] @ point + matrix[:, 3])
+        + there.viewmats[:, :3, 3]
+    )
     torch.testing.assert_close(new, 0.5 * old, rtol=1e-4, atol=1e-5)
     assert in_frame(views, None) is views
     for wrong in ("x", [[1, 2]], [[0.0] * 4] * 3, [[float("nan")] * 4] * 3):
@@ -260,7 +264,10 @@ def test_what_inflates_is_refused() -> None:
     [
         ({"pipeline": {"_model.field.x": torch.zeros(2)}}, "expected a checkpoint of"),
         ([1, 2], "expected a checkpoint of"),
-        ({"splats": {"means": torch.zeros(2, 3), "sh0": torch.zeros(2, 1, 3)}}, "colours: expected"),
+        (
+            {"splats": {"means": torch.zeros(2, 3), "sh0": torch.zeros(2, 1, 3)}},
+            "colours: expected",
+        ),
         (
             {"splats": {**splat_tensors(), "quats": torch.zeros(N, 3)}},
             r"gsplat quats: expected \[7, 4\], got \[7, 3\]",

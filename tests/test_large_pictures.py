@@ -1,4 +1,4 @@
-"""Pictures that are not in memory: the same pixels, bucket by bucket, and as good a field from them."""
+"""Pictures that are not in memory: the same pixels in buckets, and as good a field from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nerfstudio plugin: what of it needs no nerfstudio here, the whole in bench/nerfstudio_plugin.sh."""
+"""The nerfstudio plugin: what needs no nerfstudio; the whole in bench/nerfstudio_plugin.sh."""
 
 from __future__ import annotations
 
