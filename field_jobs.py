@@ -15,15 +15,18 @@ from torch import Tensor
 from . import __version__
 from .console import Progress, sink
 from .fields import codec
+from .fields.checkpoint import in_frame
 from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
 from .fields.fit_nerf import FittedNerf, NerfSettings, fit_nerf
 from .fields.fit_sdf import SdfSettings, Solid, compare, fit_sdf
 from .fields.fit_vq_nerf import FittedVqNerf, VqSettings, fit_vq_nerf
-from .fields.image import MAX_SIDE, ImageField
+from .fields.image import MAX_SIDE
 from .fields.levels import Encoding
 from .fields.nerf import NerfField
+from .fields.pixels import HeldPixels, Pixels
 from .fields.sdf import SdfField
 from .fields.vq_nerf import VqNerfField
+from .large_pictures import compare_bands, opened, peak_memory
 from .quant import budget, container
 from .render.cuda import require
 from .scenes import metrics
@@ -37,6 +40,7 @@ LOSS_DB = {"small": 1.5, "balanced": 0.4, "high": 0.05}
 SDF_LEVELS, SDF_GROWTH = 8, 1.38  # From 16 to 152 cells.
 NERF_LEVELS, NERF_GROWTH = 10, 1.5  # From 16 to 615 cells.
 ORBIT_REACH = 1.6  # Distance of an orbit's cameras, in edges of the cube.
+GREY = {"white": 1.0}  # That transparent photographs are laid over; else black.
 TRAINED = ("small", "balanced")  # Presets that train through the rounding.
 
 
@@ -95,22 +99,24 @@ def fit_image_file(
 ) -> dict[str, Any]:
     """Fit a field to a picture and write it, compressed; decoded again before it is measured."""
     _check_name(output)
-    there, picture = require(job.device), read_picture(source)
-    height, width = picture.shape[:2]
-    settings = job.settings(width, height)
-    share = progress.part(0, FIT_SHARE)
-    fitted = fit_image(picture, settings, device=there, progress=share)
-    start = time.perf_counter()
-    steps = fitted.steps or search_steps(
-        fitted.model.network, fitted.used, picture, LOSS_DB[job.preset]
-    )
-    pressed = _pressed(fitted, steps, job, source, output, start, lambda m: _compare(m, picture))
+    there = require(job.device)
+    with opened(source) as pixels:
+        width, height = pixels.width, pixels.height
+        share = progress.part(0, FIT_SHARE)
+        fitted = fit_image(pixels, job.settings(width, height), device=there, progress=share)
+        start = time.perf_counter()
+        steps = fitted.steps or search_steps(
+            fitted.model.network, fitted.used, pixels, LOSS_DB[job.preset]
+        )
+        pressed = _pressed(fitted, steps, job, source, output, start, lambda m: _compare(m, pixels))
+        unrounded = _compare(fitted.model, pixels)
     return {
         "input_bytes": Path(source).stat().st_size,
         **pressed,
         "bits_per_pixel": 8 * pressed["output_bytes"] / (width * height),
-        "psnr_unrounded": float(metrics.psnr(fitted.model.picture(), picture.float() / 255)),
+        "psnr_unrounded": unrounded["psnr"],
         "render_size": [width, height],
+        "peak_memory_bytes": peak_memory(),
     }
 
 
@@ -217,6 +223,8 @@ class NerfJob:
     rate_db: float | None = None
     seed: int = 0
     device: str = "cpu"
+    background: str = "black"
+    exposure: bool = False
 
     def __post_init__(self) -> None:
         self.settings()
@@ -227,7 +235,8 @@ class NerfJob:
         encoding = Encoding(3, self.otype, NERF_LEVELS, 2, self.log2_hashmap_size, 16, NERF_GROWTH)
         return NerfSettings(
             encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db,
-            rate_db=self.rate_db, seed=self.seed,
+            rate_db=self.rate_db, seed=self.seed, background=self.background,
+            exposure=self.exposure,
         )  # fmt: skip
 
     def fit(
@@ -251,6 +260,8 @@ class VqNerfJob(NerfJob):
         self.vq_settings()
         if self.rate_db is not None:
             raise ValueError("rate_db: expected none with --method vqnerf, got one")
+        if self.background != "black" or self.exposure:
+            raise ValueError("background, exposure: expected neither with --method vqnerf")
         if self.device != "cpu":
             raise ValueError(f"device: expected cpu with --method vqnerf, got {self.device}")
 
@@ -264,7 +275,10 @@ def fit_nerf_file(
     """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
     _check_name(output)
     there = require(job.device)
-    scene = read_scene(source, downscale=downscale, most_bytes=budget.limit())
+    scene = read_scene(
+        source, downscale=downscale, background=GREY.get(job.background, 0.0),
+        most_bytes=budget.limit(),
+    )  # fmt: skip
     fitted = job.fit(scene, there, progress.part(0, FIT_SHARE))
     start = time.perf_counter()
     pressed = _pressed(
@@ -280,7 +294,8 @@ def fit_nerf_file(
 
 
 def _measure(model: Any, scene: Scene) -> dict[str, Any]:
-    report = evaluate(model.render, scene.test, photos=scene.test_images).to_json()
+    views = in_frame(scene.test, model.extra.get("frame"))
+    report = evaluate(model.render, views, photos=scene.test_images).to_json()
     keys = ("psnr", "ssim", "lpips", "fps", "render_size", "views", "device")
     measured = {key: report[key] for key in keys}
     if isinstance(model, VqNerfField):
@@ -300,12 +315,14 @@ def _check_name(output: str) -> None:
         raise ValueError(f"{output}: expected a name ending in .fpz")
 
 
-def _compare(model: ImageField, picture: Tensor) -> dict[str, Any]:
+def _compare(model: Any, pixels: Pixels) -> dict[str, Any]:
     """Quality against the picture, and what decoding all pixels takes."""
+    if not isinstance(pixels, HeldPixels):
+        return compare_bands(model, pixels)
     start = time.perf_counter()
     found = model.picture().cpu()
     seconds = time.perf_counter() - start
-    truth = picture.float() / 255
+    truth = pixels.picture.cpu().float() / 255
     return {
         "psnr": float(metrics.psnr(found, truth)),
         "ssim": float(metrics.ssim(found, truth)),
@@ -318,7 +335,8 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
     if isinstance(model, NerfField):
         if scene is None or reference is not None:
             raise ValueError("eval: expected --scene with the photographs of a radiance field")
-        return _measure(model, read_scene(scene, most_bytes=budget.limit()))
+        grey = sum(model.background) / 3  # Transparent photographs are laid over the same.
+        return _measure(model, read_scene(scene, background=grey, most_bytes=budget.limit()))
     if model.kind not in ("image", "sdf"):
         raise ValueError(f"eval: expected a field to look at, got one of kind {model.kind!r}")
     device = str(model.network.table.device) if hasattr(model, "network") else "cpu"
@@ -332,7 +350,7 @@ def evaluate_field(model: Any, scene: str | None, reference: str | None) -> dict
             f"{reference}: expected {model.width}x{model.height} pixels, got "
             f"{picture.shape[1]}x{picture.shape[0]}"
         )
-    return {**_compare(model, picture), "render_size": [model.width, model.height],
+    return {**_compare(model, HeldPixels(picture)), "render_size": [model.width, model.height],
             "reference": reference, "device": device}  # fmt: skip
 
 

@@ -159,6 +159,8 @@ def fit_nerf(
     downscale: float = 1.0,
     method: Literal["direct", "vqnerf"] = "direct",
     upscale: Literal[2, 4, 8] = 4,
+    background: Literal["black", "white", "random", "learned"] = "black",
+    exposure: bool = False,
     seed: int = 0,
     device: Device = "cpu",
     overwrite: bool = False,
@@ -180,6 +182,9 @@ def fit_nerf(
         method: A ray a pixel, or vqnerf: a ray for each block of pixels, which a decoder that is
             trained with the field fills in; our reconstruction of arXiv 2310.14487.
         upscale: With vqnerf, sides of a block in pixels.
+        background: What lies behind the cube, and behind transparent photographs; random makes
+            what photographs show opaque.
+        exposure: Learn how brightly each photograph was exposed, and show their mean.
         seed: Of every random choice.
         device: Where to train and to measure.
         overwrite: Replace an output that exists.
@@ -189,7 +194,10 @@ def fit_nerf(
 
     check_output(output, overwrite=overwrite)
     try:
-        given = (otype, log2_hashmap_size, steps, rays, loss_db, rate_db, seed, device)
+        given = (
+            otype, log2_hashmap_size, steps, rays, loss_db, rate_db, seed, device, background,
+            exposure,
+        )  # fmt: skip
         direct = method == "direct"
         wanted = field_jobs.NerfJob(*given) if direct else field_jobs.VqNerfJob(*given, upscale)
     except ValueError as error:

@@ -29,7 +29,7 @@ class Format:
     Attributes:
         suffix: of its files' names; without a dot it is all of the name.
         marks: what its files begin with; none where a name alone can tell.
-        reader: module and function in `gaussians`: (source, *, name) -> model.
+        reader: module and function in `gaussians`, or in the root: (source, *, name) -> model.
         writer: likewise (model, **options) -> bytes, their pieces, or a folder's files by name, in
             a module that has the format's LIMITS; or None.
         by_path: reads a path as well as bytes: maps it, or finds other files beside it.
@@ -62,9 +62,11 @@ class Format:
 
 def _imported(place: str) -> Any:
     module, _, name = place.partition(".")
-    return getattr(import_module(f".gaussians.{module}", __package__), name)
+    folder = "" if place == CHECKPOINT else ".gaussians"
+    return getattr(import_module(f"{folder}.{module}", __package__), name)
 
 
+CHECKPOINTS, CHECKPOINT = (".ckpt", ".pt", ".pth"), "checkpoints.read_checkpoint"
 SPZ_OPTIONS = ("frame", "version", "sh_bits")
 FORMATS = (
     Format(".ply", (b"ply",), "ply.read_ply", "ply.ply_blocks", by_path=True),
@@ -81,6 +83,7 @@ FORMATS = (
     Format(".gltf", (), "gltf.read_gltf", "gltf.gltf_blocks", by_path=True, frame="luf"),
     Format(".safetensors", (), "safetensors.read_safetensors", "safetensors.write_safetensors"),
     Format(".fpz", (MAGIC,), "codec.decode", None),
+    *(Format(suffix, (b"PK",), CHECKPOINT, None, by_path=True) for suffix in CHECKPOINTS),
 )  # fmt: skip
 READABLE = ", ".join(f.suffix for f in FORMATS) + ", lod-meta.json"
 WRITABLE = ", ".join(f.suffix for f in FORMATS if f.writer)
@@ -164,10 +167,13 @@ def _recognised(head: bytes, name: str, kind: str | None) -> Format:
     """The format of a file that begins with `head`. Raises ValueError."""
     if kind is not None:
         return format_named(kind)
+    named = format_of(name)
+    if named is not None and named.marks and head.startswith(named.marks):
+        return named  # A zip archive, say, is a SOG or a checkpoint.
     for found in FORMATS:
         if head.startswith(found.marks):
             return found
-    found = format_of(name)
+    found = named
     if found is None and Path(name).suffix.lower() == ".json":  # lod-meta.json, or any other name.
         return format_named(SOG_META)
     if found is not None and not found.marks:

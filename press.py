@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, field_jobs, models, remote, video_jobs
+from . import __version__, checkpoints, field_jobs, field_press, models, remote, video_jobs
 from .console import Progress, say, sink
 from .gaussians.codec import decode
 from .gaussians.compress import (
@@ -200,6 +200,11 @@ def compress_file(
 
     Views are drawn, and contributions to them measured, on the device; all else on the CPU.
     """
+    if checkpoints.holds_field(source):
+        return field_press.compress_field(
+            source, output, recipe, scene=scene, downscale=downscale, device=device,
+            progress=progress,
+        )  # fmt: skip
     there = require(device)
     photos = (
         None if scene is None else read_scene(scene, downscale=downscale, most_bytes=budget.limit())

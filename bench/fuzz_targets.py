@@ -306,6 +306,23 @@ def checkpoints() -> list[bytes]:
         return [path.read_bytes()]
 
 
+def foreign_checkpoints() -> list[bytes]:
+    """Of nerfstudio, of gsplat and of INRIA's code, with what else they hold."""
+    t = {key: value for key, value in small().tensors().items()}
+    dc, logits = t["sh0"][:, 0], t["opacities"][:, None]
+    theirs = {"means": t["means"], "scales": t["scales"], "quats": t["quats"], "features_dc": dc,
+              "features_rest": t["shN"], "opacities": logits}  # fmt: skip
+    pipeline = {f"_model.gauss_params.{k}": torch.nn.Parameter(v) for k, v in theirs.items()}
+    more = {"lr": np.float64(0.1), "state": {0: {"exp_avg": torch.zeros(3, 3)}}}
+    captured = (3, t["means"], t["sh0"], t["shN"], t["scales"], t["quats"], logits,
+                t["means"], t["means"], t["means"], more, 4.2)  # fmt: skip
+    roots = {"pipeline": pipeline, "optimizers": more}, {"splats": t}, (captured, 7000)
+    outs = [io.BytesIO() for _ in roots]
+    for root, out in zip(roots, outs, strict=True):
+        torch.save(root, out)
+    return [out.getvalue() for out in outs]
+
+
 @functools.cache
 def show() -> Exhibition:
     knob = Knob("gain", "gain", 0, 1, 0.1, 0.9)
@@ -377,6 +394,7 @@ TARGETS: tuple[Target, ...] = (
     Target("checkpoint", checkpoints,
            as_file("x.checkpoint", lambda path: fitting.load_checkpoint(path, ABOUT)),
            (change.in_zip,)),
+    Target("foreign checkpoint", foreign_checkpoints, load("a.ckpt"), (change.in_zip,)),
     Target("viewer messages", messages, read_message, (change.as_json,)),
 )  # fmt: skip
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from . import codec
-from .image import ImageField, places, strips
+from .image import ImageField, strips
 from .levels import Encoding
 from .network import Network, Trainer, cosine_rate
+from .pixels import HeldPixels, Pixels
 
-COLOR_SCALE = 255.0
 SAMPLES = 1 << 17  # Pixels that stand for all where steps are searched for.
 TRIALS = 9
 
@@ -83,7 +83,7 @@ class FittedImage:
 
 
 def fit_image(
-    picture: Tensor,
+    picture: Tensor | Pixels,
     settings: ImageSettings,
     *,
     device: torch.device | str = "cpu",
@@ -93,7 +93,7 @@ def fit_image(
     """Fit a field to a picture by least squares on random pixels.
 
     Args:
-        picture: [H, W, 3] uint8.
+        picture: [H, W, 3] uint8, or pixels that are not all in memory.
         settings: what and how long.
         device: where to train; what comes back lies on the CPU.
         progress: called with a label and the share done.
@@ -102,12 +102,11 @@ def fit_image(
     Raises:
         ValueError: for a picture of another shape or dtype.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != torch.uint8:
-        raise ValueError(f"picture: expected [H, W, 3] uint8, got {list(picture.shape)}")
-    height, width = picture.shape[:2]
+    pixels = HeldPixels(picture, device) if isinstance(picture, Tensor) else picture
+    height, width = pixels.height, pixels.width
     encoding = settings.encoding or encoding_for(width, height)
     used = codec.rows_in_use(encoding, strips(width, height))
-    widths, shown = [settings.neurons] * settings.hidden + [3], picture.to(device)
+    widths = [settings.neurons] * settings.hidden + [3]
     trainer = Trainer(encoding, widths, settings.seed, device)
     rng = torch.Generator().manual_seed(settings.seed + 1)
     turn = round(settings.steps * (1 - codec.QUANTISED_SHARE)) if settings.quantise_db else -1
@@ -118,8 +117,8 @@ def fit_image(
         if progress is not None and step % 10 == 0:
             progress("fitting", step / settings.steps)
         if step == turn and settings.quantise_db:
-            steps = search_steps(trainer.network, used, picture, settings.quantise_db)
-        points, target = _draw(shown, settings.batch, rng)
+            steps = search_steps(trainer.network, used, pixels, settings.quantise_db)
+        points, target = (t.to(device) for t in pixels.draw(settings.batch, rng))
         rounded = None if steps is None else codec.rounded_table(encoding, trainer.table, steps)
         _step(trainer, points, target, cosine_rate(step, settings.steps, settings.rate), rounded)
     seconds = time.perf_counter() - start
@@ -127,10 +126,12 @@ def fit_image(
 
 
 def search_steps(
-    network: Network, used: codec.Used, picture: Tensor, loss_db: float
+    network: Network, used: codec.Used, picture: Tensor | Pixels, loss_db: float
 ) -> codec.Steps:
     """The coarsest steps whose rounding loses at most `loss_db` on a sample of the pixels."""
-    points, target = _draw(picture, SAMPLES, torch.Generator().manual_seed(2))
+    pixels = HeldPixels(picture) if isinstance(picture, Tensor) else picture
+    drawn = pixels.draw(SAMPLES, torch.Generator().manual_seed(2))
+    points, target = (t.cpu() for t in drawn)
     steps = codec.even_steps(network, used, points)
 
     def error(network: Network) -> float:
@@ -143,14 +144,6 @@ def search_steps(
         good = error(codec.requantise(network, steps.scaled(2**middle), used)) <= goal
         low, high = (middle, high) if good else (low, middle)
     return steps.scaled(2**low)
-
-
-def _draw(picture: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Places [count, 2] of random pixels and their colours [3, count]."""
-    height, width = picture.shape[:2]
-    index = torch.randint(height * width, (count,), generator=rng).to(picture.device)
-    target = (picture.reshape(-1, 3)[index].float() / COLOR_SCALE).T.contiguous()
-    return places(index, width, height), target
 
 
 def _step(

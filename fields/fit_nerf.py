@@ -13,17 +13,15 @@ from torch import Tensor
 from ..scenes.cameras import Cameras, Scene
 from ..scenes.metrics import psnr
 from . import codec, tables
+from .appearance import BACKGROUNDS, Appearance, with_opacity
 from .encoding import LazyAdam, encode, new_table
 from .levels import Encoding
-from .nerf import CELL_SIDE, GEOMETRY, STEP, NerfField, composite, march, shade
+from .nerf import GEOMETRY, NerfField, composite, march, shade
 from .network import WEIGHT_RATE, Network, cosine_rate, layers, network_copy, new_weights
+from .occupancy import CELLS_EVERY, FIRST_LOOKS, Occupancy, cell_points
 from .rounding import Rounding
 from .sdf import pixel_rays
 
-CELLS_EVERY = 16  # Steps between looks at the occupancy grid.
-CELLS_AT_ONCE = 1 << 15
-FADE = 0.9  # Of a cell's density from one look to the next.
-OPAQUE = 0.01  # Optical depth of a step from which a cell counts.
 QUANTILE = 0.02  # Of the points, on each side, that may lie outside the cube.
 ROOM = 1.5  # Of the extent of the rest.
 REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras.
@@ -49,6 +47,8 @@ class NerfSettings:
         rate_db: train the last steps through the rounding, a kilobyte worth so many dB of the
             training error; None: round afterwards.
         seed: of every random choice.
+        background: what lies behind the cube: black, white, random or learned (`Appearance`).
+        exposure: learn how brightly each photograph was exposed, and leave it out at the end.
     """
 
     encoding: Encoding = field(
@@ -61,8 +61,14 @@ class NerfSettings:
     loss_db: float = 0.1
     rate_db: float | None = None
     seed: int = 0
+    background: str = "black"
+    exposure: bool = False
 
     def __post_init__(self) -> None:
+        if self.background not in BACKGROUNDS:
+            raise ValueError(
+                f"background: expected one of {', '.join(BACKGROUNDS)}, got {self.background!r}"
+            )
         for name in ("neurons", "steps", "rays"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -113,7 +119,7 @@ class NerfTrainer:
     """Density and colour under training, and the cells that its rays pass.
 
     Attributes:
-        cells: [64^3] bool.
+        appearance: what lies behind, and exposures.
         rounding: of the file, where training goes through it.
     """
 
@@ -147,8 +153,15 @@ class NerfTrainer:
         for weight in (*self.weights, *self.head):
             weight.requires_grad_()
         self._adam = torch.optim.Adam((*self.weights, *self.head), betas=(0.9, 0.99), eps=1e-15)
-        self._density = torch.zeros(CELL_SIDE**3, device=device)
-        self.cells = torch.ones(CELL_SIDE**3, dtype=torch.bool, device=device)
+        self._occupancy = Occupancy(device)
+        self.appearance = Appearance(
+            settings.background, len(scene.train), settings.exposure, device
+        )
+
+    @property
+    def cells(self) -> Tensor:
+        """[64^3] bool, those that may hold something."""
+        return self._occupancy.cells
 
     @property
     def model(self) -> NerfField:
@@ -156,23 +169,28 @@ class NerfTrainer:
         network = network_copy(self.settings.encoding, self.table, self.weights)
         head = tuple(w.detach().to("cpu", copy=True) for w in self.head)
         cells = self.cells.to("cpu", copy=True)
-        return NerfField(network, head, cells, self.low, self.edge)
+        behind = self.appearance.background
+        return NerfField(network, head, cells, self.low, self.edge, background=behind)
 
     def step(self, rate: float) -> float:
         """One step of Adam on random rays; the mean squared error that it found."""
-        origins, rays_d, truth = self.draw()
+        origins, rays_d, truth, view = self.draw()
         traced = self.trace(origins, rays_d)
         if not len(traced.points):
             return float("nan")
-        loss = (traced.values - truth).square().mean()
-        return self.learn(loss, traced, rate)
+        seen = self.appearance.seen(traced.values, view, self._rng)
+        self.appearance.zero_grad()
+        loss = (seen - truth).square().mean() + self.appearance.penalty()
+        found = self.learn(loss, traced, rate)
+        self.appearance.step()
+        return found
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Origins in the unit cube, directions and colours [R, 3] of random pixels."""
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Origins in the unit cube, directions and colours [R, 3] of random pixels; their views."""
         pick = torch.randint(len(self._colors), (self.settings.rays,), generator=self._rng)
         pick = pick.to(self.device)
-        truth = self._colors[pick].float() / 255
-        return self._origins[pick // self._pixels], self._rays_d[pick], truth
+        truth, view = self._colors[pick].float() / 255, pick // self._pixels
+        return self._origins[view], self._rays_d[pick], truth, view
 
     def trace(self, origins: Tensor, rays_d: Tensor) -> Traced:
         """What rays [R, 3] bring back, their samples at random places of their steps."""
@@ -187,6 +205,8 @@ class NerfTrainer:
         features = encode(self.settings.encoding, found.points, table).requires_grad_()
         raw = layers(features, weights)[-1]
         sigmas, shades = shade(raw, rays_d, found.ray, head)
+        if self.appearance.behind:
+            shades = with_opacity(shades)
         return Traced(composite(sigmas, shades, found, count), found.points, features)
 
     def learn(self, loss: Tensor, traced: Traced, rate: float) -> float:
@@ -207,15 +227,9 @@ class NerfTrainer:
         return found
 
     def look(self, *, everywhere: bool = False) -> None:
-        """Measure the density of some cells, or of all, at a random place of each; mark cells."""
-        count = len(self.cells)
-        pick = torch.arange(count)
-        if not everywhere:
-            pick = torch.randint(count, (CELLS_AT_ONCE,), generator=self._rng)
-        raw = self._network()(cell_points(pick, self._rng).to(self.device))[0]
-        pick, seen = pick.to(self.device), raw.clamp_max(12).exp()
-        self._density[pick] = torch.maximum(FADE * self._density[pick], seen)
-        self.cells = self._density * STEP > min(OPAQUE, float(self._density.mean()) * STEP)
+        """Measure the density of some cells, or of all; mark those that may hold something."""
+        network = self._network()
+        self._occupancy.look(lambda points: network(points)[0], self._rng, everywhere=everywhere)
 
     def _network(self) -> Network:
         weights, table = tuple(w.detach() for w in self.weights), self.table
@@ -223,12 +237,6 @@ class NerfTrainer:
             table = self.rounding.table(table)
             weights = tables.rounded(weights, self.rounding.steps.weights)
         return Network(self.settings.encoding, table, weights)
-
-
-def cell_points(index: Tensor, rng: torch.Generator) -> Tensor:
-    """[N, 3] a random place in each of the cells of these numbers."""
-    x, y, z = index % CELL_SIDE, index // CELL_SIDE % CELL_SIDE, index // CELL_SIDE**2
-    return (torch.stack([x, y, z], 1) + torch.rand(len(index), 3, generator=rng)) / CELL_SIDE
 
 
 def fit_nerf(
@@ -250,7 +258,7 @@ def fit_nerf(
         if progress is not None and step % 10 == 0:
             progress("fitting", step / settings.steps)
         if step % CELLS_EVERY == 0 and step:
-            trainer.look(everywhere=step < 8 * CELLS_EVERY)
+            trainer.look(everywhere=step < FIRST_LOOKS * CELLS_EVERY)
         if settings.rate_db is not None and step == turn(settings.steps):
             trainer.look(everywhere=True)
             model = trainer.model
@@ -313,11 +321,23 @@ def coarsest(
     pick = torch.linspace(0, len(scene.train) - 1, SHOWN).long()
     views, truth = scene.train[pick], scene.train_images[pick]
     goal = _quality(model.to(device), views, truth) - loss_db
+    return coarsest_to(model, used, (views, truth), goal, steps_at, device)
+
+
+def coarsest_to(
+    model: NerfField,
+    used: codec.Used,
+    shown: tuple[Cameras, Tensor],
+    goal: float,
+    steps_at: Callable[[float], codec.Steps],
+    device: torch.device | str = "cpu",
+) -> codec.Steps:
+    """The coarsest steps whose rounding shows views at `goal` dB to their pictures, or better."""
     low, high = -12.0, 4.0  # log2 of the factor: what loses too little, too much.
     for _ in range(TRIALS):
         middle = 0.5 * (low + high)
         rounded = codec.rounded(model, steps_at(2**middle), used).to(device)
-        good = _quality(rounded, views, truth) >= goal
+        good = _quality(rounded, *shown) >= goal
         low, high = (middle, high) if good else (low, middle)
     return steps_at(2**low)
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..scenes.cameras import Scene
 from . import codec, vq, vq_sections
 from .fit_nerf import (
-    CELLS_EVERY,
     NerfSettings,
     NerfTrainer,
     Traced,
@@ -23,6 +22,7 @@ from .fit_nerf import (
 )
 from .fit_vq import COMMITMENT, Autoencoder, Blocks, Crops, distance
 from .network import Network, cosine_rate
+from .occupancy import CELLS_EVERY, FIRST_LOOKS
 from .semantic import Features, random_features, semantic_loss
 from .vq_nerf import VqNerfField
 
@@ -183,7 +183,7 @@ class VqTrainer:
 
     def _trace(self, origins: Tensor, rays_d: Tensor) -> tuple[Traced, Tensor]:
         """Rays in world units and, behind them, random ones of pixels, and the loss of those."""
-        pixel_origins, pixel_rays_d, truth = self.field.draw()
+        pixel_origins, pixel_rays_d, truth, _ = self.field.draw()
         origins = (origins - origins.new_tensor(self.field.low)) / self.field.edge
         traced = self.field.trace(
             torch.cat([origins, pixel_origins]), torch.cat([rays_d, pixel_rays_d])
@@ -237,7 +237,7 @@ def fit_vq_nerf(
         if progress is not None and step % 10 == 0:
             progress("fitting", step / own.steps)
         if step % CELLS_EVERY == 0 and step:
-            trainer.field.look(everywhere=step < 8 * CELLS_EVERY)
+            trainer.field.look(everywhere=step < FIRST_LOOKS * CELLS_EVERY)
         rate = cosine_rate(step, own.steps, own.rate)
         (trainer.warm if step < WARM * own.steps else trainer.step)(rate)
     trainer.field.look(everywhere=True)

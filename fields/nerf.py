@@ -12,6 +12,7 @@ from torch import Tensor
 from ..render.sh import sh_bases
 from ..scenes.cameras import Cameras
 from . import _native
+from .appearance import over, with_opacity
 from .encoding import backend_of
 from .network import Network, layers, perceptron
 from .sdf import pixel_rays
@@ -24,11 +25,12 @@ STEP = _native.STEP  # Edges of the cube.
 MAX_LOG_DENSITY = _native.MAX_LOG_DENSITY
 RAYS = 1 << 10  # Rays of a picture that are marched together.
 LARGEST = 1e9  # World units.
+BLACK = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class NerfField:
-    """A radiance field with an occupancy grid (Müller et al. 2022, section 5.4), on black.
+    """A radiance field with an occupancy grid (Müller et al. 2022, section 5.4).
 
     Attributes:
         network: [0, 1]^3 to 16 numbers, the first the natural log of the density per edge.
@@ -38,6 +40,7 @@ class NerfField:
         low: the cube's corner of least coordinates, world units.
         edge: its edge, world units.
         extra: numbers and strings that travel with the model (provenance).
+        background: sRGB of what lies behind.
     """
 
     network: Network
@@ -46,6 +49,7 @@ class NerfField:
     low: tuple[float, float, float]
     edge: float
     extra: dict[str, Any] = field(default_factory=dict)
+    background: tuple[float, float, float] = BLACK
 
     kind = "nerf"
     dims = 3
@@ -80,7 +84,8 @@ class NerfField:
 
     def place(self) -> dict[str, Any]:
         """What `at` needs beside the tensors: keys of a file's layout."""
-        return {"low": list(self.low), "edge": self.edge}
+        behind = {} if self.background == BLACK else {"background": list(self.background)}
+        return {"low": list(self.low), "edge": self.edge, **behind}
 
     @staticmethod
     def at(network: Network, layout: dict[str, Any], extra: dict[str, Any]) -> NerfField:
@@ -88,7 +93,8 @@ class NerfField:
         from .sdf import SdfField
 
         low, edge = SdfField.cube_of(layout)
-        return NerfField(network, layout["head"], layout["cells"], low, edge, extra)
+        behind = background_of(layout)
+        return NerfField(network, layout["head"], layout["cells"], low, edge, extra, behind)
 
     def to(self, device: torch.device | str) -> NerfField:
         """The same field on another device."""
@@ -117,7 +123,7 @@ class NerfField:
 
     def _values(self, origins: Tensor, rays_d: Tensor) -> Tensor:
         """[R, channels] of rays; one kernel where there is one for networks of these sizes."""
-        if origins.device.type == "cuda" and self.channels == 3:
+        if origins.device.type == "cuda" and self.channels == 3 and self.background == BLACK:
             from . import nerf_cuda
 
             found = nerf_cuda.colors(backend_of(origins.device), self, origins, rays_d)
@@ -130,7 +136,23 @@ class NerfField:
         jitter = torch.full((len(origins),), _native.MIDDLE, device=origins.device)
         found = march(origins, rays_d, self.cells, jitter)
         sigmas, shades = shade(self.network(found.points), rays_d, found.ray, self.head)
-        return composite(sigmas, shades, found, len(origins))
+        if self.background == BLACK:
+            return composite(sigmas, shades, found, len(origins))
+        values = composite(sigmas, with_opacity(shades), found, len(origins))
+        return over(values, values.new_tensor(self.background))
+
+
+def background_of(layout: dict[str, Any]) -> tuple[float, float, float]:
+    """The background of a file's layout, black where it names none. Raises ValueError."""
+    found = layout.get("background", list(BLACK))
+    if not (
+        isinstance(found, list)
+        and len(found) == 3
+        and all(type(v) in (int, float) and 0 <= v <= 1 for v in found)
+    ):
+        raise ValueError(f"background: expected 3 numbers of 0 to 1, got {found!r:.40}")
+    r, g, b = map(float, found)
+    return r, g, b
 
 
 @dataclass(frozen=True)

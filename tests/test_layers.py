@@ -19,6 +19,7 @@ ALLOWED = {
     "gaussians": LEAVES,
     "fields": LEAVES,
     "viewer": {"scenes"},
+    "studio": LEAVES | {"gaussians", "fields"},
 }
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "core", "misc"}
 IMPORTERS = {"import_module", "__import__"}
