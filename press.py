@@ -25,8 +25,8 @@ from .gaussians.compress import (
 from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
-from .gaussians.tiled import TiledModel
-from .gaussians.tiles import TiledFile, joined
+from .gaussians.tiled import TiledModel, overview, room
+from .gaussians.tiles import TiledFile
 from .quant import budget, container
 from .recipes import Recipe
 from .render.cuda import require
@@ -153,9 +153,14 @@ def model_and_views(
     file = TiledFile.open(source)
     if file is not None:
         _check_cpu(there, "files of tiles")
-        return TiledModel(file), orbit_views(
-            _coarsest(file), orbit or 1
-        ) if views is None else views
+        seen = orbit_views(overview(file), orbit or 1) if views is None else views
+        tiled = TiledModel(file, held_bytes=room())
+        if short := tiled.short_in(seen):
+            say(
+                f"{source}: {short} of {len(seen)} views show tiles coarser than they could be, "
+                "as memory is short (--max-memory)"
+            )
+        return tiled, seen
     model: Any = read_source(source).model
     if model.kind in ("sdf", "nerf", "vqnerf"):
         if model.kind == "vqnerf":
@@ -170,10 +175,6 @@ def model_and_views(
 def _check_cpu(device: torch.device, what: str) -> None:
     if device.type != "cpu":
         raise ValueError(f"device: {what} are rendered on the cpu, got {device}")
-
-
-def _coarsest(file: TiledFile) -> SplatModel:
-    return joined([file.read(tile, file.levels - 1) for tile in range(len(file.tiles))])
 
 
 def _joined(first: Cameras, second: Cameras) -> Cameras:
