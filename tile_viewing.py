@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ from .scenes.cameras import Cameras
 from .viewer.exhibit import Color, Exhibit, Knob, Ready, Shown
 
 COARSE_SECONDS, FINE_SECONDS = 0.1, 0.3  # Of decoding for a new camera, for one that stays.
-DETAILS = range(-6, 5)  # Powers of two: Gaussians a pixel.
+DETAILS, DETAIL = range(-6, 5), -2  # Powers of two: Gaussians a pixel.
 REMEMBERED = 32  # Cameras of late, of all who look.
 TINTS = ((1.0, 0.25, 0.2), (0.2, 0.55, 1.0), (0.3, 0.9, 0.3))  # Of levels, the finest first.
 TINT_SHARE = 0.6
@@ -40,7 +41,7 @@ class Tiles:
         """What the viewer is handed."""
         labels = tuple(f"{2.0**power:g}" for power in DETAILS)
         low, high = float(DETAILS[0]), float(DETAILS[-1])
-        knobs = [Knob("detail", "Gaussians a pixel", low, high, 1, 0, labels)]
+        knobs = [Knob("detail", "Gaussians a pixel", low, high, 1, DETAIL, labels)]
         degree = self.model.sh_degree
         if degree:
             knobs.append(Knob("sh", "SH degree", 0, degree, 1, degree))
@@ -68,6 +69,7 @@ class Seen:
         self._tinted, self._background = tinted, background
         self._late: deque[bytes] = deque(maxlen=REMEMBERED)
         self._ready: tuple[bytes, Gathered] | None = None
+        self._seconds = 0.0  # That the last picture took: as long may be decoded for the next.
 
     def prepare(self, camera: Cameras) -> Ready:
         """Decode some of what a camera [1] needs (viewer.exhibit.Shown.prepare)."""
@@ -75,7 +77,7 @@ class Seen:
         stays = mark in self._late
         if not stays:
             self._late.append(mark)
-        seconds = FINE_SECONDS if stays else COARSE_SECONDS
+        seconds = max(FINE_SECONDS, self._seconds) if stays else COARSE_SECONDS
         found = self._tiled.gather(camera, seconds, fine=stays)
         self._ready = mark, found
         levels = [level for _, level in found.shown]
@@ -88,7 +90,9 @@ class Seen:
 
     def render(self, cameras: Cameras) -> Tensor:
         """[C, H, W, 3]: what was made ready for this camera, else all that it needs."""
+        start = time.monotonic()
         found = [self._picture(cameras[i : i + 1]) for i in range(len(cameras))]
+        self._seconds = time.monotonic() - start
         return torch.cat(found)
 
     def depth(self, cameras: Cameras) -> Tensor:

@@ -77,8 +77,8 @@ class TiledModel:
         """Tile and level of all that the views [C] may see, those that look largest first.
 
         A tile is left out where the sphere around it lies outside of every frustum. The coarsest
-        level will do that has `detail` Gaussians for each pixel that the sphere covers, in the
-        view that is nearest to it.
+        level will do that has `detail` Gaussians for each pixel of the rectangle around its box, in
+        the view where that is largest; but the finest where a camera stands in the box.
         """
         return self._choose(cameras)[0]
 
@@ -157,14 +157,14 @@ class TiledModel:
         """Pixels that tiles cover, and those in sight, the one that looks largest first."""
         tiles = self.file.tiles
         low, high = torch.tensor([t.low for t in tiles]), torch.tensor([t.high for t in tiles])
-        radius = (high - low).norm(dim=1) / 2 + torch.tensor([t.reach for t in tiles])
+        reach = torch.tensor([t.reach for t in tiles])
         pixels, size = torch.zeros(len(tiles)), torch.zeros(len(tiles))
         for viewmat, intrinsics in zip(cameras.viewmats, cameras.Ks, strict=True):
-            middle = (low + high) / 2
-            seen = _pixels(middle, radius, viewmat, intrinsics, cameras)
+            seen = _pixels(low, high, reach, viewmat, intrinsics, cameras)
             pixels = torch.maximum(pixels, seen)
-            depth = (middle @ viewmat[:3, :3].T + viewmat[:3, 3]).norm(dim=1).clamp_min(NEAR)
-            size = torch.maximum(size, torch.where(seen > 0, radius / depth, 0.0))
+            depth = ((low + high) / 2 @ viewmat[:3, :3].T + viewmat[:3, 3]).norm(dim=1)
+            looks = (high - low).norm(dim=1) / depth.clamp_min(NEAR)
+            size = torch.maximum(size, torch.where(seen > 0, looks, 0.0))
         order = size.argsort(descending=True, stable=True)
         return pixels.tolist(), [int(tile) for tile in order if pixels[tile] > 0]
 
@@ -215,17 +215,28 @@ def _bytes_each(file: TiledFile) -> int:
 
 
 def _pixels(
-    centers: Tensor, radius: Tensor, viewmat: Tensor, intrinsics: Tensor, cameras: Cameras
+    low: Tensor, high: Tensor, reach: Tensor, viewmat: Tensor, intrinsics: Tensor, cameras: Cameras
 ) -> Tensor:
-    """[T] pixels that spheres cover in a view; 0 out of sight, all and more around the camera."""
-    at = centers @ viewmat[:3, :3].T + viewmat[:3, 3]
+    """[T] pixels that boxes cover in a view, at least 1; 0 out of sight, infinite from within.
+
+    Seen is what the sphere around a box and the `reach` [T] of its Gaussians may show; covered the
+    rectangle around the box, all of the picture where a part of it lies behind the camera.
+    """
+    turn, move = viewmat[:3, :3], viewmat[:3, 3]
     f, middle = intrinsics[[0, 1], [0, 1]], intrinsics[:2, 2]
     size = torch.tensor([cameras.width, cameras.height], dtype=torch.float32)
+    at, radius = (low + high) / 2 @ turn.T + move, (high - low).norm(dim=1) / 2 + reach
     seen = at[:, 2] + radius > NEAR
     for sign, slope in ((-1.0, -middle / f), (1.0, (size - middle) / f)):
         off = sign * (at[:, :2] - slope * at[:, 2:]) / (1 + slope * slope).sqrt()
         seen &= (off < radius[:, None]).all(1)  # Distance beyond a side plane of the frustum.
-    depth = at.norm(dim=1)
-    inside = depth <= radius
-    covered = math.pi * f.prod() * radius**2 / (depth**2 - radius**2).clamp_min(NEAR)
-    return torch.where(seen, torch.where(inside, torch.inf, covered), 0.0)
+    ends = torch.stack([low, high])  # [2, T, 3]
+    choice = torch.cartesian_prod(*[torch.arange(2)] * 3)
+    corners = torch.stack([ends[choice[:, k], :, k] for k in range(3)], -1) @ turn.T + move
+    z = corners[..., 2]
+    spots = corners[..., :2] / z.clamp_min(NEAR)[..., None] * f + middle
+    sides = (spots.amax(0).minimum(size) - spots.amin(0).clamp_min(0)).clamp_min(1)
+    covered = torch.where((z > NEAR).all(0), sides.prod(1), size.prod())
+    eye = -turn.T @ move
+    covered[((eye >= low) & (eye <= high)).all(1)] = math.inf
+    return torch.where(seen, covered, 0.0)
