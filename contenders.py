@@ -26,12 +26,13 @@ from .gaussians.sanitize import sanitize
 from .gaussians.spz import write_spz
 from .gaussians.vectree import VecTreeSettings
 from .manifest import KNOBS, SceneEntry, Settings
-from .press import read_gaussians, split_views
+from .press import split_views
 from .quant import budget
 from .quant.codebook import CodebookSettings
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import Render, evaluate
+from .sources import read_gaussians
 
 SUFFIXES = {
     "fieldpress": ".fpz",

@@ -22,12 +22,13 @@ from .gaussians.codec import Steps, decode, encode
 from .gaussians.importance import importance
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
-from .press import Source, check_gaussians, orbit_views, read_source
+from .press import orbit_views
 from .quant import budget, container
 from .render.splat import RasterOptions, rasterize
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import Render
+from .sources import Source, check_gaussians, read_source
 from .tile_viewing import Tiles
 from .viewer.exhibit import Color, Exhibit, Exhibition, Knob, Photos, Shown
 

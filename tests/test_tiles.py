@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress import models, press, tiling
+from fieldpress import models, sources, tiling
 from fieldpress.console import Progress
 from fieldpress.converting import Wanted, convert
 from fieldpress.gaussians import codec, cut, ply
@@ -380,7 +380,7 @@ def test_a_scene_is_pressed_by_tile_and_read_back(
     assert done["count_out"] == len(back) == file.count
     again = codec.decode(output.read_bytes())
     assert all(torch.equal(back.tensors()[k], v) for k, v in again.tensors().items())
-    said = press.describe(str(output))
+    said = sources.describe(str(output))
     assert (said["kind"], said["tiles"], said["count"]) == ("tiles", 2, file.count)
     other = tmp_path / "again.fpz"
     tiling.compress_tiles(str(source), str(other), settings, 900, Here())
