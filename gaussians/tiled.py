@@ -49,9 +49,9 @@ class TiledModel:
     Attributes:
         file: the tiles.
         detail: Gaussians a pixel that its tiles are shown with, at least, where they have them.
-        held_bytes: that decoded tiles and what is joined of them take at most, but for one tile.
-            Where that is not enough for a view, tiles that look small are coarser than `detail`
-            asks, and then left out.
+        held_bytes: that decoded tiles and what is joined of them take at most, but for one coarse
+            tile. Where a view needs more, tiles that look small are coarser than `detail` asks, and
+            then left out.
     """
 
     file: TiledFile
@@ -147,7 +147,6 @@ class TiledModel:
                 (n for n in range(last, 0, -1) if counts[n] >= self.detail * pixels[tile]), 0
             )
             level = next((n for n in range(wanted, last) if counts[n] - counts[last] <= room), last)
-            level = wanted if len(levels) == 1 else level
             levels[tile] = level
             room -= counts[level] - counts[last]
             missed += level != wanted

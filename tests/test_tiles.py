@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress import models, sources, tiling
+from fieldpress import models, press, sources, tiling
 from fieldpress.console import Progress
 from fieldpress.converting import Wanted, convert
 from fieldpress.gaussians import codec, cut, ply
@@ -22,7 +22,7 @@ from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.tiled import TiledModel, overview
 from fieldpress.gaussians.tiles import Tile, TiledFile, file_blocks, joined
 from fieldpress.jobs import Outcome, attempt
-from fieldpress.quant import container
+from fieldpress.quant import budget, container
 from fieldpress.scenes import synthesise
 from fieldpress.scenes.cameras import Cameras
 from fieldpress.scenes.orbit import orbit
@@ -293,7 +293,7 @@ def test_a_view_takes_no_more_than_it_may(tmp_path: Path, parts) -> None:
         model.render(views(file.read(2), 1.0, 2))
         assert model.bytes <= bound
     alone = TiledModel(file, detail=1e9, held_bytes=0)  # One tile there is always.
-    assert alone.select(camera) == [(order[0], 0)]
+    assert alone.select(camera) == [(order[0], 1)]
 
 
 def test_what_was_seen_goes_when_its_room_is_needed(tmp_path: Path, parts) -> None:
@@ -316,6 +316,21 @@ def test_coarse_levels_come_first_and_fine_ones_follow(tmp_path: Path, parts) ->
     waiting = [model.gather(camera, 0.0).waiting for _ in range(4)]
     assert waiting == [2, 1, 0, 0]
     assert model.gather(camera).shown == ((0, 0), (1, 0), (2, 0))
+
+
+def test_render_says_where_memory_is_short(
+    tmp_path: Path, parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "f.fpz"
+    path.write_bytes(assemble(tmp_path, parts))
+    model, seen = press.model_and_views(str(path), None, None, 3, "cpu")
+    assert model.short_in(seen) == 0
+    assert "coarser" not in capsys.readouterr().err
+    with budget.limited(40_000):
+        model, seen = press.model_and_views(str(path), None, None, 3, "cpu")
+        model.render(seen.resized(64, 48))
+    assert model.bytes <= 10_000
+    assert "of 3 views show tiles coarser than they could be" in capsys.readouterr().err
 
 
 def test_an_overview_is_of_all_parts(tmp_path: Path, parts) -> None:
