@@ -32,7 +32,7 @@ SCENES = (
     "playbot/5_0/meta.json",
 )  # fmt: skip
 METHODS = [
-    {"name": "fieldpress", "target_db": 40.2},
+    {"name": "fieldpress-fast", "target_db": 40.2},
     {"name": "spz", "prune": 0, "sh_degree": 4, "sh_bits": [8, 5]},
     {"name": "compressed.ply", "prune": 0, "sh_degree": 4},
 ]

@@ -22,7 +22,7 @@ from fieldpress import models
 from fieldpress.gaussians.ply import ply_head, ply_rows
 from fieldpress.press import orbit_views
 
-SIDE, SPACING = 4, 1.3  # Copies each way; distance of two, in radii of one.
+SIDE, SPACING = 3, 1.3  # Copies each way; distance of two, in radii of one.
 COMPRESS = ("--tiles", "25000", "--effort", "draft", "--json")
 WHOLE = "fieldpress.seen === fieldpress.sent && fieldpress.stage.frame.waiting === 0"
 STANDS = "fieldpress.resting && !fieldpress.dirty && !fieldpress.stage.frame.moving"
