@@ -207,10 +207,10 @@ def info(source: Input, json_: Json = False) -> None:
         source: The file: .fpz, .ply, .spz, .sog, a folder of one, or - for stdin.
         json_: Print one JSON object on stdout.
     """
-    from . import press
+    from . import sources
 
     with console.quiet_stdout() as out:
-        report = press.describe(source)
+        report = sources.describe(source)
     finish(report, json_, out)
 
 

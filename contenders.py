@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
@@ -26,15 +27,17 @@ from .gaussians.sanitize import sanitize
 from .gaussians.spz import write_spz
 from .gaussians.vectree import VecTreeSettings
 from .manifest import KNOBS, SceneEntry, Settings
-from .press import read_gaussians, split_views
+from .press import split_views
 from .quant import budget
 from .quant.codebook import CodebookSettings
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import Render, evaluate
+from .sources import read_gaussians
 
 SUFFIXES = {
     "fieldpress": ".fpz",
+    "fieldpress-fast": ".fpz",
     "spz": ".spz",
     "compressed.ply": ".compressed.ply",
     "sog": ".sog",
@@ -141,8 +144,8 @@ def _fingerprint(stage: Stage, photos: Scene | None) -> str:
 # Methods
 
 
-def _fieldpress(stage: Stage, settings: Settings, path: Path) -> float:
-    goal = CompressSettings(target_db=settings["target_db"], seed=stage.seed)
+def _fieldpress(stage: Stage, settings: Settings, path: Path, *, effort: str = "normal") -> float:
+    goal = CompressSettings(target_db=settings["target_db"], seed=stage.seed, effort=effort)
     made = compress(stage.model, goal, views=stage.views, holdout=stage.holdout)
     models.write_atomic(path, [made.data])
     return 0.0
@@ -179,6 +182,7 @@ def _lightgaussian(stage: Stage, settings: Settings, path: Path) -> float:
 # Each writes the file, and returns seconds of work that it had from an earlier point.
 WRITERS: dict[str, Callable[[Stage, Settings, Path], float]] = {
     "fieldpress": _fieldpress,
+    "fieldpress-fast": functools.partial(_fieldpress, effort="fast"),
     "spz": _spz,
     "compressed.ply": _interchange,
     "sog": _interchange,

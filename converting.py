@@ -16,9 +16,9 @@ from .gaussians.model import SplatModel
 from .gaussians.optimise import Aim, optimised
 from .gaussians.ply import ply_head, ply_rows
 from .gaussians.tiles import TiledFile
-from .press import Source, naming, read_compressed, read_source
 from .quant import budget
 from .scenes.datasets import read_scene
+from .sources import Source, naming, read_compressed, read_source
 
 STEM, PARENT = "{stem}", "{parent}"
 WILD = frozenset("*?[")

@@ -50,8 +50,10 @@ class Knob:
 
 PRUNE = Knob((0.0, 0.1, 0.2, 0.35, 0.6), 0, 1, high_allowed=False)
 SH_DEGREE = Knob((4, 1, 0), 0, 4, whole=True)  # 4: as the scene has them.
+TARGET_DB = Knob((32, 36.5, 40, 44, 48), 5, 90)
 KNOBS: dict[str, dict[str, Knob]] = {
-    "fieldpress": {"target_db": Knob((32, 36.5, 40, 44, 48), 5, 90)},
+    "fieldpress": {"target_db": TARGET_DB},
+    "fieldpress-fast": {"target_db": TARGET_DB},
     "spz": {
         "prune": PRUNE,
         "sh_degree": Knob((4, 0), 0, 4, whole=True),
@@ -66,6 +68,7 @@ KNOBS: dict[str, dict[str, Knob]] = {
         "vq_steps": Knob((1000,), 0, 100_000, whole=True),
     },
 }
+METHODS = tuple(name for name in KNOBS if name != "fieldpress-fast")  # Where none is named.
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Manifest:
         return {"scenes": scenes, "methods": methods}
 
 
-def gather(sources: Sequence[str], methods: Sequence[Any] = tuple(KNOBS)) -> Manifest:
+def gather(sources: Sequence[str], methods: Sequence[Any] = METHODS) -> Manifest:
     """The manifest that is named, or one for the splat files, patterns and URLs that are.
 
     `methods`, as a manifest has them, are those where it names none.
@@ -144,7 +147,7 @@ def gather(sources: Sequence[str], methods: Sequence[Any] = tuple(KNOBS)) -> Man
     return _Reader("inputs", Path()).manifest({"scenes": list(sources)}, methods)
 
 
-def read_manifest(path: str | Path, methods: Sequence[Any] = tuple(KNOBS)) -> Manifest:
+def read_manifest(path: str | Path, methods: Sequence[Any] = METHODS) -> Manifest:
     """A manifest from JSON, TOML or YAML; its paths are relative to its folder.
 
     Raises:

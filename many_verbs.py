@@ -94,6 +94,7 @@ def batch(
     """
     from . import batch as batches
     from . import manifest
+    from .batch_store import Store
     from .jobs import Policy
 
     if not sources:
@@ -103,7 +104,7 @@ def batch(
     if retries < 0 or gpus < 0 or (timeout is not None and timeout <= 0):
         raise Misuse("--retries, --gpus, --timeout: expected no less than 0")
     wanted = manifest.gather(sources, batches.METHODS)
-    if not batches.Store(output).remote:
+    if not Store(output).remote:
         check_output(output, overwrite=overwrite or resume, folder=True)
     with console.quiet_stdout() as out, Progress() as progress, pool_of(jobs, ray, gpus) as pool:
         report = batches.run_batch(

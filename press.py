@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import __version__, checkpoints, field_jobs, field_press, models, remote, video_jobs
+from . import __version__, checkpoints, field_jobs, field_press, video_jobs
 from .console import Progress, say, sink
 from .gaussians.codec import decode
 from .gaussians.compress import (
@@ -25,8 +22,8 @@ from .gaussians.compress import (
 from .gaussians.memory import be_frugal, give_back
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
-from .gaussians.tiled import TiledModel
-from .gaussians.tiles import TiledFile, joined
+from .gaussians.tiled import TiledModel, overview, room
+from .gaussians.tiles import TiledFile
 from .quant import budget, container
 from .recipes import Recipe
 from .render.cuda import require
@@ -37,87 +34,11 @@ from .scenes.datasets import read_scene
 from .scenes.evaluate import Report, evaluate
 from .scenes.orbit import orbit
 from .scenes.synthesise import find_core
+from .sources import check_gaussians, name_of, naming, read_gaussians, read_source
 
 ENCODE_SHARE = 0.85  # Of the time of a compression; the rest is measuring.
 ORBIT_REACH = 2.2  # Distance of an orbit's cameras, in radii of the core.
 TRAINING_KEYS = ("stages", "finetune_steps", "psnr_train")  # Reported where there was training.
-SOG_SUFFIXES = {".webp", ".json"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """What was read.
-
-    Attributes:
-        model: the scene as it stands in the file.
-        input_bytes: its size on disk, or None where one cannot say.
-        data: the bytes of the file if it is a .fpz file, else None.
-    """
-
-    model: SplatModel
-    input_bytes: int | None
-    data: bytes | None = None
-
-
-def read_source(path: str, *, frame: str | None = None, kind: str | None = None) -> Source:
-    """Read any scene file, folder, URL or stdin ("-"). Raises ValueError or OSError.
-
-    `frame` and `kind` as of `models.load`.
-    """
-    if path != "-" and not remote.is_url(path) and not _is_compressed(Path(path)):
-        model = models.load(path, frame=frame, kind=kind)
-        return Source(model, _size_on_disk(Path(path), model))
-    data = models.read_bytes(path)
-    if data.startswith(container.MAGIC):
-        return Source(models.decode_fpz(data, _name(path)), len(data), data)
-    return Source(models.load_bytes(data, _name(path), frame, kind), len(data))
-
-
-def read_compressed(path: str) -> Source:
-    """Read a .fpz file, or one from stdin. Raises ValueError for any other kind."""
-    given = read_source(path)
-    if given.data is None:
-        raise ValueError(f"{_name(path)}: not a .fpz file; fieldpress convert takes other formats")
-    return given
-
-
-def read_gaussians(path: str) -> Source:
-    """Read a scene of Gaussians. Raises ValueError for a field, which has verbs of its own."""
-    given = read_source(path)
-    check_gaussians(given.model, path)
-    return given
-
-
-def check_gaussians(model: Any, path: str) -> None:
-    """Raises ValueError for a field, which has verbs of its own."""
-    if model.kind != "gaussians":
-        raise ValueError(
-            f"{_name(path)}: expected Gaussians, got a field of kind {model.kind!r}; "
-            "decompress, eval and info take fields"
-        )
-
-
-def _name(path: str) -> str:
-    return "stdin" if path == "-" else path
-
-
-def _is_compressed(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(container.MAGIC)) == container.MAGIC
-
-
-def _size_on_disk(path: Path, model: SplatModel) -> int | None:
-    """Bytes of a file, or of all files of a loose SOG; None for a training folder."""
-    if path.is_file() and path.suffix != ".json":
-        return path.stat().st_size
-    folder = path if path.is_dir() else path.parent
-    metas = [folder / name for name in str(model.extra.get("lod_files", "meta.json")).split()]
-    if not all(meta.is_file() for meta in metas):
-        return None
-    files = {file for meta in metas for file in meta.parent.iterdir()}
-    return sum(file.stat().st_size for file in files if file.suffix in SOG_SUFFIXES)
 
 
 # Views
@@ -153,9 +74,14 @@ def model_and_views(
     file = TiledFile.open(source)
     if file is not None:
         _check_cpu(there, "files of tiles")
-        return TiledModel(file), orbit_views(
-            _coarsest(file), orbit or 1
-        ) if views is None else views
+        seen = orbit_views(overview(file), orbit or 1) if views is None else views
+        tiled = TiledModel(file, held_bytes=room())
+        if short := tiled.short_in(seen):
+            say(
+                f"{source}: {short} of {len(seen)} views show tiles coarser than they could be, "
+                "as memory is short (--max-memory)"
+            )
+        return tiled, seen
     model: Any = read_source(source).model
     if model.kind in ("sdf", "nerf", "vqnerf"):
         if model.kind == "vqnerf":
@@ -170,10 +96,6 @@ def model_and_views(
 def _check_cpu(device: torch.device, what: str) -> None:
     if device.type != "cpu":
         raise ValueError(f"device: {what} are rendered on the cpu, got {device}")
-
-
-def _coarsest(file: TiledFile) -> SplatModel:
-    return joined([file.read(tile, file.levels - 1) for tile in range(len(file.tiles))])
 
 
 def _joined(first: Cameras, second: Cameras) -> Cameras:
@@ -262,7 +184,7 @@ class _Input:
         given = read_gaussians(source)
         be_frugal(given.model.float_bytes)
         facts = len(given.model), given.model.float_bytes, given.model.sh_degree
-        model, removed = _sanitised(given.model, _name(source), consume=True)
+        model, removed = _sanitised(given.model, name_of(source), consume=True)
         views = split_views(model, photos, seed)
         return _Input(model, given.input_bytes, removed, *facts, *views)
 
@@ -306,20 +228,11 @@ def _sanitised(
     return clean, found
 
 
-@contextmanager
-def naming(source: str) -> Iterator[None]:
-    """Put the file's name before what is wrong with it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{_name(source)}: {error}") from None
-
-
 def _verified(data: bytes, pressed: Compressed, name: str) -> SplatModel:
     """The model of the written bytes. Raises ValueError where they are not what was encoded."""
     if data != pressed.data:
         raise ValueError(f"{name}: what was read back is not what was written")
-    decoded = decode(data, name=_name(name))
+    decoded = decode(data, name=name_of(name))
     expected = pressed.report["count_out"]
     if len(decoded) != expected:
         raise ValueError(f"{name}: expected to decode {expected} Gaussians, got {len(decoded)}")
@@ -401,8 +314,8 @@ def evaluate_file(
                 "version": __version__, "input": source}  # fmt: skip
     photos = None if scene is None else read_scene(scene, most_bytes=budget.limit())
     original = None if reference is None else read_gaussians(reference)
-    model = _sanitised(given.model, _name(source))[0]
-    basis = model if original is None else _sanitised(original.model, _name(reference or ""))[0]
+    model = _sanitised(given.model, name_of(source))[0]
+    basis = model if original is None else _sanitised(original.model, name_of(reference or ""))[0]
     cameras = split_views(basis, photos, seed=0)[1]
     reference_model = None if original is None else basis.to(there)
     measured = _measure(model.to(there), cameras, reference_model, photos, progress)
@@ -421,72 +334,7 @@ def evaluate_file(
         "scene": scene,
     }
     if given.data is not None:
-        sizes = container.sizes(given.data, name=_name(source))
+        sizes = container.sizes(given.data, name=name_of(source))
         report["bytes_by_section"] = container.by_attribute(sizes)
     images = None if photos is None else photos.test_images
     return Evaluated(report, measured, cameras, model, reference_model, images)
-
-
-# Description
-
-
-def describe(source: str) -> dict[str, Any]:
-    """What is in a file, without rendering it."""
-    file = TiledFile.open(source)
-    if file is not None:
-        return _describe_tiles(file)
-    clip = video_jobs.opened(source)
-    if clip is not None:
-        return video_jobs.describe(clip, source)
-    given = read_source(source)
-    is_field = given.model.kind != "gaussians"
-    report = (field_jobs.describe if is_field else _describe_model)(given.model)
-    if given.data is not None:
-        report |= _describe_sections(given.data, _name(source))
-    if given.input_bytes:
-        report["ratio"] = given.model.float_bytes / given.input_bytes
-    return {**report, "input_bytes": given.input_bytes, "version": __version__}
-
-
-def _describe_tiles(file: TiledFile) -> dict[str, Any]:
-    """What the index says, nothing decoded."""
-    lows, highs = zip(*((tile.low, tile.high) for tile in file.tiles), strict=True)
-    bounds = [[min(x) for x in zip(*lows, strict=True)], [max(x) for x in zip(*highs, strict=True)]]
-    sizes = {f"{entry.name}": entry.coded_size for entry, _ in file.streams.values()}
-    counts = zip(*(tile.counts for tile in file.tiles), strict=True)
-    return {
-        "kind": "tiles",
-        "count": file.count,
-        "tiles": len(file.tiles),
-        "counts_by_level": [sum(level) for level in counts],
-        "bounding_box": bounds,
-        "bytes_by_attribute": container.by_attribute(sizes),
-        "provenance": {key: value for key, value in file.header.items() if key != "kind"},
-        "input_bytes": len(file.data),
-        "version": __version__,
-    }
-
-
-def _describe_sections(data: bytes, name: str) -> dict[str, Any]:
-    found = container.read(data, name=name)
-    sections = {
-        section.name: {"codec": section.codec, "bytes": len(section.payload)}
-        for section in found.sections
-    }
-    sizes = container.sizes(data, name=name)
-    return {"bytes_by_attribute": container.by_attribute(sizes), "sections": sections}
-
-
-def _describe_model(model: SplatModel) -> dict[str, Any]:
-    finite = model.means[model.means.isfinite().all(1)]
-    bounds = [finite.amin(0).tolist(), finite.amax(0).tolist()] if len(finite) else None
-    return {
-        "kind": model.kind,
-        "count": len(model),
-        "sh_degree": model.sh_degree,
-        "antialiased": model.antialiased,
-        "bounding_box": bounds,
-        "float_bytes": model.float_bytes,
-        "bytes_by_attribute": {name: 4 * x.numel() for name, x in model.tensors().items()},
-        "provenance": dict(model.extra),
-    }

@@ -31,7 +31,7 @@ def compress(
     target_mb: Annotated[float | None, GOAL, tyro.conf.arg(metavar="MB")] = None,
     target_db: Annotated[float | None, GOAL, tyro.conf.arg(metavar="DB")] = None,
     preset: Annotated[Literal["small", "balanced", "high"], GOAL] = "balanced",
-    effort: Literal["fast", "normal", "high"] = "normal",
+    effort: Literal["draft", "fast", "normal", "high"] = "normal",
     method: Literal["fieldpress", "lightgaussian"] = "fieldpress",
     scene: Scene = None,
     downscale: float = 1.0,
@@ -54,8 +54,9 @@ def compress(
         target_mb: The largest size that will do, in MB of 10^6 bytes.
         target_db: The PSNR to keep against the uncompressed render, in dB.
         preset: How much to keep where no target is given.
-        effort: Fast prunes and quantises; normal also merges Gaussians and re-fits colours; high
-            does so in finer rounds.
+        effort: Draft takes a preset's steps as they are, for scenes of many millions; fast prunes
+            and quantises to the goal; normal also merges Gaussians and re-fits colours; high does
+            so in finer rounds.
         method: Our codec, or LightGaussian as published (needs --scene; has no target).
         scene: Posed photographs to measure on as well: COLMAP, transforms.json or LLFF.
         downscale: Make those photographs this many times smaller, each way.

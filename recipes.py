@@ -12,6 +12,7 @@ from .gaussians.codec import decode
 from .gaussians.compress import (
     Compressed,
     CompressSettings,
+    drafted,
     encode_to_goal,
     prepare,
 )
@@ -88,6 +89,8 @@ class Recipe:
             raise ValueError("expected training photographs, got none; --scene names their folder")
         if not self.plain:
             return lambda: self._train(model, scene, views, holdout, progress)
+        if self.settings.is_draft:
+            return lambda: drafted(model, self.settings)
         prepared = prepare(
             model, self.settings, views=views, holdout=holdout, pictures=pictures,
             progress=progress,

@@ -17,17 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import __version__, field_jobs, models
+from . import __version__, field_jobs, models, tile_viewing
 from .gaussians.codec import Steps, decode, encode
 from .gaussians.importance import importance
 from .gaussians.model import SplatModel
 from .gaussians.sanitize import sanitize
-from .press import Source, check_gaussians, orbit_views, read_source
+from .press import orbit_views
 from .quant import budget, container
 from .render.splat import RasterOptions, rasterize
 from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import Render
+from .sources import Source, check_gaussians, read_source
+from .tile_viewing import Tiles
 from .viewer.exhibit import Color, Exhibit, Exhibition, Knob, Photos, Shown
 
 PRUNE_VIEWS, PRUNE_SIZE = 8, (320, 240)  # By which the slider ranks Gaussians.
@@ -149,8 +151,11 @@ def gather(sources: Sequence[str], scene: str | None = None, downscale: float = 
     return exhibition(shown, " | ".join(labels), photos)
 
 
-def _opened(source: str, label: str) -> Splats | Field:
+def _opened(source: str, label: str) -> Splats | Field | Tiles:
     """A file as what the viewer can show. Raises ValueError for an image field, or OSError."""
+    tiles = tile_viewing.opened(source, label)
+    if tiles is not None:
+        return tiles
     given = read_source(source)
     if given.model.kind == "gaussians":
         return Splats(given, source, label)
@@ -170,7 +175,9 @@ def _labels(sources: Sequence[str]) -> list[str]:
     return ["/".join(Path(source).parts[-2:]) for source in sources]
 
 
-def exhibition(shown: Sequence[Splats | Field], title: str, scene: Scene | None) -> Exhibition:
+def exhibition(
+    shown: Sequence[Splats | Field | Tiles], title: str, scene: Scene | None
+) -> Exhibition:
     """The same of models in memory."""
     home, center, up = _around(shown[0].model)
     radius = float((home.positions[0] - center).norm())

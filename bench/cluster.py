@@ -32,7 +32,8 @@ SCENES = (
     "playbot/5_0/meta.json",
 )  # fmt: skip
 METHODS = [
-    {"name": "spz", "prune": 0, "sh_degree": 4, "sh_bits": [8, 6, 5]},
+    {"name": "fieldpress-fast", "target_db": 40.2},
+    {"name": "spz", "prune": 0, "sh_degree": 4, "sh_bits": [8, 5]},
     {"name": "compressed.ply", "prune": 0, "sh_degree": 4},
 ]
 KILL_NODE_AFTER, KILL_DRIVER_AFTER = 2, 5  # Tasks that are complete by then, at least.

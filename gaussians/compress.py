@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..scenes.cameras import Cameras
 from ..scenes.synthesise import synthesise_cameras
+from .draft import draft
 from .memory import LARGE, give_back
 from .model import SplatModel
 from .reduce import Measured
@@ -32,7 +33,8 @@ class CompressSettings:
     """What is asked for: a preset, or a size in bytes, or a psnr_self in dB (not two of them).
 
     Attributes:
-        effort: fast, normal or high, see `search.effort_for`, or one of one's own.
+        effort: draft, which renders and tries nothing and so has no other goal than a preset, fast,
+            normal or high, see `search.effort_for`, or one of one's own.
     """
 
     preset: str = "balanced"
@@ -48,10 +50,16 @@ class CompressSettings:
             raise ValueError(f"effort: expected one of {', '.join(EFFORTS)}, got {self.effort!r}")
         if self.target_bytes is not None and self.target_db is not None:
             raise ValueError("goal: expected a size or a quality, got both")
+        if self.is_draft and (self.target_bytes is not None or self.target_db is not None):
+            raise ValueError("effort: draft tries nothing and meets no target; give a preset")
         if self.target_bytes is not None and self.target_bytes < 1:
             raise ValueError(f"target_bytes: expected at least 1, got {self.target_bytes}")
         if self.target_db is not None and not 5 <= self.target_db <= 90:
             raise ValueError(f"target_db: expected 5..90, got {self.target_db}")
+
+    @property
+    def is_draft(self) -> bool:
+        return self.effort == "draft"
 
     def spend(self, count: int) -> Effort | None:
         """The effort for so many Gaussians; None for pruning and steps alone."""
@@ -103,8 +111,30 @@ def compress(
     Raises:
         ValueError: nothing visible to compress, or a goal that cannot be reached.
     """
+    if settings.is_draft:
+        return drafted(model, settings)
     prepared = prepare(model, settings, views=views, holdout=holdout, progress=progress)
     return encode_to_goal(prepared, settings, progress=progress)
+
+
+def drafted(model: SplatModel, settings: CompressSettings) -> Compressed:
+    """The draft of a model, with a preset's steps; psnr_self is not known. Raises ValueError."""
+    began, count_in = time.perf_counter(), len(model)
+    model, sanitised = sanitize(model)
+    if not len(model):
+        raise ValueError(f"no visible Gaussians to compress ({count_in} read)")
+    data, decoded = draft(model, settings.preset, settings.seed)
+    report = {
+        "count_in": count_in,
+        "sanitised": sanitised,
+        "float_bytes": model.float_bytes,
+        "count_out": len(decoded),
+        "output_bytes": len(data),
+        "trials": 0,
+        "seed": settings.seed,
+        "encode_seconds": time.perf_counter() - began,
+    }
+    return Compressed(data, report)
 
 
 def prepare(

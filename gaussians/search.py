@@ -66,14 +66,14 @@ NORMAL = (  # up to so many Gaussians
     (SMALL, Effort()),
     (math.inf, MANY),
 )
-EFFORTS = ("fast", "normal", "high")
+EFFORTS = ("draft", "fast", "normal", "high")
 
 
 def effort_for(name: str, count: int) -> Effort | None:
     """What a named effort is for so many Gaussians; None for pruning and steps alone."""
     if name == "normal":
         return next(effort for most, effort in NORMAL if count <= most)
-    return {"fast": None, "high": HIGH if count <= 4 * SMALL else MANY}[name]
+    return {"draft": None, "fast": None, "high": HIGH if count <= 4 * SMALL else MANY}[name]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fieldpress import models, viewing
+from fieldpress import models, tile_viewing, viewing
 from fieldpress.gaussians import codec
+from fieldpress.gaussians.draft import draft, halved
 from fieldpress.gaussians.frames import rotations
+from fieldpress.gaussians.tiles import Tile, file_blocks
 from fieldpress.press import orbit_views
 from fieldpress.quant import container
 from fieldpress.render.splat import RasterOptions
@@ -264,6 +267,38 @@ def test_key_frames_play_and_a_picture_is_saved(viewer: Any) -> None:
     with viewer.expect_download() as download:
         viewer.keyboard.press("p")
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_scene_of_tiles_gets_finer_while_one_looks(
+    browser: Any, shell: Callable[..., Any], tmp_path: Path, serving: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(tile_viewing, "COARSE_SECONDS", 0.0)  # One tile a picture.
+    monkeypatch.setattr(tile_viewing, "FINE_SECONDS", 0.0)
+    tiles, streams = [], {}
+    for number in range(3):
+        model = shell(900, seed=number)
+        model = replace(model, means=model.means + torch.tensor([3.0 * number, 0, 0]))
+        pair = [draft(one, "balanced") for one in (model, halved(model))]
+        tiles.append(Tile.of([decoded for _, decoded in pair]))
+        for level, (data, _) in enumerate(pair):
+            streams[number, level] = tmp_path / f"{number}-{level}"
+            streams[number, level].write_bytes(data)
+    path = tmp_path / "city.fpz"
+    path.write_bytes(b"".join(file_blocks({"sh_degree": 3}, tiles, streams)))
+    with serving(viewing.gather([str(path)])) as (server, lines):
+        page = browser.new_page(viewport={"width": 820, "height": 360})
+        page.goto(server.url)
+        until(page, "Boolean(window.fieldpress && fieldpress.frames)")
+        page.evaluate("fieldpress.act({left: {exhibit: 0, knobs: {detail: 4}}})")
+        until(page, "fieldpress.stage.frame.waiting > 0")
+        assert "finer tiles to come" in page.locator("#hud").inner_text()
+        until(page, "fieldpress.stage.frame.waiting === 0 && fieldpress.stage.frame.seq > 1")
+        settle(page)
+        whole = codec.decode(path.read_bytes()).render(camera_of(page))[0].clamp(0, 1)
+        assert float(psnr(pixels(page), whole)) >= 30
+        assert "tiles at level 0\t3" in page.locator("tbody").first.inner_text()
+        page.close()
+    assert lines == []
 
 
 # The page

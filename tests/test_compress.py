@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from fieldpress.gaussians import codec, compress, fit_tables
+from fieldpress.gaussians.codec import decode
 from fieldpress.gaussians.importance import to_classes
+from fieldpress.gaussians.search import mean_psnr
 from fieldpress.gaussians.solve import solve
 
 
@@ -57,9 +59,29 @@ def test_classes_halve_the_step_for_four_times_the_weight():
 @pytest.mark.parametrize(
     ("settings", "name"),
     [({"preset": "tiny"}, "preset"), ({"target_bytes": 0}, "target_bytes"),
-     ({"effort": "utmost"}, "effort: expected one of fast, normal, high, got 'utmost'"),
+     ({"effort": "utmost"}, "effort: expected one of draft, fast, normal, high, got 'utmost'"),
+     ({"effort": "draft", "target_db": 40.0}, "effort: draft .* meets no target"),
      ({"target_db": 200.0}, "target_db"), ({"target_db": 40.0, "target_bytes": 9}, "goal")],
 )  # fmt: skip
 def test_goals_that_make_no_sense_are_named(settings, name):
     with pytest.raises(ValueError, match=name):
         compress.CompressSettings(**settings)
+
+
+def test_a_draft_comes_near_its_preset_without_a_picture(shell, monkeypatch):
+    model = shell(3000)
+    views = compress.scene_views(model, 0)[1].resized(96, 72)
+    pictures = model.render(views)
+    done = {
+        preset: compress.compress(model, compress.CompressSettings(preset, effort="draft"))
+        for preset in compress.PRESETS
+    }
+    sizes = [len(done[preset].data) for preset in ("small", "balanced", "high")]
+    assert sizes == sorted(sizes)
+    for preset, goal in compress.PRESETS.items():
+        decoded = decode(done[preset].data)
+        assert len(decoded) == done[preset].report["count_out"]
+        assert abs(mean_psnr(decoded, views, pictures) - goal) < 6
+    monkeypatch.setattr(type(model), "render", None)
+    again = compress.compress(model, compress.CompressSettings("high", effort="draft"))
+    assert again.data == done["high"].data

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fieldpress.manifest import KNOBS, MethodEntry, gather, read_manifest
+from fieldpress.manifest import KNOBS, METHODS, MethodEntry, gather, read_manifest
 
 TOML = """
 scenes = [
@@ -65,7 +65,7 @@ def test_files_stand_for_a_manifest_of_defaults(folder: Path) -> None:
     paths = [str(folder / name) for name in ("a.ply", "b.compressed.ply", "meta.json", "deep")]
     found = gather(paths)
     assert [scene.name for scene in found.scenes] == ["a", "b", folder.name, "deep"]
-    assert [method.name for method in found.methods] == list(KNOBS)
+    assert [method.name for method in found.methods] == list(METHODS)
     (folder / "m.json").write_text(json.dumps({"scenes": ["a.ply"]}))
     assert [scene.name for scene in gather([str(folder / "m.json")]).scenes] == ["a"]
     with pytest.raises(ValueError, match=r"m\.json: a manifest stands alone, got 2 inputs"):

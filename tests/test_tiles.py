@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress import models, press, tiling
+from fieldpress import models, press, sources, tiling
 from fieldpress.console import Progress
 from fieldpress.converting import Wanted, convert
 from fieldpress.gaussians import codec, cut, ply
@@ -19,10 +19,10 @@ from fieldpress.gaussians.codec import Steps, encode
 from fieldpress.gaussians.compress import CompressSettings
 from fieldpress.gaussians.cut import Rows, grow
 from fieldpress.gaussians.model import SplatModel
-from fieldpress.gaussians.tiled import TiledModel
+from fieldpress.gaussians.tiled import TiledModel, overview
 from fieldpress.gaussians.tiles import Tile, TiledFile, file_blocks, joined
 from fieldpress.jobs import Outcome, attempt
-from fieldpress.quant import container
+from fieldpress.quant import budget, container
 from fieldpress.scenes import synthesise
 from fieldpress.scenes.cameras import Cameras
 from fieldpress.scenes.orbit import orbit
@@ -138,7 +138,9 @@ def assemble(folder: Path, parts: list[list[bytes]], **changes) -> bytes:
         for level, data in enumerate(levels):
             streams[number, level] = folder / f"{number}-{level}"
             streams[number, level].write_bytes(data)
-    return b"".join(file_blocks({"seed": 0}, changes.get("records", records), streams))
+    return b"".join(
+        file_blocks({"seed": 0, "sh_degree": 1}, changes.get("records", records), streams)
+    )
 
 
 def test_what_is_read_by_tile_is_what_was_coded(tmp_path: Path, parts) -> None:
@@ -273,10 +275,69 @@ def test_decoded_tiles_wait_within_their_budget(
     first = len(reads)
     held.render(camera)
     assert len(reads) == first > 0
-    tight = TiledModel(file, held_bytes=0)
-    tight.gather(camera)
-    tight.gather(views(file.read(0), 1.0, 1))
-    assert len(tight._held) <= 3
+
+
+def test_a_view_takes_no_more_than_it_may(tmp_path: Path, parts) -> None:
+    """Large tiles are coarser, then small ones left out: what looks largest is kept to the last."""
+    file = TiledFile.of(assemble(tmp_path, parts), "f.fpz")
+    camera = views(joined(list(file.finest())), 12.0, 1)
+    each = file.read(0).float_bytes / 60
+    order = [tile for tile, _ in TiledModel(file, detail=1e9).select(camera)]
+    assert sorted(order) == [0, 1, 2]
+    for count, levels in ((180, [0, 0, 0]), (150, [0, 0, 1]), (30, [1, 1, 1]), (20, [1, 1])):
+        bound = int(2 * count * each) + 1
+        model = TiledModel(file, detail=1e9, held_bytes=bound)
+        assert model.select(camera) == list(zip(order, levels, strict=False))
+        assert model.short_in(camera) == int(count < 180)
+        model.render(camera)
+        model.render(views(file.read(2), 1.0, 2))
+        assert model.bytes <= bound
+    alone = TiledModel(file, detail=1e9, held_bytes=0)  # One tile there is always.
+    assert alone.select(camera) == [(order[0], 1)]
+
+
+def test_what_was_seen_goes_when_its_room_is_needed(tmp_path: Path, parts) -> None:
+    file = TiledFile.of(assemble(tmp_path, parts), "f.fpz")
+    each = file.read(0).float_bytes
+    model = TiledModel(file, detail=1e9, held_bytes=2 * each)
+    for tile in (0, 2):
+        model.gather(views(file.read(tile), 0.1, 1))
+        assert model.bytes <= 2 * each
+        assert tile in [key[0] for key in model._held]
+    assert len(model._held) < 3
+
+
+def test_coarse_levels_come_first_and_fine_ones_follow(tmp_path: Path, parts) -> None:
+    file = TiledFile.of(assemble(tmp_path, parts), "f.fpz")
+    camera = views(joined(list(file.finest())), 12.0, 1)
+    model = TiledModel(file, detail=1e9)
+    assert model.gather(camera, 0.0, fine=False).waiting == 5  # One of three came, coarse.
+    assert model.gather(camera, fine=False).shown == ((0, 1), (1, 1), (2, 1))
+    waiting = [model.gather(camera, 0.0).waiting for _ in range(4)]
+    assert waiting == [2, 1, 0, 0]
+    assert model.gather(camera).shown == ((0, 0), (1, 0), (2, 0))
+
+
+def test_render_says_where_memory_is_short(
+    tmp_path: Path, parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "f.fpz"
+    path.write_bytes(assemble(tmp_path, parts))
+    model, seen = press.model_and_views(str(path), None, None, 3, "cpu")
+    assert model.short_in(seen) == 0
+    assert "coarser" not in capsys.readouterr().err
+    with budget.limited(40_000):
+        model, seen = press.model_and_views(str(path), None, None, 3, "cpu")
+        model.render(seen.resized(64, 48))
+    assert model.bytes <= 10_000
+    assert "of 3 views show tiles coarser than they could be" in capsys.readouterr().err
+
+
+def test_an_overview_is_of_all_parts(tmp_path: Path, parts) -> None:
+    file = TiledFile.of(assemble(tmp_path, parts), "f.fpz")
+    assert len(overview(file)) == 27
+    assert len(overview(file, tiles=2)) == 18
+    assert len(overview(file, count=9)) == 9
 
 
 # The job
@@ -334,12 +395,34 @@ def test_a_scene_is_pressed_by_tile_and_read_back(
     assert done["count_out"] == len(back) == file.count
     again = codec.decode(output.read_bytes())
     assert all(torch.equal(back.tensors()[k], v) for k, v in again.tensors().items())
-    said = press.describe(str(output))
+    said = sources.describe(str(output))
     assert (said["kind"], said["tiles"], said["count"]) == ("tiles", 2, file.count)
     other = tmp_path / "again.fpz"
     tiling.compress_tiles(str(source), str(other), settings, 900, Here())
     assert other.read_bytes() == output.read_bytes()
     assert {p.name for p in tmp_path.iterdir()} == {"out.fpz", "again.fpz", "back.ply"}
+
+
+def test_a_draft_is_pressed_without_a_picture(
+    tmp_path: Path, quick: None, splat_ply, shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = splat_ply(shell(1600)), tmp_path / "out.fpz"
+    settings = CompressSettings(effort="draft")
+    report = tiling.compress_tiles(str(source), str(output), settings, 900, Here())
+    assert report["tiles_measured"] == 1
+    assert report["psnr_self"] > 35
+    file = TiledFile.open(output)
+    assert file is not None
+    assert all(tile.counts[1] <= tile.counts[0] // tiling.COARSER for tile in file.tiles)
+
+    def drawn(self, *given) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(SplatModel, "render", drawn)
+    monkeypatch.setattr(tiling.TileTask, "_quality", lambda *given: None)
+    again = tmp_path / "again.fpz"
+    tiling.compress_tiles(str(source), str(again), settings, 900, Here())
+    assert again.read_bytes() == output.read_bytes()
 
 
 def test_a_tile_that_fails_leaves_the_others(tmp_path: Path, quick: None, splat_ply, shell) -> None:

@@ -22,11 +22,12 @@ from fieldpress.__main__ import main
 from fieldpress.gaussians import codec
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.gaussians.tiles import Tile, file_blocks
-from fieldpress.press import Source, orbit_views
+from fieldpress.press import orbit_views
 from fieldpress.quant import container
 from fieldpress.render.splat import RasterOptions
 from fieldpress.scenes.cameras import Scene
 from fieldpress.scenes.metrics import psnr
+from fieldpress.sources import Source
 from fieldpress.viewer.exhibit import Shown
 from fieldpress.viewer.messages import parse
 from fieldpress.viewer.painter import Painter

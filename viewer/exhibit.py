@@ -31,6 +31,19 @@ class Knob:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """How far a large exhibit is prepared for a camera.
+
+    Attributes:
+        waiting: parts that are still to come, 0 where the picture will be all there is.
+        facts: what the panel says of the picture, beside those of the exhibit.
+    """
+
+    waiting: int
+    facts: Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True)
 class Shown:
     """An exhibit at one setting of its knobs.
 
@@ -39,11 +52,14 @@ class Shown:
         facts: what the panel says of it.
         depth: C cameras to [C, H, W, 2], camera z and opacity, so that a click can find its place;
             None where there is no such thing.
+        prepare: reads some of what one camera needs, in a short time; `render` of that camera then
+            shows what has come. None where all is at hand.
     """
 
     render: Render
     facts: Mapping[str, int | float | str]
     depth: Render | None = None
+    prepare: Callable[[Cameras], Ready] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..scenes.cameras import Cameras
 from ..scenes.metrics import psnr
-from .exhibit import Color, Exhibition, Shown
+from .exhibit import Color, Exhibition, Ready, Shown
 from .heat import heat_map
 from .messages import PHOTO, Slot, View
 
@@ -44,6 +44,7 @@ class Frame:
         psnr: dB of right against left, where both were painted whole.
         facts: of each side.
         seconds: that it took.
+        waiting: parts of what is shown that are still to come.
     """
 
     width: int
@@ -52,6 +53,7 @@ class Frame:
     psnr: float | None
     facts: dict[str, dict[str, Any]]
     seconds: float
+    waiting: int = 0
 
 
 class Painter:
@@ -68,12 +70,16 @@ class Painter:
         """
         camera = self.camera(view, scale)
         spans = _spans(view, camera.width)
-        facts = {side: self._facts(getattr(view, side), view) for side in spans}
-        start = time.perf_counter()  # Now that all is ready to be rendered.
-        pictures = {
-            side: self._picture(getattr(view, side), view, camera, span)
-            for side, span in spans.items()
-        }
+        seconds, waiting = 0.0, 0
+        pictures, facts = {}, {}
+        for side, span in spans.items():
+            slot, seen = getattr(view, side), _cropped(camera, span)
+            ready = self._ready_for(slot, view, seen)
+            facts[side], waiting = dict(ready.facts), waiting + ready.waiting
+            start = time.perf_counter()  # Now that all is ready to be rendered.
+            pictures[side] = self._picture(slot, view, camera, span)
+            seconds += time.perf_counter() - start
+        start = time.perf_counter()
         score = None
         if "right" in pictures and pictures["right"].shape == pictures["left"].shape:
             score = float(psnr(pictures["right"], pictures["left"])) if not view.moving else None
@@ -87,7 +93,8 @@ class Painter:
             parts=tuple(Part(s, *spans[s], to_bytes(pictures[s])) for s in spans),
             psnr=score,
             facts=facts,
-            seconds=time.perf_counter() - start,
+            seconds=seconds + time.perf_counter() - start,
+            waiting=waiting,
         )
 
     def work(self, view: View) -> tuple[int, float]:
@@ -118,7 +125,7 @@ class Painter:
 
     def composed(self, view: View) -> Tensor:
         """The one picture [H, W, 3] uint8 that the page shows of a resting view."""
-        frame = self.frame(view)
+        frame = self._whole(view)
         pictures = {part.side: part.pixels for part in frame.parts}
         if view.mode == "side":
             gap = torch.full((frame.height, LINE, 3), 255, dtype=torch.uint8)
@@ -156,17 +163,28 @@ class Painter:
         if slot.exhibit == PHOTO:
             assert view.photo is not None
             return _resampled(self.photo(view.photo), camera.width, camera.height)[:, low:high]
-        if (low, high) != (0, camera.width):
-            moved = camera.Ks.clone()
-            moved[:, 0, 2] -= low
-            camera = Cameras(camera.viewmats, moved, high - low, camera.height, camera.times)
         with torch.no_grad():
-            return self._shown(slot, view.background).render(camera)[0]
+            return self._shown(slot, view.background).render(_cropped(camera, span))[0]
 
-    def _facts(self, slot: Slot, view: View) -> dict[str, Any]:
+    def _ready_for(self, slot: Slot, view: View, camera: Cameras) -> Ready:
+        """What is waiting of a side, and what is to be said of it."""
         if slot.exhibit == PHOTO:
-            return {}
-        return dict(self._shown(slot, view.background).facts)
+            return Ready(0, {})
+        shown = self._shown(slot, view.background)
+        if shown.prepare is None:
+            return Ready(0, shown.facts)
+        ready = shown.prepare(camera)
+        return Ready(ready.waiting, {**shown.facts, **ready.facts})
+
+    def _whole(self, view: View) -> Frame:
+        """A frame of which nothing is waiting, or no less than before."""
+        frame = self.frame(view)
+        while frame.waiting:
+            again = self.frame(view)
+            if again.waiting >= frame.waiting:
+                return again
+            frame = again
+        return frame
 
     def _shown(self, slot: Slot, background: Color) -> Shown:
         key = (slot, background)
@@ -206,6 +224,16 @@ def _spans(view: View, width: int) -> dict[str, tuple[int, int]]:
         line = min(max(round(view.swipe * width), 8), width - 8)
         return {"left": (0, width if view.error else line), "right": (line, width)}
     return {"left": (0, width), "right": (0, width)}
+
+
+def _cropped(camera: Cameras, span: tuple[int, int]) -> Cameras:
+    """The camera of columns `span` of a picture."""
+    low, high = span
+    if (low, high) == (0, camera.width):
+        return camera
+    moved = camera.Ks.clone()
+    moved[:, 0, 2] -= low
+    return Cameras(camera.viewmats, moved, high - low, camera.height, camera.times)
 
 
 def _side(length: float) -> int:

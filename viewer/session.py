@@ -83,6 +83,8 @@ class Session:
         self._painter, self._worker, self._turn = painter, worker, turn
         self._send, self._log = send, log
         self._view: View | None = None
+        self._again: View | None = None  # That was painted before and is to be finer now.
+        self._waiting = 0  # Parts of it that were still to come.
         self._wishes: list[Message] = []
         self._wake = asyncio.Event()
         self._cancelled = False
@@ -132,7 +134,12 @@ class Session:
     async def _one(self) -> None:
         view, self._view = self._view, None
         if view is not None:
-            await self._frame(view)
+            waiting = await self._frame(view)
+            # Large scenes come in parts: the same view again while there is more, and no newer one.
+            comes = waiting and (view is not self._again or waiting < self._waiting)
+            if comes and not view.moving and self._view is None:
+                self._view = self._again = view
+                self._waiting = waiting
             return
         wish = self._wishes.pop(0)
         if isinstance(wish, WantPhoto):
@@ -161,7 +168,8 @@ class Session:
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 raise ValueError(f"{kind}{error}") from error
 
-    async def _frame(self, view: View) -> None:
+    async def _frame(self, view: View) -> int:
+        """Paint and send a view; the parts of it that are still to come."""
         work = self._painter.work(view)
         scale = self._scale.choose(work) if view.moving else 1.0
         frame, images = await self._work(lambda: self._painted(view, scale))
@@ -178,12 +186,14 @@ class Session:
             "psnr": frame.psnr,
             "seconds": frame.seconds,
             "facts": frame.facts,
+            "waiting": frame.waiting,
             "parts": [
                 {"side": part.side, "x0": part.x0, "x1": part.x1, "bytes": len(image)}
                 for part, image in zip(frame.parts, images, strict=True)
             ],
         }
         await self._send(pack(header, b"".join(images)))
+        return frame.waiting
 
     def _painted(self, view: View, scale: float) -> tuple[Frame, list[bytes]]:
         frame = self._painter.frame(view, scale)

@@ -114,7 +114,7 @@ class App {
       const blobs = header.parts.map((part) => new Blob([data.subarray(at, at += part.bytes)], { type: "image/jpeg" }));
       if (!(await this.stage.take(header, blobs))) return;
       const now = performance.now();
-      this.latency = now - (this.asked.get(header.seq) ?? now);
+      if (this.asked.has(header.seq)) this.latency = now - this.asked.get(header.seq);  // Else the same view, finer.
       for (const seq of this.asked.keys()) if (seq <= header.seq) this.asked.delete(seq);
       this.seen = Math.max(this.seen, header.seq); this.frames += 1;
       this.arrivals = this.arrivals.filter((t) => now - t < 2000); this.arrivals.push(now);
@@ -132,7 +132,7 @@ class App {
     this.fps = span > 0 ? 1000 * (n - 1) / span : 0;
     const [w, h] = header.size;
     $("hud").replaceChildren(...(header.moving ? [element("b", { textContent: this.fps.toFixed(0) }), " frames/s, "] : []),
-      `${w}\u00d7${h}, ${(1000 * header.seconds).toFixed(0)} ms to render`);
+      `${w}\u00d7${h}, ${(1000 * header.seconds).toFixed(0)} ms to render`, ...(header.waiting ? [", finer tiles to come"] : []));
     if (!header.moving) {
       $("score").hidden = header.psnr === null;
       const photo = this.state.photoLeft && header.photo !== null;
