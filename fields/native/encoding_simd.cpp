@@ -33,6 +33,13 @@ void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint
 namespace {
 
 constexpr int64_t FAR_BYTES = 1 << 18;  // Of a level: what is larger is asked for ahead of its use.
+// AVX-512 gathers keep all the lines on their way that a core can: asking before is work twice.
+#if defined(__AVX512F__)
+constexpr bool READS_ARE_ASKED_FOR = false;
+#else
+constexpr bool READS_ARE_ASKED_FOR = true;
+#endif
+constexpr int64_t STREAMED_BYTES = 1 << 22;  // Of features: what is larger goes past the caches.
 
 // Asks for the rows of a block before they are used, so that their latencies overlap. The two
 // corners of a cube along x lie in one cache line seven times of eight.
@@ -44,7 +51,8 @@ void fetch(const Corners& at, const char* rows, int64_t row_bits) {
 }
 
 // Goes through all points, level by level, one block ahead of what uses them: a level stays near.
-template <int N, Lattice L, typename Use>
+// With ASK its rows are asked for ahead of their use.
+template <int N, Lattice L, bool ASK, typename Use>
 void walk(const Grid& grid, int first_level, int last_level, const Axes<N>& axes, int64_t count,
           const char* rows, int64_t row_bits, const Use& use) {
   Corners corners[2];
@@ -55,7 +63,7 @@ void walk(const Grid& grid, int first_level, int last_level, const Axes<N>& axes
   const auto prepare = [&](int64_t step) {
     const Level& level = grid.levels[number];
     place<N, L>(grid, level, axes, block * BLOCK, corners[step & 1]);
-    if (level.rows * row_bits / 8 > FAR_BYTES)
+    if (ASK && level.rows * row_bits / 8 > FAR_BYTES)
       fetch<N, L>(corners[step & 1], rows + level.first * row_bits / 8, row_bits);
     if (++block == blocks) block = 0, ++number;
   };
@@ -66,6 +74,26 @@ void walk(const Grid& grid, int first_level, int last_level, const Axes<N>& axes
     use(static_cast<size_t>(first_level + step / blocks), at,
         static_cast<int>(std::min<int64_t>(BLOCK, count - at)), corners[step & 1]);
   }
+}
+
+#if defined(__AVX512F__)
+FP_INLINE void stream(float* to, Floats v) { _mm512_stream_ps(to, v); }
+FP_INLINE void end_stream() { _mm_sfence(); }  // Other threads see it from here on.
+#elif defined(__AVX2__)
+FP_INLINE void stream(float* to, Floats v) { _mm256_stream_ps(to, v); }
+FP_INLINE void end_stream() { _mm_sfence(); }
+#else
+FP_INLINE void stream(float* to, Floats v) { store(to, v); }
+FP_INLINE void end_stream() {}
+#endif
+
+// Stores one feature of a block of points; past the caches, so that a table keeps its place there.
+FP_INLINE void put(const float* values, int size, bool streams, float* to) {
+  if (!streams || size < BLOCK) {
+    std::copy_n(values, size, to);
+    return;
+  }
+  for (int p = 0; p < BLOCK; p += LANES) stream(to + p, load<Floats>(values + p));
 }
 
 struct Encode {
@@ -81,14 +109,17 @@ struct Encode {
     const int64_t row_bits = grid.features * bits_of(table.storage);
     const Axes<N> axes(points, count);
     alignas(64) float values[BLOCK * MAX_FEATURES];
-    walk<N, L>(grid, 0, grid.count, axes, count,
-               static_cast<const char*>(table.rows), row_bits,
-               [&](size_t level, int64_t first, int size, const Corners& at) {
-                 blend(grid, table, level, at, corners_of<N, L>(), values);
-                 float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
-                 for (int f = 0; f < grid.features; ++f)
-                   std::copy_n(values + f * BLOCK, size, to + f * stride);
-               });
+    const bool aligned = reinterpret_cast<uintptr_t>(out) % 64 == 0 && stride % 16 == 0;
+    const bool streams = aligned && 4 * count * grid.width() > STREAMED_BYTES;
+    walk<N, L, READS_ARE_ASKED_FOR>(
+        grid, 0, grid.count, axes, count, static_cast<const char*>(table.rows), row_bits,
+        [&](size_t level, int64_t first, int size, const Corners& at) {
+          blend(grid, table, level, at, corners_of<N, L>(), values);
+          float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
+          for (int f = 0; f < grid.features; ++f)
+            put(values + f * BLOCK, size, streams, to + f * stride);
+        });
+    if (streams) end_stream();
   }
 };
 
@@ -170,7 +201,7 @@ struct Scatter {
   void run() const {
     constexpr int V = corners_of<N, L>();
     const Axes<N> axes(points, count);
-    walk<N, L>(grid, first_level, last_level, axes, count, reinterpret_cast<const char*>(grad),
+    walk<N, L, true>(grid, first_level, last_level, axes, count, reinterpret_cast<const char*>(grad),
                32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
@@ -233,7 +264,7 @@ struct Slope {
     alignas(64) Dots dots;
     const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     std::vector<float> sums(static_cast<size_t>(blocks * BLOCK * N));
-    walk<N, L>(grid, 0, grid.count, axes, count,
+    walk<N, L, READS_ARE_ASKED_FOR>(grid, 0, grid.count, axes, count,
                reinterpret_cast<const char*>(table), 32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
