@@ -3,14 +3,13 @@
     python bench/encode.py [--rounds 3] [--log2-points 17]
 
 16 levels from 16 to 2048 cells, 2^19 rows of two floats, random points; forward also of 16-bit and
-8-bit rows. A step is forward, the
-gradient of the table, and an optimiser: ours visits touched rows only, theirs all. Peers: Dr.Jit's
-HashGridEncoding and PermutoEncoding (LLVM; the latter is what we call Kuhn); in 3D, nerfstudio's
-`HashEncoding(implementation="torch")`, or its formula written down here where nerfstudio cannot be
-imported (the result says which). All take turns in each round, a few runs a turn; figures are the processor time of
-the least disturbed run, which others' work on the machine hardly touches, and quartiles over
-runs. Ratios compare our whole step also with a peer's forward and backward alone. Writes
-bench/results/encode.json.
+8-bit rows. A step is forward, the gradient of the table, and an optimiser: ours visits touched rows
+only, theirs all. Peers: Dr.Jit's HashGridEncoding and PermutoEncoding (LLVM; the latter is what we
+call Kuhn); in 3D, nerfstudio's `HashEncoding(implementation="torch")`, or its formula written down
+here where nerfstudio cannot be imported (the result says which). All take turns in each round, a
+few runs a turn; figures are the processor time of the least disturbed run, which others' work on
+the machine hardly touches, and quartiles over runs. Ratios compare our whole step also with a
+peer's forward and backward alone. Writes bench/results/encode.json.
 """
 
 from __future__ import annotations

@@ -52,10 +52,9 @@ def encodings(result: dict) -> list[str]:
 
 def images(result: dict) -> list[str]:
     lines = [
-        f"Image fields after {result['steps']} steps of {result['batch']:,} pixels "
-        "(`python bench/image_field.py`): a simplex's time to the grid's PSNR less 0.05 dB over "
-        "the grid's, and files of `fit image` beside the smallest JPEG and AVIF that are as good. "
-        f"Commit {result['commit']}.",
+        "Image fields, whole pictures (`python bench/image_field.py`): a simplex's time to the "
+        "grid's PSNR less 0.05 dB over the grid's, and files of `fit image` beside the smallest "
+        f"JPEG and AVIF that are as good. Commit {result['commit']}.",
         "",
         "| picture | grid | simplex | time | at as many vertices | bytes | PSNR | JPEG | AVIF |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
