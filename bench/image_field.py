@@ -60,7 +60,7 @@ class Watch:
         pick = torch.Generator().manual_seed(3)
         index = torch.randint(height * width, (SAMPLES,), generator=pick)
         self.points = places(index, width, height)
-        self.truth = picture.reshape(-1, 3)[index].float().T / 255
+        self.truth = picture.reshape(1, -1, 3)[:, index].float() / 255
         self.seconds: list[float] = []
         self.levels: list[tuple[int, float]] = []
         self._last: float | None = None
@@ -74,7 +74,7 @@ class Watch:
         return False
 
     def level(self, step: int, network: Network) -> None:
-        self.levels.append((step, float(psnr(network(self.points), self.truth))))
+        self.levels.append((step, float(psnr(network(self.points).T[None], self.truth))))
 
 
 def curve(picture: Tensor, settings: ImageSettings) -> dict[str, Any]:
@@ -136,6 +136,7 @@ def files(picture: Tensor, steps: int, batch: int) -> list[dict[str, Any]]:
         quality = float(psnr(decoded.picture(), truth))
         row = {
             "preset": preset,
+            "steps": steps,
             "bytes": len(data),
             "psnr": quality,
             "ratio": fitted.model.float_bytes / len(data),
@@ -187,9 +188,9 @@ def main() -> None:
         picture, batch = read(name), PICTURES[name][1]
         size = [picture.shape[1], picture.shape[0]]
         case = cases.setdefault(name, {"picture": name})
-        case |= {"size": size, "steps": given.steps, "batch": batch, "commit": machine()["commit"]}
+        case |= {"size": size, "batch": batch, "commit": machine()["commit"]}
         if "race" in given.parts:
-            case["race"] = race(picture, given.steps, batch)
+            case |= {"race": race(picture, given.steps, batch), "steps": given.steps}
         if "files" in given.parts:
             case["files"] = files(picture, given.steps, batch)
         show(case)
