@@ -165,6 +165,7 @@ class SdfJob:
     log2_hashmap_size: int = 14
     steps: int = 2000
     quantise: float = 5e-4
+    eikonal: float = 0.0
     seed: int = 0
     device: str = "cpu"
 
@@ -173,7 +174,9 @@ class SdfJob:
 
     def settings(self) -> SdfSettings:
         encoding = Encoding(3, self.otype, SDF_LEVELS, 2, self.log2_hashmap_size, 16, SDF_GROWTH)
-        return SdfSettings(encoding, steps=self.steps, quantise=self.quantise, seed=self.seed)
+        return SdfSettings(
+            encoding, steps=self.steps, quantise=self.quantise, eikonal=self.eikonal, seed=self.seed
+        )
 
 
 def read_solid(path: str) -> Solid:

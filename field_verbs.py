@@ -116,6 +116,7 @@ def fit_sdf(
     log2_hashmap_size: int = 14,
     steps: int = 2000,
     quantise: float = 5e-4,
+    eikonal: float = 0.0,
     seed: int = 0,
     device: Device = "cpu",
     overwrite: bool = False,
@@ -130,6 +131,7 @@ def fit_sdf(
         log2_hashmap_size: Rows of a level at most, as a power of two.
         steps: Training steps.
         quantise: How coarsely tables are rounded; larger gives smaller files.
+        eikonal: Weight of a loss that wants distances to grow by one an edge, on the CPU.
         seed: Of every random choice.
         device: Where to train and to measure.
         overwrite: Replace an output that exists.
@@ -139,7 +141,7 @@ def fit_sdf(
 
     check_output(output, overwrite=overwrite)
     try:
-        wanted = field_jobs.SdfJob(otype, log2_hashmap_size, steps, quantise, seed, device)
+        wanted = field_jobs.SdfJob(otype, log2_hashmap_size, steps, quantise, eikonal, seed, device)
     except ValueError as error:
         raise Misuse(str(error)) from None
     with console.quiet_stdout() as out, Progress() as progress:

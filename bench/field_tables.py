@@ -10,6 +10,10 @@ PEERS = {
     "simplex / torch": "simplex beside torch",
     "simplex / grid": "simplex beside our grid",
     "simplex at equal vertices / grid": "the same at as many vertices",
+    "grid of halves / grid": "grid of 16-bit rows beside our grid",
+    "grid of bytes / grid": "grid of 8-bit rows beside our grid",
+    "simplex of halves / simplex": "simplex of 16-bit rows beside our simplex",
+    "simplex of bytes / simplex": "simplex of 8-bit rows beside our simplex",
 }
 
 
@@ -28,7 +32,7 @@ def encodings(result: dict) -> list[str]:
     dims = " | ".join(f"{case['dims']}D forward | {case['dims']}D step" for case in result["cases"])
     lines = [
         "Encodings of neural fields on one core, times as fast as a peer "
-        f"(`python bench/encodings.py`; {result['points']:,} points, 16 levels, 2^19 rows; torch "
+        f"(`python bench/encode.py`; {result['points']:,} points, 16 levels, 2^19 rows; torch "
         f"is {result['torch_peer']}; a step is forward, gradient and optimiser). "
         f"Commit {result['commit']}, {result['cpu']}, {result['fields_isa']}, "
         f"Dr.Jit {result['drjit']}, torch {result['torch']}.",
@@ -48,10 +52,9 @@ def encodings(result: dict) -> list[str]:
 
 def images(result: dict) -> list[str]:
     lines = [
-        f"Image fields after {result['steps']} steps of {result['batch']:,} pixels "
-        "(`python bench/image_field.py`): a simplex's time to the grid's PSNR less 0.05 dB over "
-        "the grid's, and files of `fit image` beside the smallest JPEG and AVIF that are as good. "
-        f"Commit {result['commit']}.",
+        "Image fields, whole pictures (`python bench/image_field.py`): a simplex's time to the "
+        "grid's PSNR less 0.05 dB over the grid's, and files of `fit image` beside the smallest "
+        f"JPEG and AVIF that are as good. Commit {result['commit']}.",
         "",
         "| picture | grid | simplex | time | at as many vertices | bytes | PSNR | JPEG | AVIF |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from encode import TorchHashEncoding
 from gpu_cases import Report, psnr, relative
 from torch import Tensor
 
@@ -172,18 +170,10 @@ def _network_times(of: Encoding, widths: list[int], where: Tensor, median: Media
 
 def _torch_times(where: Tensor, median: Median) -> Report:
     """nerfstudio's formula; its tensors are made where they are wanted."""
-    spec = importlib.util.spec_from_file_location(
-        "bench_encodings", Path(__file__).with_name("encodings.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    sys.modules["bench_encodings"] = bench
-    spec.loader.exec_module(bench)
     before = torch.get_default_device()
     torch.set_default_device(where.device)
     try:
-        peer = bench.TorchHashEncoding().to(where.device)
+        peer = TorchHashEncoding().to(where.device)
 
         def back(_: int) -> None:
             peer.zero_grad()

@@ -43,7 +43,11 @@ JOBS = {  # name -> kind, source, options
         ["--downscale", "4", "--steps", "800", "--rays", "512", "--rate-db", "0.0005"],
     ),
     "fox": (
-        "nerf", "multiview/fox", ["--downscale", "6", "--steps", "1000", "--rays", "512"],
+        "nerf", "multiview/fox", ["--downscale", "8", "--steps", "800", "--rays", "512"],
+    ),
+    "fox, trained": (
+        "nerf", "multiview/fox",
+        ["--downscale", "8", "--steps", "800", "--rays", "512", "--rate-db", "0.0005"],
     ),
 }  # fmt: skip
 MESH_CELLS = 160

@@ -330,7 +330,7 @@ def render() -> str:
         ("rate_control", rate_control),
         ("fuzz", fuzz),
         ("kills", kills),
-        ("encodings", field_tables.encodings),
+        ("encode", field_tables.encodings),
         ("image_field", field_tables.images),
         ("neural_fields", field_tables.fields),
         ("recombiner", field_tables.recombiner),

@@ -44,11 +44,18 @@ class Grid:
     ) -> None: ...
 
 def encode(
-    grid: Grid, table: Tensor, steps: Tensor | None, points: Tensor, out: Tensor, threads: int
+    grid: Grid,
+    table: Tensor,
+    steps: Tensor | None,
+    points: Tensor,
+    along: Tensor | None,
+    out: Tensor,
+    threads: int,
 ) -> None: ...
 def scatter(
     grid: Grid,
     points: Tensor,
+    along: Tensor | None,
     upstream: Tensor,
     grad: Tensor,
     touched: Tensor,
@@ -57,7 +64,13 @@ def scatter(
     threads: int,
 ) -> None: ...
 def slope(
-    grid: Grid, table: Tensor, points: Tensor, upstream: Tensor, dx: Tensor, threads: int
+    grid: Grid,
+    table: Tensor,
+    points: Tensor,
+    along: Tensor | None,
+    upstream: Tensor,
+    dx: Tensor,
+    threads: int,
 ) -> None: ...
 def adam(
     moments: tuple[Tensor, Tensor, Tensor],

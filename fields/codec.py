@@ -67,7 +67,7 @@ def rows_in_use(encoding: Encoding, points: Iterable[Tensor]) -> list[NDArray[np
     for part in points:
         ones = torch.ones(encoding.width, len(part))
         _native.scatter(
-            encoding.native, part.contiguous(), ones, grad, touched, None, None, threads
+            encoding.native, part.contiguous(), None, ones, grad, touched, None, None, threads
         )
     met = (grad[:, 0] != 0).numpy()
     ends = encoding.first_rows

@@ -31,9 +31,10 @@ def encode(
     """Features of points (Müller et al. 2022, section 3), on the lattice of the encoding.
 
     Features come first, as tiny-cuda-nn keeps them: `W @ encode(...)` is a layer. Differentiable
-    once with respect to points and a float32 or float16 table; the gradient is constant within a
-    simplex. On the CPU the same bits whatever the number of threads. All tensors lie on one device,
-    the CPU or a CUDA GPU, which then does the work.
+    with respect to points and a float32 or float16 table, on the CPU twice, as losses of slopes
+    need (Gropp et al. 2020); the gradient is constant within a simplex. On the CPU the same bits
+    whatever the number of threads. All tensors lie on one device, the CPU or a CUDA GPU, which then
+    does the work.
 
     Args:
         encoding: the levels.
@@ -71,31 +72,104 @@ class _Encode(torch.autograd.Function):
     ) -> Tensor:
         ctx.encoding = encoding
         ctx.save_for_backward(points, table)
-        points, table = points.detach().contiguous(), table.detach().contiguous()
-        out = torch.empty(encoding.width, len(points), device=points.device)
-        backend = backend_of(points.device)
-        backend.encode(encoding.native, table, steps, points, out, torch.get_num_threads())
-        return out
+        return _features(encoding, points, table, steps, None)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:  # pyright: ignore
+        points, table = ctx.saved_tensors
+        if not table.dtype.is_floating_point:
+            raise ValueError(f"table: expected float32 or float16 for gradients, got {table.dtype}")
+        dx = grad = None
+        if ctx.needs_input_grad[1]:
+            dx = _Slope.apply(ctx.encoding, points, table, upstream)
+        if ctx.needs_input_grad[2]:
+            grad = _Scatter.apply(ctx.encoding, points, upstream)
+        return None, dx, grad, None
+
+
+class _Slope(torch.autograd.Function):
+    """The gradient of points, [N, n]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, encoding: Encoding, points: Tensor, table: Tensor, upstream: Tensor
+    ) -> Tensor:
+        ctx.encoding = encoding
+        ctx.save_for_backward(points, table, upstream)
+        return _slopes(encoding, points, table, upstream, None)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:  # pyright: ignore
-        points, table = ctx.saved_tensors
-        encoding, threads = ctx.encoding, torch.get_num_threads()
-        points, upstream = points.detach().contiguous(), upstream.contiguous()
-        backend, dx, grad = backend_of(points.device), None, None
-        if not table.dtype.is_floating_point:
-            raise ValueError(f"table: expected float32 or float16 for gradients, got {table.dtype}")
+    def backward(  # pyright: ignore
+        ctx: Any, along: Tensor
+    ) -> tuple[None, Tensor | None, Tensor | None, Tensor | None]:
+        points, table, upstream = ctx.saved_tensors
+        encoding, along = ctx.encoding, along.contiguous()
+        dx = rows = features = None
         if ctx.needs_input_grad[1]:
-            dx = torch.empty(points.shape, device=points.device)
-            rows = table.detach().contiguous()
-            if backend is _native:
-                rows = rows.float()
-            backend.slope(encoding.native, rows, points, upstream, dx, threads)
+            dx = torch.zeros_like(points)  # A simplex has the same slope all over.
+            if encoding.lattice == "grid":
+                dx = _slopes(encoding, points, table, upstream, along)
         if ctx.needs_input_grad[2]:
-            grad, touched = _room(encoding, points.device)
-            backend.scatter(encoding.native, points, upstream, grad, touched, None, None, threads)
-        return None, dx, grad, None
+            rows = _scattered(encoding, points, upstream, along)
+        if ctx.needs_input_grad[3]:
+            features = _features(encoding, points, table, None, along)
+        return None, dx, rows, features
+
+
+class _Scatter(torch.autograd.Function):
+    """The gradient of a table, [rows, F]."""
+
+    @staticmethod
+    def forward(ctx: Any, encoding: Encoding, points: Tensor, upstream: Tensor) -> Tensor:
+        ctx.encoding = encoding
+        ctx.save_for_backward(points, upstream)
+        return _scattered(encoding, points, upstream, None)
+
+    @staticmethod
+    def backward(ctx: Any, table: Tensor) -> tuple[None, Tensor | None, Tensor | None]:  # pyright: ignore
+        points, upstream = ctx.saved_tensors
+        dx = features = None
+        if ctx.needs_input_grad[1]:
+            dx = _Slope.apply(ctx.encoding, points, table, upstream)
+        if ctx.needs_input_grad[2]:
+            features = _Encode.apply(ctx.encoding, points, table, None)
+        return None, dx, features
+
+
+# With `along` [N, n] weights are replaced by how they change along it, for second derivatives.
+def _features(
+    encoding: Encoding, points: Tensor, table: Tensor, steps: Tensor | None, along: Tensor | None
+) -> Tensor:
+    points, table = points.detach().contiguous(), table.detach().contiguous()
+    out = torch.empty(encoding.width, len(points), device=points.device)
+    backend_of(points.device).encode(
+        encoding.native, table, steps, points, along, out, torch.get_num_threads()
+    )
+    return out
+
+
+def _slopes(
+    encoding: Encoding, points: Tensor, table: Tensor, upstream: Tensor, along: Tensor | None
+) -> Tensor:
+    points, rows = points.detach().contiguous(), table.detach().contiguous()
+    backend, dx = backend_of(points.device), torch.empty(points.shape, device=points.device)
+    if backend is _native:
+        rows = rows.float()
+    upstream = upstream.detach().contiguous()
+    backend.slope(encoding.native, rows, points, along, upstream, dx, torch.get_num_threads())
+    return dx
+
+
+def _scattered(
+    encoding: Encoding, points: Tensor, upstream: Tensor, along: Tensor | None
+) -> Tensor:
+    grad, touched = _room(encoding, points.device)
+    backend_of(points.device).scatter(
+        encoding.native, points.detach().contiguous(), along, upstream.detach().contiguous(),
+        grad, touched, None, None, torch.get_num_threads(),
+    )  # fmt: skip
+    return grad
 
 
 def backend_of(device: torch.device) -> Any:
@@ -167,9 +241,9 @@ class LazyAdam:
         points = _checked("points", points, (len(points), self.encoding.dims), on)
         upstream = _checked("upstream", upstream, (self.encoding.width, len(points)), on)
         self._backend.scatter(
-            self.encoding.native, points.detach().contiguous(), upstream.detach().contiguous(),
-            self.grad, self._touched, None if numbers is None else self._moments, numbers,
-            torch.get_num_threads(),
+            self.encoding.native, points.detach().contiguous(), None,
+            upstream.detach().contiguous(), self.grad, self._touched,
+            None if numbers is None else self._moments, numbers, torch.get_num_threads(),
         )  # fmt: skip
 
     def _numbers(self, rate: float) -> Numbers:

@@ -35,9 +35,10 @@ class Backend:
 
     def encode(
         self, grid: _native.Grid, table: Tensor, steps: Tensor | None, points: Tensor,
-        out: Tensor, threads: int,
+        along: Tensor | None, out: Tensor, threads: int,
     ) -> None:  # fmt: skip
-        """`_native.encode`."""
+        """`_native.encode`, not along directions."""
+        _expect_none(along)
         table = aligned(table)
         self._each(
             "encode", grid, table.dtype, len(points), self.grid(grid), table.data_ptr(),
@@ -46,11 +47,12 @@ class Backend:
         )  # fmt: skip
 
     def scatter(
-        self, grid: _native.Grid, points: Tensor, upstream: Tensor, grad: Tensor,
-        touched: Tensor, moments: tuple[Tensor, Tensor, Tensor] | None, step: Numbers | None,
-        threads: int,
+        self, grid: _native.Grid, points: Tensor, along: Tensor | None, upstream: Tensor,
+        grad: Tensor, touched: Tensor, moments: tuple[Tensor, Tensor, Tensor] | None,
+        step: Numbers | None, threads: int,
     ) -> None:  # fmt: skip
         """`_native.scatter`, by atomics: the last bits of two runs differ. Marks nothing."""
+        _expect_none(along)
         self._each(
             "scatter", grid, torch.float32, len(points), self.grid(grid), points.data_ptr(),
             len(points), upstream.data_ptr(), grad.data_ptr(),
@@ -59,10 +61,11 @@ class Backend:
             self.adam(moments, step, grad, touched, threads)
 
     def slope(
-        self, grid: _native.Grid, table: Tensor, points: Tensor, upstream: Tensor, dx: Tensor,
-        threads: int,
+        self, grid: _native.Grid, table: Tensor, points: Tensor, along: Tensor | None,
+        upstream: Tensor, dx: Tensor, threads: int,
     ) -> None:  # fmt: skip
         """`_native.slope`, of half tables too."""
+        _expect_none(along)
         table = aligned(table)
         if len(points):
             self.kernels.launch(
@@ -94,6 +97,11 @@ class Backend:
         if grid.data not in self._grids:
             self._grids[grid.data] = cuda.uploaded(grid.data, self.kernels.device)
         return self._grids[grid.data].data_ptr()
+
+
+def _expect_none(along: Tensor | None) -> None:
+    if along is not None:
+        raise ValueError("points: second derivatives need CPU tensors, got CUDA ones")
 
 
 def kind(grid: _native.Grid, dtype: torch.dtype) -> cuda.Macros:

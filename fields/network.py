@@ -152,6 +152,23 @@ class Trainer:
         """A copy of what has been learned so far, on the CPU."""
         return network_copy(self.encoding, self.table, self.weights)
 
+    def add_gradients(
+        self, loss: Callable[[Tensor, tuple[Tensor, ...]], Tensor], table: Tensor | None = None
+    ) -> None:
+        """Add those of a loss of table and weights, by autograd, to what the next step moves.
+
+        Args:
+            loss: of a table [rows, F] and matrices.
+            table: look features up here, as where the gradient goes straight through rounding.
+        """
+        parts = [self.table if table is None else table, *self.weights]
+        rows, *weights = (part.detach().requires_grad_() for part in parts)
+        found = torch.autograd.grad(loss(rows, tuple(weights)), [rows, *weights])
+        self._lazy.add(found[0])
+        for weight, gradient in zip(self.weights, found[1:], strict=True):
+            assert weight.grad is not None
+            weight.grad += gradient
+
     def step(
         self, points: Tensor, slope: Callable[[Tensor, slice], Tensor], rate: float,
         table: Tensor | None = None,
@@ -166,9 +183,6 @@ class Trainer:
         """
         features = encode(self.encoding, points, self.table if table is None else table)
         upstream = torch.empty_like(features)
-        for weight in self.weights:
-            assert weight.grad is not None
-            weight.grad.zero_()
         whole = points.device.type == "cuda"  # A GPU wants more at a time than a cache holds.
         for part in chunks(len(points), len(points) if whole else CHUNK):
             values = layers(features[:, part], self.weights)
@@ -176,6 +190,9 @@ class Trainer:
         for group in self._adam.param_groups:
             group["lr"] = WEIGHT_RATE * rate
         self._adam.step()
+        for weight in self.weights:
+            assert weight.grad is not None
+            weight.grad.zero_()
         self._lazy.update(points, upstream, rate)
 
     def _back(self, values: list[Tensor], gradient: Tensor) -> Tensor:

@@ -263,3 +263,52 @@ def test_arguments_that_do_not_fit_are_refused_by_name() -> None:
     ]:
         with pytest.raises(ValueError, match=named):
             encode(encoding, *wrong)
+
+
+@pytest.mark.parametrize("dims", [2, 3, 4])
+@pytest.mark.parametrize("otype", OTYPES)
+def test_second_derivatives_are_the_twins(isa: str, otype: str, dims: int) -> None:
+    """Of a loss of both gradients, with respect to points, table and upstream."""
+    encoding = small(dims, otype)
+    points, table = pair(encoding, 130)
+    upstream = torch.randn(encoding.width, 130, generator=torch.Generator().manual_seed(1))
+    of_slopes = torch.randn(points.shape, generator=torch.Generator().manual_seed(2))
+    of_rows = torch.randn(table.shape, generator=torch.Generator().manual_seed(3))
+    found = []
+    for call, dtype in ((encode, torch.float32), (_reference.encode, torch.float64)):
+        x, t, g = (v.to(dtype).requires_grad_() for v in (points, table, upstream))
+        first = torch.autograd.grad((call(encoding, x, t) * g).sum(), (x, t), create_graph=True)
+        loss = sum(
+            (a * b.to(dtype)).sum() for a, b in zip(first, (of_slopes, of_rows), strict=True)
+        )
+        found.append(torch.autograd.grad(loss, (x, t, g), allow_unused=True))
+    for got, want, scale in zip(*found, (20.0, 1.0, 1.0), strict=True):
+        assert got is not None
+        wanted = torch.zeros_like(got) if want is None else want
+        torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-4, atol=1e-3 * scale)
+    assert found[0][1].abs().max() > 1  # Something was asked.
+
+
+@pytest.mark.parametrize("otype", OTYPES)
+def test_the_twins_derivatives_are_differences(otype: str) -> None:
+    encoding = Encoding(2, otype, 2, 2, 5, 3, 1.7)
+    rng = torch.Generator().manual_seed(5)
+    x = torch.rand(6, 2, generator=rng, dtype=torch.float64).requires_grad_()
+    t = torch.randn(encoding.rows, 2, generator=rng, dtype=torch.float64).requires_grad_()
+
+    def call(points: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return _reference.encode(encoding, points, table)
+
+    assert torch.autograd.gradcheck(call, (x, t))
+    assert torch.autograd.gradgradcheck(call, (x, t))
+
+
+def test_a_third_derivative_is_refused() -> None:
+    encoding = small(2, "HashGrid")
+    points, table = pair(encoding, 5)
+    x = points.requires_grad_()
+    features = encode(encoding, x, table)
+    (first,) = torch.autograd.grad(features.square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        second.sum().backward()

@@ -10,8 +10,16 @@ import pytest
 import torch
 
 from fieldpress.__main__ import main
-from fieldpress.fields import codec
-from fieldpress.fields.fit_sdf import SdfSettings, Solid, chamfer, compare, fit_sdf, samples
+from fieldpress.fields import _reference, codec
+from fieldpress.fields.fit_sdf import (
+    SdfSettings,
+    Solid,
+    chamfer,
+    compare,
+    eikonal,
+    fit_sdf,
+    samples,
+)
 from fieldpress.fields.levels import Encoding
 from fieldpress.fields.mesh_ply import mesh_ply
 from fieldpress.fields.network import Network, new_weights
@@ -82,6 +90,39 @@ def test_a_decoded_ball_is_a_ball(solid: Solid, fitted: tuple[SdfField, bytes]) 
     assert found["iou"] > 0.93
     assert found["distance_error"] < 0.01
     assert len(fitted[1]) < fitted[0].float_bytes / 3
+
+
+def test_the_eikonal_term_is_the_twins_down_to_the_table() -> None:
+    rng = torch.Generator().manual_seed(0)
+    points = torch.rand(90, 3, generator=rng)
+    table = torch.randn(ENCODING.rows, 2, generator=rng) / 50
+    weights = new_weights([ENCODING.width, 16, 1], 0)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        parts = [part.to(dtype).requires_grad_() for part in (table, *weights)]
+        if dtype == torch.float32:
+            loss = eikonal(ENCODING, parts[0], parts[1:], points)
+        else:
+            at = points.double().requires_grad_()
+            out = parts[2] @ (parts[1] @ _reference.encode(ENCODING, at, parts[0])).relu()
+            (slope,) = torch.autograd.grad(out.sum(), at, create_graph=True)
+            loss = (slope.norm(dim=1) - 1).square().mean()
+        found.append((loss, *torch.autograd.grad(loss, parts)))
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-5)
+    assert found[0][1].abs().max() > 1e-3
+
+
+def test_distances_grow_by_one_an_edge_where_that_is_asked_for(solid: Solid) -> None:
+    points = samples(solid, 2000, seed=3)[0]
+    errors = []
+    for weight in (0.0, 1.0):
+        settings = SdfSettings(
+            ENCODING, neurons=16, steps=60, batch=1024, pool=1 << 13, rate=0.02, eikonal=weight
+        )
+        network = fit_sdf(solid, settings).model.network
+        errors.append(float(eikonal(ENCODING, network.table, network.weights, points).detach()))
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_the_mesh_of_a_ball_lies_on_the_ball(solid: Solid, fitted: tuple[SdfField, bytes]) -> None:

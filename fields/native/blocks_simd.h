@@ -9,19 +9,19 @@
 
 namespace fieldpress::fields::FIELDPRESS_ISA {
 
-// Coordinates by axis, clamped; filled up with zeros to whole blocks, so that every lane holds a
+// Coordinates by axis, clamped if they are of places and not of directions; filled up with zeros to whole blocks, so that every lane holds a
 // number.
 template <int N>
 class Axes {
  public:
-  Axes(const float* points, int64_t count) {
+  Axes(const float* points, int64_t count, bool clamped = true) {
     const int64_t padded = (count + BLOCK - 1) / BLOCK * BLOCK;
     values_.resize(static_cast<size_t>(padded * N));
     for (int i = 0; i < N; ++i) {
       axis_[i] = values_.data() + padded * i;
       for (int64_t p = 0; p < count; ++p) {
         const float x = points[p * N + i];  // Compared with 0 first: NaN becomes 0.
-        axis_[i][p] = least(most(x, 0.0f), 1.0f);
+        axis_[i][p] = clamped ? least(most(x, 0.0f), 1.0f) : x;
       }
     }
   }
@@ -41,28 +41,41 @@ struct Corners {
   alignas(64) float weight[MAX_CORNERS][BLOCK];
 };
 
+// Points and, or null, a direction at each.
+template <int N>
+struct Places {
+  const Axes<N>& axes;
+  const Axes<N>* along;
+};
+
 template <int N, Lattice L, Index I>
-FP_INLINE void place_block(const Grid& grid, const Level& level, const Axes<N>& axes, int64_t first,
-                           Corners& to) {
+FP_INLINE void place_block(const Grid& grid, const Level& level, const Places<N>& places,
+                           int64_t first, Corners& to) {
   for (int lane = 0; lane < BLOCK; lane += LANES) {
-    const Cell<N> cell = locate<N, L>(grid, level, axes.at(first + lane));
+    const Cell<N> cell = locate<N, L>(grid, level, places.axes.at(first + lane));
     corners_of_cell<N, L, I>(cell, level, [&](int v, Words row, Floats weight) {
       store(to.row[v] + lane, row);
       store(to.weight[v] + lane, weight);
     });
+    if (!places.along) continue;
+    Floats change[N], weights[corners_of<N, L>()];
+    part_changes<N, L>(grid, level, places.along->at(first + lane), change);
+    weight_changes<N, L>(cell, change, weights);
+    for (int v = 0; v < corners_of<N, L>(); ++v) store(to.weight[v] + lane, weights[v]);
   }
 }
 
-// The rows and weights of the corners of the block of points that begins at `first`.
+// The rows and weights of the corners of the block of points that begins at `first`; of directions,
+// how the weights change along them.
 template <int N, Lattice L>
-inline void place(const Grid& grid, const Level& level, const Axes<N>& axes, int64_t first,
+inline void place(const Grid& grid, const Level& level, const Places<N>& places, int64_t first,
                   Corners& to) {
   if constexpr (L == Lattice::permuto) {
-    place_block<N, L, Index::sum>(grid, level, axes, first, to);
+    place_block<N, L, Index::sum>(grid, level, places, first, to);
   } else if (level.index == Index::dense) {
-    place_block<N, L, Index::dense>(grid, level, axes, first, to);
+    place_block<N, L, Index::dense>(grid, level, places, first, to);
   } else {
-    place_block<N, L, Index::prime>(grid, level, axes, first, to);
+    place_block<N, L, Index::prime>(grid, level, places, first, to);
   }
 }
 

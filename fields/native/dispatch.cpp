@@ -5,10 +5,11 @@ namespace fieldpress::fields {
 
 #define FIELDPRESS_DECLARE(copy)                                                               \
   namespace copy {                                                                             \
-  void encode(const Grid&, const Table&, const float*, int64_t, float*, int64_t);              \
-  void scatter(const Grid&, int, int, const float*, int64_t, const float*, float*, uint8_t*,    \
-               const Moments*);                                                                \
-  void slope(const Grid&, const float*, const float*, int64_t, const float*, int64_t, float*); \
+  void encode(const Grid&, const Table&, const float*, const float*, int64_t, float*, int64_t); \
+  void scatter(const Grid&, int, int, const float*, const float*, int64_t, const float*, float*, \
+               uint8_t*, const Moments*);                                                      \
+  void slope(const Grid&, const float*, const float*, const float*, int64_t, const float*,      \
+             int64_t, float*);                                                                 \
   void perceptron(const Perceptron&, const float*, int64_t, int64_t, float*);                   \
   void march(const Rays&, int64_t, int64_t, Samples&);                                         \
   void adam(const Moments&, int64_t, int64_t, float*, uint8_t*);                               \

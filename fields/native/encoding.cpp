@@ -22,6 +22,10 @@ void run_pieces(int threads, int64_t count, int64_t piece,
   });
 }
 
+const float* from(const float* numbers, int64_t first) {
+  return numbers ? numbers + first : nullptr;
+}
+
 // Whole blocks for each thread.
 int64_t share(int threads, int64_t count) {
   const int64_t blocks = (count + BLOCK - 1) / BLOCK;
@@ -112,31 +116,33 @@ Grid make_grid(int dims, int features, const std::string& lattice,
   return grid;
 }
 
-void encode(const Grid& grid, const Table& table, const float* points, int64_t count, int threads,
-            float* out) {
+void encode(const Grid& grid, const Table& table, const float* points, const float* along,
+            int64_t count, int threads, float* out) {
   const Kernels run = kernels();
   run_pieces(threads, count, share(threads, count), [&](int64_t first, int64_t last) {
-    run.encode(grid, table, points + first * grid.dims, last - first, out + first, count);
+    run.encode(grid, table, points + first * grid.dims, from(along, first * grid.dims),
+               last - first, out + first, count);
   });
 }
 
-void scatter(const Grid& grid, const float* points, int64_t count, const float* upstream,
-             int threads, float* grad, uint8_t* touched, const Moments* moments) {
+void scatter(const Grid& grid, const float* points, const float* along, int64_t count,
+             const float* upstream, int threads, float* grad, uint8_t* touched,
+             const Moments* moments) {
   const Kernels run = kernels();
     const int groups = std::clamp(threads, 1, grid.count);  // Of levels: no row has two writers.
   render::parallel(threads, groups, [&](int i) {
-    run.scatter(grid, grid.count * i / groups, grid.count * (i + 1) / groups, points, count, upstream,
-                grad, touched, moments);
+    run.scatter(grid, grid.count * i / groups, grid.count * (i + 1) / groups, points, along, count,
+                upstream, grad, touched, moments);
   });
   if (moments) adam(*moments, threads, grad, touched);  // Lines that two levels share.
 }
 
-void slope(const Grid& grid, const float* table, const float* points, int64_t count,
-           const float* upstream, int threads, float* dx) {
+void slope(const Grid& grid, const float* table, const float* points, const float* along,
+           int64_t count, const float* upstream, int threads, float* dx) {
   const Kernels run = kernels();
   run_pieces(threads, count, share(threads, count), [&](int64_t first, int64_t last) {
-    run.slope(grid, table, points + first * grid.dims, last - first,
-              upstream + first, count, dx + first * grid.dims);
+    run.slope(grid, table, points + first * grid.dims, from(along, first * grid.dims),
+              last - first, upstream + first, count, dx + first * grid.dims);
   });
 }
 

@@ -58,18 +58,19 @@ struct Samples {
 
 // One copy per instruction set. Points lie in [0, 1]^n; others count as the nearest that do.
 // Features, and gradients of them, are rows of a matrix [levels * F, all points]: `stride` is from
-// one to the next.
+// one to the next. `along` is null, or directions [count, n]: then weights are replaced by how they
+// change along them, which makes second derivatives of the same three.
 struct Kernels {
-  void (*encode)(const Grid&, const Table&, const float* points, int64_t count, float* out,
-                 int64_t stride);
+  void (*encode)(const Grid&, const Table&, const float* points, const float* along, int64_t count,
+                 float* out, int64_t stride);
   // Adds to grad [rows, F] of levels [first, last) and marks lines, all that it touches at least.
   // With moments, each level that is done is stepped at once, while its gradient is still near: all
   // lines that lie wholly in it.
-  void (*scatter)(const Grid&, int first, int last, const float* points, int64_t count,
-                  const float* upstream, float* grad, uint8_t* touched, const Moments*);
+  void (*scatter)(const Grid&, int first, int last, const float* points, const float* along,
+                  int64_t count, const float* upstream, float* grad, uint8_t* touched, const Moments*);
   // Fills dx [count, n].
-  void (*slope)(const Grid&, const float* table, const float* points, int64_t count,
-                const float* upstream, int64_t stride, float* dx);
+  void (*slope)(const Grid&, const float* table, const float* points, const float* along,
+                int64_t count, const float* upstream, int64_t stride, float* dx);
   // outputs [widths[layers], stride] from inputs [widths[0], stride].
   void (*perceptron)(const Perceptron&, const float* inputs, int64_t count, int64_t stride,
                      float* outputs);
@@ -85,11 +86,11 @@ std::string isa();
 void set_isa(const std::string& name);  // std::invalid_argument where the machine lacks it
 std::vector<std::string> available_isas();
 
-void encode(const Grid&, const Table&, const float* points, int64_t count, int threads,
-            float* out);
-void scatter(const Grid&, const float* points, int64_t count, const float* upstream, int threads,
-             float* grad, uint8_t* touched, const Moments*);
-void slope(const Grid&, const float* table, const float* points, int64_t count,
+void encode(const Grid&, const Table&, const float* points, const float* along, int64_t count,
+            int threads, float* out);
+void scatter(const Grid&, const float* points, const float* along, int64_t count,
+             const float* upstream, int threads, float* grad, uint8_t* touched, const Moments*);
+void slope(const Grid&, const float* table, const float* points, const float* along, int64_t count,
            const float* upstream, int threads, float* dx);
 void perceptron(const Perceptron&, const float* inputs, int64_t count, int threads, float* outputs);
 Samples march(const Rays&, int64_t count, int threads);

@@ -1,6 +1,7 @@
 // Encoding, its gradients, and the optimiser that visits only what they touched: one copy per
 // instruction set.
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "blend_simd.h"
@@ -33,6 +34,13 @@ void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint
 namespace {
 
 constexpr int64_t FAR_BYTES = 1 << 18;  // Of a level: what is larger is asked for ahead of its use.
+// AVX-512 gathers keep all the lines on their way that a core can: asking before is work twice.
+#if defined(__AVX512F__)
+constexpr bool READS_ARE_ASKED_FOR = false;
+#else
+constexpr bool READS_ARE_ASKED_FOR = true;
+#endif
+constexpr int64_t STREAMED_BYTES = 1 << 22;  // Of features: what is larger goes past the caches.
 
 // Asks for the rows of a block before they are used, so that their latencies overlap. The two
 // corners of a cube along x lie in one cache line seven times of eight.
@@ -44,9 +52,10 @@ void fetch(const Corners& at, const char* rows, int64_t row_bits) {
 }
 
 // Goes through all points, level by level, one block ahead of what uses them: a level stays near.
-template <int N, Lattice L, typename Use>
-void walk(const Grid& grid, int first_level, int last_level, const Axes<N>& axes, int64_t count,
-          const char* rows, int64_t row_bits, const Use& use) {
+// With ASK its rows are asked for ahead of their use.
+template <int N, Lattice L, bool ASK, typename Use>
+void walk(const Grid& grid, int first_level, int last_level, const Places<N>& places,
+          int64_t count, const char* rows, int64_t row_bits, const Use& use) {
   Corners corners[2];
   const int64_t blocks = (count + BLOCK - 1) / BLOCK;
   const int64_t steps = blocks * (last_level - first_level);
@@ -54,8 +63,8 @@ void walk(const Grid& grid, int first_level, int last_level, const Axes<N>& axes
   size_t number = static_cast<size_t>(first_level);
   const auto prepare = [&](int64_t step) {
     const Level& level = grid.levels[number];
-    place<N, L>(grid, level, axes, block * BLOCK, corners[step & 1]);
-    if (level.rows * row_bits / 8 > FAR_BYTES)
+    place<N, L>(grid, level, places, block * BLOCK, corners[step & 1]);
+    if (ASK && level.rows * row_bits / 8 > FAR_BYTES)
       fetch<N, L>(corners[step & 1], rows + level.first * row_bits / 8, row_bits);
     if (++block == blocks) block = 0, ++number;
   };
@@ -68,10 +77,37 @@ void walk(const Grid& grid, int first_level, int last_level, const Axes<N>& axes
   }
 }
 
+#if defined(__AVX512F__)
+FP_INLINE void stream(float* to, Floats v) { _mm512_stream_ps(to, v); }
+FP_INLINE void end_stream() { _mm_sfence(); }  // Other threads see it from here on.
+#elif defined(__AVX2__)
+FP_INLINE void stream(float* to, Floats v) { _mm256_stream_ps(to, v); }
+FP_INLINE void end_stream() { _mm_sfence(); }
+#else
+FP_INLINE void stream(float* to, Floats v) { store(to, v); }
+FP_INLINE void end_stream() {}
+#endif
+
+// Stores one feature of a block of points; past the caches, so that a table keeps its place there.
+FP_INLINE void put(const float* values, int size, bool streams, float* to) {
+  if (!streams || size < BLOCK) {
+    std::copy_n(values, size, to);
+    return;
+  }
+  for (int p = 0; p < BLOCK; p += LANES) stream(to + p, load<Floats>(values + p));
+}
+
+// The axes of directions, if there are any.
+template <int N>
+std::optional<Axes<N>> axes_along(const float* along, int64_t count) {
+  if (!along) return std::nullopt;
+  return std::optional<Axes<N>>(std::in_place, along, count, false);
+}
+
 struct Encode {
   const Grid& grid;
   const Table& table;
-  const float* points;
+  const float *points, *along;
   int64_t count;
   float* out;
   int64_t stride;
@@ -80,15 +116,20 @@ struct Encode {
   void run() const {
     const int64_t row_bits = grid.features * bits_of(table.storage);
     const Axes<N> axes(points, count);
+    const std::optional<Axes<N>> directions = axes_along<N>(along, count);
     alignas(64) float values[BLOCK * MAX_FEATURES];
-    walk<N, L>(grid, 0, grid.count, axes, count,
-               static_cast<const char*>(table.rows), row_bits,
-               [&](size_t level, int64_t first, int size, const Corners& at) {
-                 blend(grid, table, level, at, corners_of<N, L>(), values);
-                 float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
-                 for (int f = 0; f < grid.features; ++f)
-                   std::copy_n(values + f * BLOCK, size, to + f * stride);
-               });
+    const bool aligned = reinterpret_cast<uintptr_t>(out) % 64 == 0 && stride % 16 == 0;
+    const bool streams = aligned && 4 * count * grid.width() > STREAMED_BYTES;
+    walk<N, L, READS_ARE_ASKED_FOR>(
+        grid, 0, grid.count, Places<N>{axes, directions ? &*directions : nullptr}, count,
+        static_cast<const char*>(table.rows), row_bits,
+        [&](size_t level, int64_t first, int size, const Corners& at) {
+          blend(grid, table, level, at, corners_of<N, L>(), values);
+          float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
+          for (int f = 0; f < grid.features; ++f)
+            put(values + f * BLOCK, size, streams, to + f * stride);
+        });
+    if (streams) end_stream();
   }
 };
 
@@ -130,7 +171,7 @@ void add_rows(const Corners& at, int corners, int count, const float* upstream, 
 struct Scatter {
   const Grid& grid;
   int first_level, last_level;
-  const float* points;
+  const float *points, *along;
   int64_t count;
   const float* upstream;
   float* grad;
@@ -170,8 +211,10 @@ struct Scatter {
   void run() const {
     constexpr int V = corners_of<N, L>();
     const Axes<N> axes(points, count);
-    walk<N, L>(grid, first_level, last_level, axes, count, reinterpret_cast<const char*>(grad),
-               32 * grid.features,
+    const std::optional<Axes<N>> directions = axes_along<N>(along, count);
+    walk<N, L, true>(grid, first_level, last_level,
+               Places<N>{axes, directions ? &*directions : nullptr}, count,
+               reinterpret_cast<const char*>(grad), 32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
                  const bool crowded = is_crowded(level, V);
@@ -191,7 +234,7 @@ struct Scatter {
 struct Slope {
   const Grid& grid;
   const float* table;
-  const float* points;
+  const float *points, *along;
   int64_t count;
   const float* upstream;
   int64_t stride;
@@ -213,13 +256,16 @@ struct Slope {
   }
 
   template <int N, Lattice L>
-  void add(const Level& level, const Axes<N>& axes, int64_t first, const Dots& dots,
+  void add(const Level& level, const Places<N>& places, int64_t first, const Dots& dots,
            float* sums) const {
     for (int lane = 0; lane < BLOCK; lane += LANES) {
-      const Cell<N> cell = locate<N, L>(grid, level, axes.at(first + lane));
+      const Cell<N> cell = locate<N, L>(grid, level, places.axes.at(first + lane));
       Floats of_corners[corners_of<N, L>()], slopes[N];
       for (int v = 0; v < corners_of<N, L>(); ++v) of_corners[v] = load<Floats>(dots[v] + lane);
-      point_slopes<N, L>(grid, level, cell, of_corners, slopes);
+      if (places.along)
+        point_bends<N, L>(grid, level, cell, places.along->at(first + lane), of_corners, slopes);
+      else
+        point_slopes<N, L>(grid, level, cell, of_corners, slopes);
       for (int j = 0; j < N; ++j) {
         float* to = sums + j * BLOCK + lane;
         store(to, load<Floats>(to) + slopes[j]);
@@ -230,17 +276,19 @@ struct Slope {
   template <int N, Lattice L>
   void run() const {
     const Axes<N> axes(points, count);
+    const std::optional<Axes<N>> directions = axes_along<N>(along, count);
+    const Places<N> places{axes, directions ? &*directions : nullptr};
     alignas(64) Dots dots;
     const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     std::vector<float> sums(static_cast<size_t>(blocks * BLOCK * N));
-    walk<N, L>(grid, 0, grid.count, axes, count,
+    walk<N, L, READS_ARE_ASKED_FOR>(grid, 0, grid.count, Places<N>{axes, nullptr}, count,
                reinterpret_cast<const char*>(table), 32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
                  dot(at, corners_of<N, L>(), size,
                      upstream + static_cast<int64_t>(number) * grid.features * stride + first,
                      table + level.first * grid.features, dots);
-                 add<N, L>(level, axes, first, dots, sums.data() + first * N);
+                 add<N, L>(level, places, first, dots, sums.data() + first * N);
                });
     for (int64_t p = 0; p < count; ++p)
       for (int i = 0; i < N; ++i)
@@ -250,19 +298,20 @@ struct Slope {
 
 }  // namespace
 
-void encode(const Grid& grid, const Table& table, const float* points, int64_t count, float* out,
-            int64_t stride) {
-  by_kind(grid, Encode{grid, table, points, count, out, stride});
+void encode(const Grid& grid, const Table& table, const float* points, const float* along,
+            int64_t count, float* out, int64_t stride) {
+  by_kind(grid, Encode{grid, table, points, along, count, out, stride});
 }
 
-void scatter(const Grid& grid, int first, int last, const float* points, int64_t count,
-             const float* upstream, float* grad, uint8_t* touched, const Moments* moments) {
-  by_kind(grid, Scatter{grid, first, last, points, count, upstream, grad, touched, moments});
+void scatter(const Grid& grid, int first, int last, const float* points, const float* along,
+             int64_t count, const float* upstream, float* grad, uint8_t* touched,
+             const Moments* moments) {
+  by_kind(grid, Scatter{grid, first, last, points, along, count, upstream, grad, touched, moments});
 }
 
-void slope(const Grid& grid, const float* table, const float* points, int64_t count,
-           const float* upstream, int64_t stride, float* dx) {
-  by_kind(grid, Slope{grid, table, points, count, upstream, stride, dx});
+void slope(const Grid& grid, const float* table, const float* points, const float* along,
+           int64_t count, const float* upstream, int64_t stride, float* dx) {
+  by_kind(grid, Slope{grid, table, points, along, count, upstream, stride, dx});
 }
 
 }  // namespace fieldpress::fields::FIELDPRESS_ISA

@@ -179,6 +179,61 @@ FP_INLINE void corners_of_cell(const Cell<N>& cell, const Level& level, const Us
     simplex_corners<N, I>(cell, level, use);
 }
 
+// How the parts of a cell change along a direction, by cells' coordinates.
+template <int N, Lattice L>
+FP_INLINE void part_changes(const Grid& grid, const Level& level, const Point<N>& along,
+                            Floats (&change)[N]) {
+  Floats u[N], all_axes{};
+  for (int i = 0; i < N; ++i) u[i] = level.scale * along.x[i];
+  for (int i = 0; i < N; ++i) all_axes += u[i];
+  for (int i = 0; i < N; ++i) {
+    change[i] = u[i];
+    if constexpr (L == Lattice::simplex) change[i] += SKEW[N] * all_axes;
+    if constexpr (L == Lattice::permuto) {
+      change[i] = Floats{};
+      for (int j = 0; j < N; ++j) change[i] += grid.lift[i][j] * u[j];
+    }
+  }
+}
+
+// Where ranks[i] is k, values[i].
+template <int N>
+FP_INLINE Floats of_rank(const Words (&ranks)[N], int k, const Floats (&values)[N]) {
+  Floats found{};
+  for (int i = 0; i < N; ++i)
+    found += where(as_mask(ranks[i] == static_cast<uint32_t>(k)), values[i]);
+  return found;
+}
+
+// How the weights of corners change where parts do.
+template <int N, Lattice L>
+FP_INLINE void weight_changes(const Cell<N>& cell, const Floats (&change)[N],
+                              Floats (&found)[corners_of<N, L>()]) {
+  if constexpr (L == Lattice::grid) {
+    Floats weight[1 << N];
+    weight[1] = cell.part[0], weight[0] = 1.0f - cell.part[0];
+    found[1] = change[0], found[0] = -change[0];
+    for (int i = 1; i < N; ++i)
+      for (int v = 0; v < 1 << i; ++v) {
+        const int up = v | 1 << i;
+        found[up] = found[v] * cell.part[i] + weight[v] * change[i];
+        found[v] = found[v] - found[up];
+        weight[up] = weight[v] * cell.part[i];
+        weight[v] = weight[v] - weight[up];
+      }
+  } else {
+    Words ranks[N];
+    rank<N>(cell.part, ranks);
+    Floats before{};
+    for (int k = 0; k < N; ++k) {
+      const Floats here = of_rank<N>(ranks, k, change);
+      found[k] = before - here;
+      before = here;
+    }
+    found[N] = before;
+  }
+}
+
 // d value / d part_i of the cell, from the products of each corner's row with the upstream.
 template <int N>
 FP_INLINE void cube_slopes(const Cell<N>& cell, const Floats (&dots)[1 << N], Floats (&slopes)[N]) {
@@ -194,6 +249,26 @@ FP_INLINE void cube_slopes(const Cell<N>& cell, const Floats (&dots)[1 << N], Fl
       }
     }
     slopes[axis] = sum[0];
+  }
+}
+
+// How those of a cube change where parts do; those of simplices do not.
+template <int N>
+FP_INLINE void cube_bends(const Cell<N>& cell, const Floats (&dots)[1 << N],
+                          const Floats (&change)[N], Floats (&bends)[N]) {
+  constexpr int V = 1 << N;
+  for (int axis = 0; axis < N; ++axis) {
+    Floats sum[V], bend[V];
+    for (int v = 0; v < V; ++v) sum[v] = dots[v], bend[v] = Floats{};
+    for (int i = N - 1; i >= 0; --i) {
+      const int half = 1 << i;
+      for (int v = 0; v < half; ++v) {
+        const Floats rise = sum[v + half] - sum[v], turn = bend[v + half] - bend[v];
+        sum[v] = i == axis ? rise : sum[v] + cell.part[i] * rise;
+        bend[v] = i == axis ? turn : bend[v] + cell.part[i] * turn + change[i] * rise;
+      }
+    }
+    bends[axis] = bend[0];
   }
 }
 
@@ -230,6 +305,20 @@ FP_INLINE void point_slopes(const Grid& grid, const Level& level, const Cell<N>&
       for (int i = 0; i < N; ++i) d += grid.lift[i][j] * slopes[i];
     }
     found[j] = level.scale * d;
+  }
+}
+
+// How those change along a direction.
+template <int N, Lattice L>
+FP_INLINE void point_bends(const Grid& grid, const Level& level, const Cell<N>& cell,
+                           const Point<N>& along, const Floats (&dots)[corners_of<N, L>()],
+                           Floats (&found)[N]) {
+  for (int j = 0; j < N; ++j) found[j] = Floats{};
+  if constexpr (L == Lattice::grid) {
+    Floats change[N];
+    part_changes<N, L>(grid, level, along, change);
+    cube_bends<N>(cell, dots, change, found);
+    for (int j = 0; j < N; ++j) found[j] = level.scale * found[j];
   }
 }
 

@@ -36,6 +36,12 @@ int64_t count_of(const Grid& grid, const In<float>& points) {
   return static_cast<int64_t>(points.shape(0));
 }
 
+const float* data_like(const In<float>& points, const std::optional<In<float>>& along) {
+  if (!along) return nullptr;
+  expect(along->size() == points.size(), "along");
+  return along->data();
+}
+
 Table make_table(const Grid& grid, const nb::ndarray<nb::device::cpu, nb::c_contig>& rows,
                  const std::optional<In<float>>& steps) {
   Table table;
@@ -65,15 +71,16 @@ Table make_table(const Grid& grid, const nb::ndarray<nb::device::cpu, nb::c_cont
 }
 
 void encode_points(const Grid& grid, const nb::ndarray<nb::device::cpu, nb::c_contig>& rows,
-                   const std::optional<In<float>>& steps, const In<float>& points, Out<float> out,
-                   int threads) {
+                   const std::optional<In<float>>& steps, const In<float>& points,
+                   const std::optional<In<float>>& along, Out<float> out, int threads) {
   const Table table = make_table(grid, rows, steps);
   const int64_t count = count_of(grid, points);
+  const float* const directions = data_like(points, along);
   expect(out.size() == points.shape(0) * static_cast<size_t>(grid.width()), "out");
   float* const to = out.data();
   const float* const from = points.data();
   nb::gil_scoped_release release;
-  encode(grid, table, from, count, threads, to);
+  encode(grid, table, from, directions, count, threads, to);
 }
 
 using MomentArrays = std::tuple<Out<float>, Out<float>, Out<float>>;  // table, mean, square
@@ -87,10 +94,12 @@ Moments make_moments(MomentArrays& arrays, const StepNumbers& numbers, size_t si
           mean.data(), square.data()};
 }
 
-void scatter_points(const Grid& grid, const In<float>& points, const In<float>& upstream,
+void scatter_points(const Grid& grid, const In<float>& points,
+                    const std::optional<In<float>>& along, const In<float>& upstream,
                     Out<float> grad, Out<uint8_t> touched, std::optional<MomentArrays> arrays,
                     std::optional<StepNumbers> numbers, int threads) {
   const int64_t count = count_of(grid, points);
+  const float* const directions = data_like(points, along);
   expect(upstream.size() == points.shape(0) * static_cast<size_t>(grid.width()), "upstream");
   expect(grad.size() == size_of(grid), "grad");
   expect(touched.size() == static_cast<size_t>(lines_of(grid)), "touched");
@@ -101,19 +110,21 @@ void scatter_points(const Grid& grid, const In<float>& points, const In<float>& 
   uint8_t* const marks = touched.data();
   const float *const from = points.data(), *const g = upstream.data();
   nb::gil_scoped_release release;
-  scatter(grid, from, count, g, threads, sums, marks, arrays ? &moments : nullptr);
+  scatter(grid, from, directions, count, g, threads, sums, marks, arrays ? &moments : nullptr);
 }
 
 void slope_points(const Grid& grid, const In<float>& table, const In<float>& points,
-                  const In<float>& upstream, Out<float> dx, int threads) {
+                  const std::optional<In<float>>& along, const In<float>& upstream, Out<float> dx,
+                  int threads) {
   const int64_t count = count_of(grid, points);
+  const float* const directions = data_like(points, along);
   expect(table.size() == size_of(grid), "table");
   expect(upstream.size() == points.shape(0) * static_cast<size_t>(grid.width()), "upstream");
   expect(dx.size() == points.size(), "dx");
   float* const to = dx.data();
   const float *const rows = table.data(), *const from = points.data(), *const g = upstream.data();
   nb::gil_scoped_release release;
-  slope(grid, rows, from, count, g, threads, to);
+  slope(grid, rows, from, directions, count, g, threads, to);
 }
 
 void adam_step(MomentArrays arrays, const StepNumbers& numbers, Out<float> grad,
@@ -199,12 +210,12 @@ NB_MODULE(_native, m) {
       .def_prop_ro("rows", [](const Grid& grid) { return grid.rows(); })
       .def_prop_ro("lines", [](const Grid& grid) { return lines_of(grid); });
   m.def("encode", &encode_points, "grid"_a, "table"_a.noconvert(), "steps"_a.noconvert().none(),
-        "points"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
-  m.def("scatter", &scatter_points, "grid"_a, "points"_a.noconvert(), "upstream"_a.noconvert(),
-        "grad"_a.noconvert(), "touched"_a.noconvert(), "moments"_a.noconvert().none(),
+        "points"_a.noconvert(), "along"_a.noconvert().none(), "out"_a.noconvert(), "threads"_a);
+  m.def("scatter", &scatter_points, "grid"_a, "points"_a.noconvert(),
+        "along"_a.noconvert().none(), "upstream"_a.noconvert(), "grad"_a.noconvert(), "touched"_a.noconvert(), "moments"_a.noconvert().none(),
         "step"_a.none(), "threads"_a);
   m.def("slope", &slope_points, "grid"_a, "table"_a.noconvert(), "points"_a.noconvert(),
-        "upstream"_a.noconvert(), "dx"_a.noconvert(), "threads"_a);
+        "along"_a.noconvert().none(), "upstream"_a.noconvert(), "dx"_a.noconvert(), "threads"_a);
   m.def("adam", &adam_step, "moments"_a.noconvert(), "step"_a, "grad"_a.noconvert(),
         "touched"_a.noconvert(), "threads"_a);
   add_noise(m);

@@ -1,15 +1,15 @@
 """The native encodings beside torch's and Dr.Jit's, on one core, in one run.
 
-    python bench/encodings.py [--rounds 5] [--log2-points 17]
+    python bench/encode.py [--rounds 3] [--log2-points 17]
 
-16 levels from 16 to 2048 cells, 2^19 rows of two floats, random points. A step is forward, the
-gradient of the table, and an optimiser: ours visits touched rows only, theirs all. Peers: Dr.Jit's
-HashGridEncoding and PermutoEncoding (LLVM; the latter is what we call Kuhn); in 3D, nerfstudio's
-`HashEncoding(implementation="torch")`, or its formula written down here where nerfstudio cannot be
-imported (the result says which). All take turns in each round; figures are the processor time of
-the least disturbed round, which others' work on the machine hardly touches, and quartiles over
-rounds. Ratios compare our whole step also with a peer's forward and backward alone. Writes
-bench/results/encodings.json.
+16 levels from 16 to 2048 cells, 2^19 rows of two floats, random points; forward also of 16-bit and
+8-bit rows. A step is forward, the gradient of the table, and an optimiser: ours visits touched rows
+only, theirs all. Peers: Dr.Jit's HashGridEncoding and PermutoEncoding (LLVM; the latter is what we
+call Kuhn); in 3D, nerfstudio's `HashEncoding(implementation="torch")`, or its formula written down
+here where nerfstudio cannot be imported (the result says which). All take turns in each round, a
+few runs a turn; figures are the processor time of the least disturbed run, which others' work on
+the machine hardly touches, and quartiles over runs. Ratios compare our whole step also with a
+peer's forward and backward alone. Writes bench/results/encode.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from record import write
 from torch import Tensor
 
 from fieldpress.fields import _native
-from fieldpress.fields.encoding import LazyAdam, encode, new_table
+from fieldpress.fields.encoding import INIT, LazyAdam, encode, new_table
 from fieldpress.fields.levels import Encoding
 
 OTYPES = {
@@ -40,7 +40,10 @@ OTYPES = {
 LEVELS, FEATURES, LOG2_ROWS, COARSE, FINE = 16, 2, 19, 16, 2048
 GROWTH = (FINE / COARSE) ** (1 / (LEVELS - 1))
 RATE = 1e-2
+PACKED = ("grid", "simplex")  # Lattices whose tables are also tried as halves and as bytes.
+RUNS = 4  # In a row, of a turn: training and rendering find their own table in the caches.
 TORCH_ROUNDS = 2  # Each takes many seconds.
+SETTLE_SECONDS = 0.05  # Dr.Jit's thread spins on for a while: its time, not its successor's.
 Jobs = dict[str, Callable[[], Any]]
 
 
@@ -64,6 +67,20 @@ def our_jobs(name: str, dims: int, points: Tensor, density: float = 1) -> Jobs:
         f"{key}: forward": lambda: encode(encoding, points, table),
         f"{key}: forward and backward": backward,
         f"{key}: step": step,
+    }
+
+
+def packed_jobs(name: str, dims: int, points: Tensor) -> Jobs:
+    """Tables of half floats and of bytes."""
+    encoding = Encoding(dims, OTYPES[name], LEVELS, FEATURES, LOG2_ROWS, COARSE, GROWTH)
+    table = new_table(encoding)
+    # By way of numpy, which asks for huge pages as it does for the floats.
+    halves = torch.from_numpy(table.numpy().astype(np.float16))
+    numbers = torch.from_numpy((table.numpy() / INIT * 127).round().astype(np.int8))
+    steps = torch.full((LEVELS,), INIT / 127)
+    return {
+        f"ours {name} of halves: forward": lambda: encode(encoding, points, halves),
+        f"ours {name} of bytes: forward": lambda: encode(encoding, points, numbers, steps),
     }
 
 
@@ -194,9 +211,11 @@ def measure(jobs: Jobs, rounds: int, count: int) -> dict[str, dict[str, float]]:
         for name, job in jobs.items():
             if name.startswith("torch") and turn >= TORCH_ROUNDS:
                 continue
-            start = time.process_time()
-            job()
-            used[name].append(time.process_time() - start)
+            time.sleep(SETTLE_SECONDS)
+            for _ in range(1 if name.startswith("torch") else RUNS):
+                start = time.process_time()
+                job()
+                used[name].append(time.process_time() - start)
     rows = {}
     for name, seconds in used.items():
         low, middle, high = statistics.quantiles([*seconds, *seconds], n=4)
@@ -229,12 +248,18 @@ def ratios(rows: dict[str, dict[str, float]]) -> dict[str, float]:
             found[f"simplex{suffix} / grid, {what}"] = (
                 speed[f"ours simplex{suffix}: {what}"] / speed[f"ours grid: {what}"]
             )
+    for name in PACKED:
+        for rows_of in ("halves", "bytes"):
+            packed = speed[f"ours {name} of {rows_of}: forward"]
+            found[f"{name} of {rows_of} / {name}, forward"] = (
+                packed / speed[f"ours {name}: forward"]
+            )
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--log2-points", type=int, default=17)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -245,6 +270,8 @@ def main() -> None:
         jobs: Jobs = {}
         for name in OTYPES:
             jobs |= our_jobs(name, dims, points)
+        for name in PACKED:
+            jobs |= packed_jobs(name, dims, points)
         jobs |= our_jobs("simplex", dims, points, density=(dims + 1) ** (-1 / (2 * dims)))
         jobs |= drjit_jobs(dims, points)
         if dims == 3:
@@ -264,7 +291,7 @@ def main() -> None:
         "cells": [COARSE, FINE],
     }
     write(
-        "encodings",
+        "encode",
         {"points": count, "setting": setting, "torch_peer": peer, "fields_isa": _native.isa(),
          "drjit": importlib.metadata.version("drjit"), "cases": cases},
     )  # fmt: skip
