@@ -142,8 +142,11 @@ class Engine:
 
     def losses(self, latents: Tensor, flat: Tensor) -> tuple[float, float]:
         """Mean squared error and bits, without gradients."""
-        error = self.painter.paint(latents, flat) - self.target
-        return float(error.square().mean()), self.bits(latents, flat)
+        return self.error(latents, flat), self.bits(latents, flat)
+
+    def error(self, latents: Tensor, flat: Tensor) -> float:
+        """Mean squared error."""
+        return float((self.painter.paint(latents, flat) - self.target).square().mean())
 
     def bits(self, latents: Tensor, flat: Tensor) -> float:
         """Of the latents."""

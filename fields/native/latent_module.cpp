@@ -299,6 +299,15 @@ void predict_motion(Out<int32_t> motion, Out<int32_t> rest, bool forward) {
     }
 }
 
+// Sets vectors where `unused` is not 0 to their guesses, in order.
+void guess_unused(Out<int32_t> motion, In<int32_t> unused) {
+  expect(motion.ndim() == 3 && motion.shape(2) == 2 && 2 * unused.size() == motion.size(), "unused");
+  const int down = static_cast<int>(motion.shape(0)), across = static_cast<int>(motion.shape(1));
+  int32_t* const m = motion.data();
+  for (int at = 0; at < down * across; ++at)
+    if (unused.data()[at]) guess_motion(m, across, at / across, at % across, m + 2 * at);
+}
+
 }  // namespace
 
 void bind_latent(nb::module_& m) {
@@ -323,6 +332,7 @@ void bind_latent(nb::module_& m) {
         "out"_a.noconvert());
   m.def("predict_motion", &predict_motion, "motion"_a.noconvert(), "rest"_a.noconvert(),
         "forward"_a);
+  m.def("guess_unused", &guess_unused, "motion"_a.noconvert(), "unused"_a.noconvert());
   m.def("encode_planes", &encode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,
         "symbols"_a.noconvert());
   m.def("decode_planes", &decode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,
