@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import latent_motion
+from .ahead import ahead
 from .group_codec import steps_of
+from .latent_engine import MIDDLE_GAIN, Painter
 from .latent_fit import Schedule
-from .latent_frame import Frame, Given, decode_frame, encode_frame
+from .latent_frame import Frame, Given, Symbols, decode_frame, encode_frame, paint, read_frame
 from .latent_model import Design
 from .latent_ops import Ints
 
@@ -144,28 +146,69 @@ class LatentCodec:
         count, height, width = shape
         if payload[:1] != bytes([VERSION]):
             raise ValueError(f"group: expected version {VERSION}, got {payload[:1].hex()!r}")
-        frames, at = [], 1
+        if state is not None and state.pixels.shape != (height, width, 3):
+            raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
+        pieces, at = [], 1
         for number in range(count):
             data, at = _piece(payload, at, f"frame {number}")
-            try:
-                state = self._decode(data, height, width, state)
-            except ValueError as error:
-                raise ValueError(f"frame {number}: {error}") from None
-            frames.append(state.pixels)
+            pieces.append(data)
         if at != len(payload):
             raise ValueError(f"group: expected {at} bytes, got {len(payload)}")
+        frames, threads = [], torch.get_num_threads()
+        easel = _Easel(height, width, threads)
+        for coded in ahead(_read_frames(pieces, height, width, state), threads):
+            state = easel.paint(coded, state)
+            frames.append(state.pixels)
         if state is None:
             raise ValueError("group: expected a frame at least")
         return np.stack(frames), state
 
-    def _decode(self, data: bytes, height: int, width: int, state: State | None) -> State:
-        if state is None:
-            return _after(decode_frame(STILL, data, height, width, Given(defaults(STILL))))
-        if state.pixels.shape != (height, width, 3):
-            raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
-        coded, at = _piece(data, 0, "motion")
-        given = _given(state, latent_motion.read(coded, height, width))
-        return _leaning(decode_frame(MOVING, data[at:], height, width, given))
+
+@dataclass(frozen=True)
+class _Coded:
+    """What stands in a frame's bytes: symbols, and motion where it leans on the last one."""
+
+    symbols: Symbols
+    motion: Ints | None
+
+
+def _read_frames(
+    pieces: Sequence[bytes], height: int, width: int, state: State | None
+) -> Iterator[_Coded]:
+    """What stands in frames: that takes what stands in the ones before, but not their pixels."""
+    given = None if state is None else Given(state.flat, state.latents)
+    for number, data in enumerate(pieces):
+        try:
+            if given is None:
+                found = read_frame(STILL, data, height, width, Given(defaults(STILL)))
+                given, motion = _fresh(height, width), None
+            else:
+                coded, at = _piece(data, 0, "motion")
+                motion = latent_motion.read(coded, height, width)
+                found = read_frame(MOVING, data[at:], height, width, given)
+                given = Given(found.flat, found.latents)
+        except ValueError as error:
+            raise ValueError(f"frame {number}: {error}") from None
+        yield _Coded(found, motion)
+
+
+class _Easel:
+    """Frames of a group, painted one after the other in the same buffers."""
+
+    def __init__(self, height: int, width: int, threads: int) -> None:
+        self._size, self._threads = (height, width), threads
+        self._painters: dict[Design, Painter] = {}
+
+    def paint(self, coded: _Coded, state: State | None) -> State:
+        if state is None or coded.motion is None:
+            return _after(paint(self._painter(STILL), coded.symbols, None))
+        guides = latent_motion.move(state.pixels, coded.motion, self._threads)
+        return _leaning(paint(self._painter(MOVING), coded.symbols, guides))
+
+    def _painter(self, design: Design) -> Painter:
+        if design not in self._painters:
+            self._painters[design] = Painter(design, *self._size, MIDDLE_GAIN)
+        return self._painters[design]
 
 
 def _schedule(steps: int, state: State | None) -> Schedule:
@@ -182,11 +225,15 @@ def _given(state: State, motion: Ints) -> Given:
     return Given(state.flat, state.latents, latent_motion.move(state.pixels, motion))
 
 
-def _after(frame: Frame) -> State:
+def _fresh(height: int, width: int) -> Given:
     """Behind a picture that stands alone: its latents say little of the next one's."""
-    height, width = frame.pixels.shape[:2]
-    count = MOVING.grids(height, width).count
-    return State(frame.pixels, defaults(MOVING), np.zeros(count, np.int32), first=True)
+    return Given(defaults(MOVING), np.zeros(MOVING.grids(height, width).count, np.int32))
+
+
+def _after(frame: Frame) -> State:
+    given = _fresh(*frame.pixels.shape[:2])
+    assert given.before is not None
+    return State(frame.pixels, given.prior, given.before, first=True)
 
 
 def _leaning(frame: Frame) -> State:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import latent_weights
+from . import _native, latent_weights
 from .latent_engine import Engine, Painter, gain_for
 from .latent_fit import Schedule, Watch, fit, settle
 from .latent_model import Design
@@ -32,6 +32,21 @@ class Frame:
     """
 
     pixels: Pixels
+    flat: Tensor
+    latents: Ints
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What stands in the bytes of a picture.
+
+    Attributes:
+        gain: of the latents, 0 to 63.
+        flat: [P] parameters.
+        latents: [N] whole numbers.
+    """
+
+    gain: int
     flat: Tensor
     latents: Ints
 
@@ -83,6 +98,12 @@ def encode_frame(
 
 def decode_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Frame:
     """The picture of some bytes, the same on every machine. Raises ValueError for damage."""
+    found = read_frame(design, data, height, width, given)
+    return paint(Painter(design, height, width, found.gain), found, given.guides)
+
+
+def read_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Symbols:
+    """What stands in some bytes; guides are not needed. Raises ValueError for damage."""
     if len(data) < _HEAD.size:
         raise ValueError(f"head: expected {_HEAD.size} bytes, got {len(data)}")
     gain, size = _HEAD.unpack_from(data)
@@ -96,16 +117,16 @@ def decode_frame(design: Design, data: bytes, height: int, width: int, given: Gi
     parameters = latent_weights.integers(design, flat)
     nets = design.context_nets(grids)
     decode_planes(nets[::-1], parameters[::-1].copy(), data[size:], buffer)
-    latents = buffer[: grids.count].copy()
-    painter = Painter(design, height, width, gain, given.guides)
-    picture = painter.paint(torch.from_numpy(latents).float(), flat)
-    return Frame(to_bytes(picture), flat, latents)
+    return Symbols(gain, flat, buffer[: grids.count].copy())
 
 
-def to_bytes(picture: Tensor) -> Pixels:
-    """[H, W, 3] uint8 of [3, H, W]."""
-    scaled = picture.mul(255).add(0.5).floor().nan_to_num(0).clamp(0, 255).to(torch.uint8)
-    return scaled.permute(1, 2, 0).contiguous().numpy()
+def paint(painter: Painter, found: Symbols, guides: Tensor | None) -> Frame:
+    """The picture of symbols, by a painter of their design and of its size."""
+    painter.begin(found.gain, guides)
+    picture = painter.paint(torch.from_numpy(found.latents).float(), found.flat)
+    pixels = np.empty((*picture.shape[1:], 3), np.uint8)
+    _native.to_bytes(picture, pixels, torch.get_num_threads())
+    return Frame(pixels, found.flat, found.latents)
 
 
 def psnr(a: Pixels, b: Pixels) -> float:

@@ -34,13 +34,13 @@ def grid(height: int, width: int) -> tuple[int, int, int]:
     return -(-height // BLOCK), -(-width // BLOCK), 2
 
 
-def move(frame: Pixels, motion: Ints) -> Tensor:
+def move(frame: Pixels, motion: Ints, threads: int = 1) -> Tensor:
     """[3, H, W] in 0..1: each block of a frame [H, W, 3] from where its vector points.
 
     Bit-exact everywhere. Raises ValueError for vectors that are too long.
     """
     out = torch.empty(3, *frame.shape[:2])
-    _native.move(np.ascontiguousarray(frame), motion, BLOCK, out)
+    _native.move(np.ascontiguousarray(frame), motion, BLOCK, out, threads)
     return out
 
 
