@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from . import latent_codec_1, latent_motion
+from .ahead import ahead
 from .group_codec import steps_of
-from .latent_defaults import shipped
 from .latent_fit import Schedule
-from .latent_frame import Frame, Given, decode_frame, encode_frame, piece, sized
-from .latent_model import Design
-from .latent_ops import Ints
+from .latent_frame import Given, encode_frame, piece, sized
+from .latent_group import MOVING, STILL, Easel, Known, Place, Reader, State, defaults, order
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, float], None]  # A stage, and the share that is done.
@@ -32,69 +31,6 @@ SHARES = (0.85, 1.15, 1.4, 1.7)  # The same of pictures by their depth, which fe
 MOST_SPAN = 64
 SPAN = 4  # Frames from one that leans on one to the next; those between lean on two.
 MOTION_PRICE = 3000.0  # Absolute differences a bit, at a Lagrangian of 1 for the squared error.
-
-STILL = Design(near=12, above=5, context=16)
-MOVING = Design(near=10, above=5, before=5, context=16, guides=3)
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of pictures that lean on one, or of those that lean on two.
-
-    Attributes:
-        flat: [P] parameters of the last one, or the shipped ones.
-        latents: [N] its latents, or zeros.
-        first: whether there was none.
-    """
-
-    flat: Tensor
-    latents: Ints
-    first: bool = False
-
-
-@dataclass(frozen=True)
-class State:
-    """What the next group needs of the one before.
-
-    Attributes:
-        pixels: [H, W, 3] the last frame.
-        known: of pictures that lean on one, and of those that lean on two.
-    """
-
-    pixels: Pixels
-    known: tuple[Known, Known]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A frame in coded order: its number, the depth of the pyramid, and what it leans on."""
-
-    number: int
-    depth: int
-    references: tuple[int, ...]
-
-
-def order(count: int, span: int, key: bool) -> list[Place]:
-    """Of a group's frames; number -1 is the last one of the group before.
-
-    Every `span`-th leans on the last such one; between them each leans on the two around it,
-    halfway where there are more.
-    """
-    found, low = ([Place(0, 0, ())], 0) if key else ([], -1)
-    while low < count - 1:
-        high = min(low + span, count - 1)
-        found.append(Place(high, 0, (low,)))
-        found += _between(low, high, 1)
-        low = high
-    return found
-
-
-def _between(low: int, high: int, depth: int) -> list[Place]:
-    if high - low < 2:
-        return []
-    middle = (low + high) // 2
-    sides = _between(low, middle, depth + 1) + _between(middle, high, depth + 1)
-    return [Place(middle, depth, (low, high)), *sides]
 
 
 class LatentCodec:
@@ -129,24 +65,28 @@ class LatentCodec:
         _check_frames(frames)
         count, height, width = frames.shape[:3]
         places = order(count, SPAN, state is None)
-        seen = Seen(height, width, state)
+        _check_state(state, height, width)
+        reader, easel = Reader(height, width, state), Easel(height, width, state)
         parts = [bytes([VERSION, SPAN])]
         for index, place in enumerate(places):
             told = None if progress is None else _part(progress, index, count)
             frame = np.ascontiguousarray(frames[place.number])
-            parts.append(sized(self._encode(frame, place, seen, count > 1, told)))
-            seen.decode(parts[-1], 0, place)
-        return b"".join(parts), seen.state(count)
+            known = reader.known[len(place.references) - 1] if place.references else None
+            references = [easel.frames[n] for n in place.references]
+            data = self._encode(frame, place, known, references, count > 1, told)
+            easel.paint(reader.read(data, place))
+            parts.append(sized(data))
+        return b"".join(parts), _state(reader, easel, count)
 
     def _encode(
         self,
         frame: Pixels,
         place: Place,
-        seen: Seen,
+        known: Known | None,
+        references: list[Pixels],
         leant_on: bool,
         progress: Callable[[float], None] | None,
     ) -> bytes:
-        known = seen.known[len(place.references) - 1] if place.references else None
         schedule = _schedule(STEPS[self.preset], known)
         total = schedule.steps + schedule.tail
 
@@ -159,7 +99,6 @@ class LatentCodec:
             given = Given(defaults(STILL))
             return encode_frame(STILL, frame, given, lmbda, schedule, seed=self.seed, watch=watch)
         lmbda = self.lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
-        references = [seen.frames[n] for n in place.references]
         price = max(1, round(MOTION_PRICE * lmbda**0.5 / 8))
         motion = latent_motion.choose(frame, references, price)
         given = Given(known.flat, known.latents, latent_motion.guide(references, motion))
@@ -180,59 +119,28 @@ class LatentCodec:
             raise ValueError(f"group: expected version {VERSION}, got {payload[:2].hex()!r}")
         if count < 1:
             raise ValueError("group: expected a frame at least")
-        seen, at = Seen(height, width, state), 2
-        for place in order(count, payload[1], state is None):
-            at = seen.decode(payload, at, place)
+        _check_state(state, height, width)
+        places, pieces, at = order(count, payload[1], state is None), [], 2
+        for place in places:
+            data, at = piece(payload, at, f"frame {place.number}")
+            pieces.append(data)
         if at != len(payload):
             raise ValueError(f"group: expected {at} bytes, got {len(payload)}")
-        return np.stack([seen.frames[n] for n in range(count)]), seen.state(count)
+        reader, easel = Reader(height, width, state), Easel(height, width, state)
+        for coded in ahead(reader.read_all(pieces, places), torch.get_num_threads()):
+            easel.paint(coded)
+        frames = np.stack([easel.frames[n] for n in range(count)])
+        return frames, _state(reader, easel, count)
 
 
-class Seen:
-    """Frames of a group as they are decoded, with what others lean on."""
-
-    def __init__(self, height: int, width: int, state: State | None) -> None:
-        self._size = height, width
-        if state is None:
-            zeros = np.zeros(MOVING.grids(height, width).count, np.int32)
-            fresh = Known(defaults(MOVING), zeros, first=True)
-            self.frames: dict[int, Pixels] = {}
-            self.known = [fresh, fresh]
-            return
-        if state.pixels.shape != (height, width, 3):
-            raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
-        self.frames, self.known = {-1: state.pixels}, list(state.known)
-
-    def decode(self, payload: bytes, at: int, place: Place) -> int:
-        """Take in a frame; gives where the next one begins. Raises ValueError naming it."""
-        data, at = piece(payload, at, f"frame {place.number}")
-        try:
-            found = self._decode(data, place)
-        except ValueError as error:
-            raise ValueError(f"frame {place.number}: {error}") from None
-        self.frames[place.number] = found.pixels
-        if place.references:
-            self.known[len(place.references) - 1] = Known(found.flat, found.latents)
-        return at
-
-    def _decode(self, data: bytes, place: Place) -> Frame:
-        if not place.references:
-            return decode_frame(STILL, data, *self._size, Given(defaults(STILL)))
-        known = self.known[len(place.references) - 1]
-        references = [self.frames[n] for n in place.references]
-        coded, at = piece(data, 0, "motion")
-        motion = latent_motion.read_modes(coded, *self._size, len(references))
-        given = Given(known.flat, known.latents, latent_motion.guide(references, motion))
-        return decode_frame(MOVING, data[at:], *self._size, given)
-
-    def state(self, count: int) -> State:
-        """Behind a group of so many frames."""
-        return State(self.frames[count - 1], (self.known[0], self.known[1]))
+def _state(reader: Reader, easel: Easel, count: int) -> State:
+    """Behind a group of so many frames."""
+    return State(easel.frames[count - 1], (reader.known[0], reader.known[1]))
 
 
-def defaults(design: Design) -> Tensor:
-    """[P] parameters that a design's are coded against where no others came before."""
-    return shipped("latent_inter_2" if design.guides else "latent_image_2", design)
+def _check_state(state: State | None, height: int, width: int) -> None:
+    if state is not None and state.pixels.shape != (height, width, 3):
+        raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
 
 
 def _schedule(steps: int, known: Known | None) -> Schedule:

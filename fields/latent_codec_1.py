@@ -11,7 +11,8 @@ from torch import Tensor
 
 from . import latent_motion, latent_weights_1
 from .latent_defaults import shipped
-from .latent_frame import Frame, Given, decode_latents
+from .latent_engine import Painter
+from .latent_frame import Frame, Given, Symbols, paint, read_latents
 from .latent_model import Design
 from .latent_ops import Ints
 
@@ -72,7 +73,9 @@ def _frame(design: Design, data: bytes, height: int, width: int, given: Given) -
     if gain > 63 or size > len(data):
         raise ValueError(f"head: expected a gain below 64, {size} bytes; got {gain}, {len(data)}")
     flat = latent_weights_1.read(design, data[_HEAD.size : size], given.prior)
-    return decode_latents(design, data[size:], (height, width), gain, given, flat)
+    latents = read_latents(design, data[size:], height, width, given.before, flat)
+    painter = Painter(design, height, width, gain)
+    return paint(painter, Symbols(gain, flat, latents), given.guides)
 
 
 def _piece(data: bytes, at: int, what: str) -> tuple[bytes, int]:

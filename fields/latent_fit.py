@@ -67,7 +67,7 @@ def fit(
 ) -> tuple[Tensor, Tensor]:
     """Latents [N], whole numbers, and parameters [P] for the picture of an engine.
 
-    The loss is the mean squared error plus `lmbda` times the bits of latents and parameters a pixel.
+    The loss is the mean squared error plus `lmbda` times all bits a pixel.
 
     Args:
         engine: losses and gradients.

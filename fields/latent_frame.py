@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import latent_weights
+from . import _native, latent_weights
 from .latent_engine import Engine, Painter, gain_for
 from .latent_fit import Schedule, Watch, fit, settle
 from .latent_model import Design
@@ -31,6 +31,21 @@ class Frame:
     """
 
     pixels: Pixels
+    flat: Tensor
+    latents: Ints
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What stands in the bytes of a picture.
+
+    Attributes:
+        gain: of the latents, 0 to 63.
+        flat: [P] parameters.
+        latents: [N] whole numbers.
+    """
+
+    gain: int
     flat: Tensor
     latents: Ints
 
@@ -81,33 +96,39 @@ def encode_frame(
     return bytes([gain]) + sized(weights) + stream
 
 
-def decode_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Frame:
-    """The picture of some bytes, the same on every machine. Raises ValueError for damage."""
+def read_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Symbols:
+    """What stands in some bytes; guides are not needed. Raises ValueError for damage."""
     if not data or data[0] > 63:
         raise ValueError(f"head: expected a gain below 64, got {data[:1].hex()!r}")
     weights, at = piece(data, 1, "weights")
     flat = latent_weights.read(design, weights, given.prior)
-    return decode_latents(design, data[at:], (height, width), data[0], given, flat)
+    latents = read_latents(design, data[at:], height, width, given.before, flat)
+    return Symbols(data[0], flat, latents)
 
 
-def decode_latents(
-    design: Design, data: bytes, size: tuple[int, int], gain: int, given: Given, flat: Tensor
-) -> Frame:
-    """The picture of the stream of its latents, all else known. Raises ValueError for damage."""
-    height, width = size
+def read_latents(
+    design: Design, data: bytes, height: int, width: int, before: Ints | None, flat: Tensor
+) -> Ints:
+    """[N] latents of their stream, parameters known. Raises ValueError for damage."""
     grids = design.grids(height, width)
-    buffer = _buffer(np.zeros(grids.count, np.int32), given.before)
+    buffer = _buffer(np.zeros(grids.count, np.int32), before)
     parameters = latent_weights.integers(design, flat)
     nets = design.context_nets(grids)
     decode_planes(nets[::-1], parameters[::-1].copy(), data, buffer)
-    latents = buffer[: grids.count].copy()
-    painter = Painter(design, height, width, gain, given.guides)
-    picture = painter.paint(torch.from_numpy(latents).float(), flat)
-    return Frame(to_bytes(picture), flat, latents)
+    return buffer[: grids.count].copy()
+
+
+def paint(painter: Painter, found: Symbols, guides: Tensor | None) -> Frame:
+    """The picture of symbols, by a painter of their design and of its size."""
+    painter.begin(found.gain, guides)
+    picture = painter.paint(torch.from_numpy(found.latents).float(), found.flat)
+    pixels = np.empty((*picture.shape[1:], 3), np.uint8)
+    _native.to_bytes(picture, pixels, torch.get_num_threads())
+    return Frame(pixels, found.flat, found.latents)
 
 
 def sized(data: bytes) -> bytes:
-    """A run of bytes behind its size: seven bits a byte, the lowest first, 128 added but at last."""
+    """A run of bytes behind its size: seven bits a byte, the lowest first, 128 added but last."""
     head, rest = bytearray(), len(data)
     while rest >= 128:
         head.append(rest & 127 | 128)
@@ -128,12 +149,6 @@ def piece(data: bytes, at: int, what: str) -> tuple[bytes, int]:
     if size > len(data) - at:
         raise ValueError(f"{what}: expected {size} bytes, got {len(data) - at}")
     return data[at : at + size], at + size
-
-
-def to_bytes(picture: Tensor) -> Pixels:
-    """[H, W, 3] uint8 of [3, H, W]."""
-    scaled = picture.mul(255).add(0.5).floor().nan_to_num(0).clamp(0, 255).to(torch.uint8)
-    return scaled.permute(1, 2, 0).contiguous().numpy()
 
 
 def psnr(a: Pixels, b: Pixels) -> float:

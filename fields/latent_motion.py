@@ -38,13 +38,13 @@ def grid(height: int, width: int) -> tuple[int, int, int]:
     return -(-height // BLOCK), -(-width // BLOCK), 2
 
 
-def move(frame: Pixels, motion: Ints) -> Tensor:
+def move(frame: Pixels, motion: Ints, threads: int = 1) -> Tensor:
     """[3, H, W] in 0..1: each block of a frame [H, W, 3] from where its vector points.
 
     Bit-exact everywhere. Raises ValueError for vectors that are too long.
     """
     out = torch.empty(3, *frame.shape[:2])
-    _native.move(np.ascontiguousarray(frame), motion, BLOCK, out)
+    _native.move(np.ascontiguousarray(frame), motion, BLOCK, out, threads)
     return out
 
 
@@ -105,9 +105,9 @@ def _of_blocks(plane: np.ndarray) -> np.ndarray:
     return np.add.reduceat(down, np.arange(0, plane.shape[1], BLOCK), 1)
 
 
-def guide(references: Sequence[Pixels], motion: Motion) -> Tensor:
+def guide(references: Sequence[Pixels], motion: Motion, threads: int = 1) -> Tensor:
     """[3, H, W] in 0..1: each block from where its vectors point. Bit-exact everywhere."""
-    moved = [move(r, v) for r, v in zip(references, motion.vectors, strict=True)]
+    moved = [move(r, v, threads) for r, v in zip(references, motion.vectors, strict=True)]
     if len(moved) == 1:
         return moved[0]
     height, width = references[0].shape[:2]

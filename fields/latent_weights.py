@@ -1,4 +1,4 @@
-"""Parameters of small networks as few whole steps away from a prior, each group with its own step."""
+"""Parameters of small networks as few whole steps from a prior, each group with its own step."""
 
 from __future__ import annotations
 
@@ -208,12 +208,14 @@ def read(design: Design, data: bytes, prior: Tensor) -> Tensor:
 
 def integers(design: Design, flat: Tensor) -> Ints:
     """[levels, P] parameters of the integer context networks, the finest level first."""
-    shape, found = design.context_shape, []
-    for parameters in design.context_parameters(flat):
-        units = [
-            (view.double() * 2.0 ** (WEIGHT_BITS + (UNIT_BITS if view.shape[1] == 1 else 0)))
-            .round().long().reshape(-1)
-            for view in shape.views(parameters)
-        ]  # fmt: skip
-        found.append(torch.cat(units).to(torch.int32).numpy())
-    return np.stack(found)
+    units = _units(design) * torch.stack(design.context_parameters(flat)).double()
+    return units.round_().to(torch.int32).numpy()
+
+
+@lru_cache(maxsize=8)
+def _units(design: Design) -> Tensor:
+    """[P] what parameters of a context network are multiplied by; biases are of sums."""
+    parts = design.context_shape.parts
+    bits = [WEIGHT_BITS + (UNIT_BITS if columns == 1 else 0) for _, columns in parts]
+    sizes = torch.tensor([rows * columns for rows, columns in parts])
+    return 2.0 ** torch.tensor(bits, dtype=torch.float64).repeat_interleave(sizes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from fieldpress.__main__ import main
 from fieldpress.fields import _native, codec, latent_codec, latent_image, latent_motion
+from fieldpress.fields.ahead import ahead
 from fieldpress.fields.latent_codec import MOVING, STILL, LatentCodec, defaults
 from fieldpress.fields.latent_frame import psnr
 from fieldpress.fields.latent_weights import groups, quantise, read, restored, write
@@ -58,15 +61,64 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert LatentCodec("ultrafast", 1e-3, 4).encode(frames)[0] != first
 
 
-def test_pixels_are_the_same_with_every_instruction_set() -> None:
-    frames, before = clip(2), _native.isa()
+@pytest.fixture
+def machines() -> Iterator[Iterator[str]]:
+    """Every instruction set with one, two and three threads, one after the other."""
+    isa, before = _native.isa(), torch.get_num_threads()
+
+    def each() -> Iterator[str]:
+        for name, threads in itertools.product(_native.available_isas(), (1, 2, 3)):
+            _native.set_isa(name)
+            torch.set_num_threads(threads)
+            yield f"{name}, {threads} threads"
+
+    yield each()
+    _native.set_isa(isa)
+    torch.set_num_threads(before)
+
+
+def test_pixels_are_the_same_with_every_instruction_set_and_thread_count(machines) -> None:
+    frames = clip(4)
     payload, _ = LatentCodec("ultrafast", 1e-3).encode(frames)
+    found = [LatentCodec().decode(payload, frames.shape[:3]) for _ in machines]
+    for pixels, state in found:
+        assert np.array_equal(pixels, found[0][0])
+        assert torch.equal(state.flat, found[0][1].flat)
+        assert np.array_equal(state.latents, found[0][1].latents)
+
+
+def test_damage_is_told_alike_with_any_number_of_threads(machines) -> None:
+    frames = clip(3)
+    payload, _ = LatentCodec("ultrafast", 1e-3).encode(frames)
+    bad = payload[:-1] + bytes([payload[-1] ^ 1])
+    said = set()
+    for _ in machines:
+        with pytest.raises(ValueError, match=r"^frame 2: .*damaged") as error:
+            LatentCodec().decode(bad, frames.shape[:3])
+        said.add(str(error.value))
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_made_ahead_comes_in_order_and_fails_in_its_place(threads) -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for k in range(4):
+            made.append(k)
+            yield k
+        raise ValueError("no fifth")
+
     found = []
-    for name in _native.available_isas():
-        _native.set_isa(name)
-        found.append(LatentCodec().decode(payload, frames.shape[:3])[0])
-    _native.set_isa(before)
-    assert all(np.array_equal(found[0], other) for other in found)
+    with pytest.raises(ValueError, match="no fifth"):  # noqa: PT012 - what came before counts
+        for item in ahead(items(), threads):
+            found.append(item)
+            assert len(made) - len(found) < threads
+    assert found == [0, 1, 2, 3]
+    some = ahead(items(), threads)
+    assert next(some) == 0
+    some.close()  # Whoever stops early waits for what is being made, and no longer.
+    assert len(made) <= 4 + 2
 
 
 def test_a_larger_lagrangian_gives_fewer_bytes_and_less_quality() -> None:
