@@ -48,15 +48,8 @@ def move(frame: Pixels, motion: Ints, threads: int = 1) -> Tensor:
     return out
 
 
-def write(motion: Ints) -> bytes:
-    """Vectors as differences to the median of three neighbours, coded with adaptive contexts."""
-    rest = np.empty_like(motion)
-    _native.predict_motion(motion, rest, True)
-    return encode_ints(rest.reshape(-1, 2), *_contexts(*motion.shape[:2]))
-
-
 def read(data: bytes, height: int, width: int) -> Ints:
-    """The inverse of `write`. Raises ValueError for damage."""
+    """Vectors of groups of version 1. Raises ValueError for damage."""
     shape = grid(height, width)
     scale, context, neighbors = _contexts(*shape[:2])
     try:
