@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from . import video_jobs
+from .fields.video import VideoField
 from .scenes.metrics import PSNR_CAP
 from .scenes.video import Clip, read_clip
 from .viewer.clips import ClipServer, ShownClip
@@ -25,7 +27,7 @@ def gather(sources: Sequence[str]) -> list[ShownClip] | None:
     length = max(len(video) for video in videos if video is not None)
     pairs = sorted(zip(sources, videos, strict=True), key=lambda pair: pair[1] is not None)
     clips = [
-        read_clip(source, slice(0, length)) if video is None else video.clip()
+        read_clip(source, slice(0, length)) if video is None else _spooled(video)
         for source, video in pairs
     ]
     first, original = clips[0], pairs[0][1] is None
@@ -41,6 +43,16 @@ def gather(sources: Sequence[str]) -> list[ShownClip] | None:
         )
         for (source, _), clip in zip(pairs, clips, strict=True)
     ]
+
+
+def _spooled(video: VideoField) -> Clip:
+    """A decoded clip whose frames lie in a file without a name: a long one takes no memory."""
+    with tempfile.TemporaryFile() as file:
+        for picture in video.pictures():
+            file.write(np.ascontiguousarray(picture).data)
+        file.flush()
+        frames = np.memmap(file, np.uint8, "r", shape=(len(video), video.height, video.width, 3))
+    return Clip(frames, video.fps, video.name, video.matrix)
 
 
 def _psnr(found: Clip, truth: Clip) -> tuple[float, ...]:

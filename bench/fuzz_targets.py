@@ -82,7 +82,9 @@ def load_partly(data: bytes) -> Any:
     from fieldpress.quant.container import kind_of
 
     kind = kind_of(data, name="a.fpz")
-    if kind in (*bayes_codec.KINDS, video.KIND):  # Nothing to see in parts; priors lie beside.
+    if kind == video.KIND:
+        return sum(1 for _ in video.read(data, name="a.fpz").pictures())
+    if kind in bayes_codec.KINDS:  # Nothing to see in parts; priors lie beside.
         return models.decode_fpz(data, str(FPZ_TILES.with_name("a.fpz")))
     if len(data) % 4:
         return models.decode_fpz(data, "a.fpz")

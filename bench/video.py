@@ -6,7 +6,8 @@ Rates are the bytes of packets of the peers and of the whole .fpz file of ours; 
 decoded before it is measured. The peers run on one thread, tuned for PSNR, with one key frame, as
 ours have, and without the options that they write into their streams: in 4:2:0, for figures in
 YUV, and in 4:4:4, for figures in RGB. Their frames come from and go to RGB by `scenes/yuv.py`.
-What was measured before of other clips and methods is kept.
+What was measured before of other clips and methods is kept; --more adds points of the same
+commit, so that a long run can be made in parts.
 Writes bench/results/video.json, video.svg and video_compressai.json (CompressAI's layout).
 """
 
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=[*PEERS, *CODECS])
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--lambdas", nargs="*", type=float)
+    parser.add_argument("--more", action="store_true", help="points beside those of this commit")
     given = parser.parse_args()
     torch.set_num_threads(1)
     path, here = RESULTS / "video.json", machine()
@@ -182,6 +184,9 @@ def main() -> None:
                     continue
                 lambdas = given.lambdas or list(LAMBDAS[method])
                 points = our_points(method, clip, given.preset, lambdas)
+            old = [r for r in rows if (r["clip"], r["method"]) == (name, method)]
+            if given.more and old and old[0]["commit"] == here["commit"]:
+                points = old[0]["points"] + points
             rows = [r for r in rows if (r["clip"], r["method"]) != (name, method)]
             rows.append({
                 "clip": name, "method": method, "frames": len(clip),

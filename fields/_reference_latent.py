@@ -43,6 +43,12 @@ def slide(shape: Shape, planes: Sequence[Plane], buffer: Tensor, parameters: Ten
     return out.view(shape.outputs, planes[0].height, planes[0].width)
 
 
+def to_bytes(planes: Tensor) -> Tensor:
+    """[H, W, 3] uint8 of planes [3, H, W] about 0..1; what is not a number is black."""
+    scaled = planes.mul(255).add(0.5).floor().nan_to_num(0).clamp(0, 255).to(torch.uint8)
+    return scaled.permute(1, 2, 0).contiguous()
+
+
 class _Limited(torch.autograd.Function):
     """Clipped to OCTAVES; beyond them only gradients that lead back pass."""
 

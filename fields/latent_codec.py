@@ -1,28 +1,25 @@
-"""The codec of groups of frames by latent grids: a picture, then pictures that lean on the last."""
+"""The codec of groups of frames by latent grids: a picture, then pictures that lean on others."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from . import latent_motion
+from . import latent_codec_1, latent_motion
+from .ahead import ahead
 from .group_codec import steps_of
 from .latent_fit import Schedule
-from .latent_frame import Frame, Given, decode_frame, encode_frame
-from .latent_model import Design
-from .latent_ops import Ints
+from .latent_frame import Given, encode_frame, piece, sized
+from .latent_group import MOVING, STILL, Easel, Known, Place, Reader, State, defaults, order
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, float], None]  # A stage, and the share that is done.
-VERSION = 1
+VERSION = 2
 STEPS = {  # Of a picture alone.
     "ultrafast": 60, "superfast": 120, "veryfast": 250, "faster": 500, "fast": 1000,
     "medium": 2000, "slow": 4000, "slower": 8000, "veryslow": 16000, "placebo": 40000,
@@ -30,40 +27,10 @@ STEPS = {  # Of a picture alone.
 FIRST_SHARE, INTER_SHARE = 0.5, 0.25  # Of a picture's steps: the first that leans, and others.
 INTER_NET_RATE = 5e-3  # Networks of such a frame are good ones for the next, and changes cost bits.
 KEY_SHARE = 0.5  # Lagrangian of a picture that others lean on, of theirs.
-UNIT = 1 / 1024  # Of stored parameters.
+SHARES = (0.85, 1.15, 1.4, 1.7)  # The same of pictures by their depth, which fewer lean on.
+MOST_SPAN = 64
+SPAN = 4  # Frames from one that leans on one to the next; those between lean on two.
 MOTION_PRICE = 3000.0  # Absolute differences a bit, at a Lagrangian of 1 for the squared error.
-
-STILL = Design()
-MOVING = Design(near=8, above=4, before=4, guides=3)
-_COUNT = struct.Struct("<I")
-
-
-@dataclass(frozen=True)
-class State:
-    """What the next group needs of the one before.
-
-    Attributes:
-        pixels: [H, W, 3] the last frame.
-        flat: [P] parameters of the last frame that leant on another, or the shipped ones.
-        latents: [N] its latents, or zeros.
-        first: whether that frame stood alone.
-    """
-
-    pixels: Pixels
-    flat: Tensor
-    latents: Ints
-    first: bool
-
-
-@lru_cache(maxsize=2)
-def defaults(design: Design) -> Tensor:
-    """[P] parameters that a design's are coded against where no others came before."""
-    name = "latent_image.npy" if design.guides == 0 else "latent_inter.npy"
-    stored = np.load(Path(__file__).with_name(name), allow_pickle=False)
-    flat = torch.from_numpy(stored.astype(np.float32)) * UNIT
-    if len(flat) != design.parameters:
-        raise ValueError(f"{name}: expected {design.parameters} parameters, got {len(flat)}")
-    return flat
 
 
 class LatentCodec:
@@ -96,117 +63,98 @@ class LatentCodec:
         that is done.
         """
         _check_frames(frames)
-        parts = [bytes([VERSION])]
-        for number, frame in enumerate(frames):
-            told = None if progress is None else _part(progress, number, len(frames))
-            data, state = self._encode(np.ascontiguousarray(frame), state, len(frames) > 1, told)
-            parts += [_COUNT.pack(len(data)), data]
-        assert state is not None
-        return b"".join(parts), state
+        count, height, width = frames.shape[:3]
+        places = order(count, SPAN, state is None)
+        _check_state(state, height, width)
+        reader, easel = Reader(height, width, state), Easel(height, width, state)
+        parts = [bytes([VERSION, SPAN])]
+        for index, place in enumerate(places):
+            told = None if progress is None else _part(progress, index, count)
+            frame = np.ascontiguousarray(frames[place.number])
+            known = reader.known[len(place.references) - 1] if place.references else None
+            references = [easel.frames[n] for n in place.references]
+            data = self._encode(frame, place, known, references, count > 1, told)
+            easel.paint(reader.read(data, place))
+            parts.append(sized(data))
+        return b"".join(parts), _state(reader, easel, count)
 
     def _encode(
         self,
         frame: Pixels,
-        state: State | None,
+        place: Place,
+        known: Known | None,
+        references: list[Pixels],
         leant_on: bool,
         progress: Callable[[float], None] | None,
-    ) -> tuple[bytes, State]:
-        schedule = _schedule(STEPS[self.preset], state)
+    ) -> bytes:
+        schedule = _schedule(STEPS[self.preset], known)
         total = schedule.steps + schedule.tail
-        height, width = frame.shape[:2]
 
         def watch(step: int, error: float, bits: float) -> None:
             if progress is not None:
                 progress((step + 1) / total)
 
-        if state is None:
+        if known is None:
             lmbda = self.lmbda * (KEY_SHARE if leant_on else 1)
-            data = encode_frame(
-                STILL, frame, Given(defaults(STILL)), lmbda, schedule, seed=self.seed, watch=watch
-            )
-            found = decode_frame(STILL, data, height, width, Given(defaults(STILL)))
-            return data, _after(found)
-        price = max(1, round(MOTION_PRICE * self.lmbda**0.5 / 8))
-        motion = latent_motion.find(frame, state.pixels, price)
-        coded = latent_motion.write(motion)
-        given = _given(state, motion)
-        data = encode_frame(MOVING, frame, given, self.lmbda, schedule, seed=self.seed, watch=watch)
-        found = decode_frame(MOVING, data, height, width, given)
-        return _COUNT.pack(len(coded)) + coded + data, _leaning(found)
+            given = Given(defaults(STILL))
+            return encode_frame(STILL, frame, given, lmbda, schedule, seed=self.seed, watch=watch)
+        lmbda = self.lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
+        price = max(1, round(MOTION_PRICE * lmbda**0.5 / 8))
+        motion = latent_motion.choose(frame, references, price)
+        given = Given(known.flat, known.latents, latent_motion.guide(references, motion))
+        data = encode_frame(MOVING, frame, given, lmbda, schedule, seed=self.seed, watch=watch)
+        return sized(latent_motion.write_modes(motion)) + data
 
     def decode(
-        self, payload: bytes, shape: tuple[int, int, int], state: State | None = None
-    ) -> tuple[Pixels, State]:
+        self, payload: bytes, shape: tuple[int, int, int], state: Any = None
+    ) -> tuple[Pixels, Any]:
         """[G, H, W, 3] frames of a group of `shape`, and the state behind it.
 
         Raises ValueError for damage, and for a state where none was or none where one was.
         """
         count, height, width = shape
-        if payload[:1] != bytes([VERSION]):
-            raise ValueError(f"group: expected version {VERSION}, got {payload[:1].hex()!r}")
-        frames, at = [], 1
-        for number in range(count):
-            data, at = _piece(payload, at, f"frame {number}")
-            try:
-                state = self._decode(data, height, width, state)
-            except ValueError as error:
-                raise ValueError(f"frame {number}: {error}") from None
-            frames.append(state.pixels)
+        if payload[:1] == bytes([1]):
+            return latent_codec_1.decode(payload, shape, state)
+        if payload[:1] != bytes([VERSION]) or len(payload) < 2 or not 0 < payload[1] <= MOST_SPAN:
+            raise ValueError(f"group: expected version {VERSION}, got {payload[:2].hex()!r}")
+        if count < 1:
+            raise ValueError("group: expected a frame at least")
+        _check_state(state, height, width)
+        places, pieces, at = order(count, payload[1], state is None), [], 2
+        for place in places:
+            data, at = piece(payload, at, f"frame {place.number}")
+            pieces.append(data)
         if at != len(payload):
             raise ValueError(f"group: expected {at} bytes, got {len(payload)}")
-        if state is None:
-            raise ValueError("group: expected a frame at least")
-        return np.stack(frames), state
-
-    def _decode(self, data: bytes, height: int, width: int, state: State | None) -> State:
-        if state is None:
-            return _after(decode_frame(STILL, data, height, width, Given(defaults(STILL))))
-        if state.pixels.shape != (height, width, 3):
-            raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
-        coded, at = _piece(data, 0, "motion")
-        given = _given(state, latent_motion.read(coded, height, width))
-        return _leaning(decode_frame(MOVING, data[at:], height, width, given))
+        reader, easel = Reader(height, width, state), Easel(height, width, state)
+        for coded in ahead(reader.read_all(pieces, places), torch.get_num_threads()):
+            easel.paint(coded)
+        frames = np.stack([easel.frames[n] for n in range(count)])
+        return frames, _state(reader, easel, count)
 
 
-def _schedule(steps: int, state: State | None) -> Schedule:
+def _state(reader: Reader, easel: Easel, count: int) -> State:
+    """Behind a group of so many frames."""
+    return State(easel.frames[count - 1], (reader.known[0], reader.known[1]))
+
+
+def _check_state(state: State | None, height: int, width: int) -> None:
+    if state is not None and state.pixels.shape != (height, width, 3):
+        raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
+
+
+def _schedule(steps: int, known: Known | None) -> Schedule:
     """The first leaning frame starts from shipped networks, and has to find its own."""
-    if state is None:
+    if known is None:
         return Schedule(steps=steps, tail=max(20, steps // 10))
-    first = state.first
-    steps = int((FIRST_SHARE if first else INTER_SHARE) * steps)
+    steps = int((FIRST_SHARE if known.first else INTER_SHARE) * steps)
     schedule = Schedule(steps=steps, tail=max(20, steps // 8))
-    return schedule if first else replace(schedule, net_rate=INTER_NET_RATE, tail_rate=1e-3)
-
-
-def _given(state: State, motion: Ints) -> Given:
-    return Given(state.flat, state.latents, latent_motion.move(state.pixels, motion))
-
-
-def _after(frame: Frame) -> State:
-    """Behind a picture that stands alone: its latents say little of the next one's."""
-    height, width = frame.pixels.shape[:2]
-    count = MOVING.grids(height, width).count
-    return State(frame.pixels, defaults(MOVING), np.zeros(count, np.int32), first=True)
-
-
-def _leaning(frame: Frame) -> State:
-    return State(frame.pixels, frame.flat, frame.latents, first=False)
+    return schedule if known.first else replace(schedule, net_rate=INTER_NET_RATE, tail_rate=1e-3)
 
 
 def _part(progress: Progress, number: int, count: int) -> Callable[[float], None]:
     """Tells the share of one frame as that of the group."""
     return lambda share: progress("fit", (number + share) / count)
-
-
-def _piece(data: bytes, at: int, what: str) -> tuple[bytes, int]:
-    """A run of bytes with its length before it, and where the next one begins."""
-    if at + _COUNT.size > len(data):
-        raise ValueError(f"{what}: expected {_COUNT.size} bytes, got {len(data) - at}")
-    (size,) = _COUNT.unpack_from(data, at)
-    at += _COUNT.size
-    if size > len(data) - at:
-        raise ValueError(f"{what}: expected {size} bytes, got {len(data) - at}")
-    return data[at : at + size], at + size
 
 
 def _check_frames(frames: Pixels) -> None:

@@ -45,17 +45,21 @@ class Painter:
         self, design: Design, height: int, width: int, gain: int, guides: Tensor | None = None
     ) -> None:
         self.design, self.grids = design, design.grids(height, width)
-        self._scale = feature_scale(gain)
         self._stacks = []
         for level in range(design.levels):
             count = design.levels - max(level, design.first)
             extra = design.guides if level == 0 else 0
             self._stacks.append(torch.zeros(count + extra, *self.grids.size(level)))
-        if guides is not None:
-            self._stacks[0][-design.guides :] = guides
+        self.begin(gain, guides)
         self._outs = torch.zeros(3, height, width), torch.zeros(3, height, width)
         self._mix = _on(design.mix_shape, self._stacks[0])
         self._filter = _on(design.filter_shape, self._outs[0])
+
+    def begin(self, gain: int, guides: Tensor | None) -> None:
+        """Another picture of the same size, in the same buffers."""
+        self._scale = feature_scale(gain)
+        if guides is not None:
+            self._stacks[0][-self.design.guides :] = guides
 
     @cached_property
     def _back(self) -> list[Tensor]:
@@ -68,7 +72,7 @@ class Painter:
 
     def paint(self, latents: Tensor, flat: Tensor) -> Tensor:
         """[3, H, W] about 0..1 of latents [N] and parameters [P]; overwritten by the next call."""
-        design, parts = self.design, self.design.split(flat)
+        design, parts, threads = self.design, self.design.split(flat), torch.get_num_threads()
         kernels = parts["kernels"].view(-1, 4)
         scaled = latents * self._scale
         for level in reversed(range(design.levels)):
@@ -80,10 +84,10 @@ class Painter:
             if level + 1 < design.levels:
                 coarse = self._stacks[level + 1]
                 to = stack[int(own) : int(own) + len(coarse)]
-                _native.upsample(coarse, kernels[level].contiguous(), to)
+                _native.upsample(coarse, kernels[level].contiguous(), to, threads)
         mixed, out = self._outs
-        _native.slide(self._mix, self._stacks[0].view(-1), parts["mix"], mixed.view(-1))
-        _native.slide(self._filter, mixed.view(-1), parts["filter"], out.view(-1))
+        _native.slide(self._mix, self._stacks[0].view(-1), parts["mix"], mixed.view(-1), threads)
+        _native.slide(self._filter, mixed.view(-1), parts["filter"], out.view(-1), threads)
         return out
 
     def back(self, flat: Tensor, upstream: Tensor, grad: Tensor, flat_grad: Tensor) -> None:
@@ -142,8 +146,11 @@ class Engine:
 
     def losses(self, latents: Tensor, flat: Tensor) -> tuple[float, float]:
         """Mean squared error and bits, without gradients."""
-        error = self.painter.paint(latents, flat) - self.target
-        return float(error.square().mean()), self.bits(latents, flat)
+        return self.error(latents, flat), self.bits(latents, flat)
+
+    def error(self, latents: Tensor, flat: Tensor) -> float:
+        """Mean squared error."""
+        return float((self.painter.paint(latents, flat) - self.target).square().mean())
 
     def bits(self, latents: Tensor, flat: Tensor) -> float:
         """Of the latents."""

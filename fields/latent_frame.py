@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import latent_weights
+from . import _native, latent_weights
 from .latent_engine import Engine, Painter, gain_for
 from .latent_fit import Schedule, Watch, fit, settle
 from .latent_model import Design
 from .latent_ops import Ints, decode_planes, encode_planes
 
 Pixels = NDArray[np.uint8]
-_HEAD = struct.Struct("<BH")  # Gain, bytes of coded parameters.
+SIZE_BYTES = 5  # At most.
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,21 @@ class Frame:
     """
 
     pixels: Pixels
+    flat: Tensor
+    latents: Ints
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What stands in the bytes of a picture.
+
+    Attributes:
+        gain: of the latents, 0 to 63.
+        flat: [P] parameters.
+        latents: [N] whole numbers.
+    """
+
+    gain: int
     flat: Tensor
     latents: Ints
 
@@ -73,39 +87,68 @@ def encode_frame(
     engine = Engine(painter, target, before)
     latents, flat = fit(engine, given.prior, lmbda, schedule, seed=seed, watch=watch)
     coded = settle(engine, latents, flat, given.prior, lmbda, schedule, watch)
-    weights = latent_weights.write(design, coded, given.prior)
+    weights = latent_weights.write(design, coded)
     symbols = latents.to(torch.int32).numpy()
-    parameters = latent_weights.integers(design, latent_weights.restored(design, coded))
+    found = latent_weights.restored(design, coded, given.prior)
+    parameters = latent_weights.integers(design, found)
     nets = design.context_nets(painter.grids)
     stream = encode_planes(nets[::-1], parameters[::-1].copy(), _buffer(symbols, given.before))
-    return _HEAD.pack(gain, len(weights)) + weights + stream
+    return bytes([gain]) + sized(weights) + stream
 
 
-def decode_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Frame:
-    """The picture of some bytes, the same on every machine. Raises ValueError for damage."""
-    if len(data) < _HEAD.size:
-        raise ValueError(f"head: expected {_HEAD.size} bytes, got {len(data)}")
-    gain, size = _HEAD.unpack_from(data)
-    size += _HEAD.size
-    if gain > 63 or size > len(data):
-        raise ValueError(f"head: expected a gain below 64, {size} bytes; got {gain}, {len(data)}")
-    coded = latent_weights.read(design, data[_HEAD.size : size], given.prior)
-    flat = latent_weights.restored(design, coded)
+def read_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Symbols:
+    """What stands in some bytes; guides are not needed. Raises ValueError for damage."""
+    if not data or data[0] > 63:
+        raise ValueError(f"head: expected a gain below 64, got {data[:1].hex()!r}")
+    weights, at = piece(data, 1, "weights")
+    flat = latent_weights.read(design, weights, given.prior)
+    latents = read_latents(design, data[at:], height, width, given.before, flat)
+    return Symbols(data[0], flat, latents)
+
+
+def read_latents(
+    design: Design, data: bytes, height: int, width: int, before: Ints | None, flat: Tensor
+) -> Ints:
+    """[N] latents of their stream, parameters known. Raises ValueError for damage."""
     grids = design.grids(height, width)
-    buffer = _buffer(np.zeros(grids.count, np.int32), given.before)
+    buffer = _buffer(np.zeros(grids.count, np.int32), before)
     parameters = latent_weights.integers(design, flat)
     nets = design.context_nets(grids)
-    decode_planes(nets[::-1], parameters[::-1].copy(), data[size:], buffer)
-    latents = buffer[: grids.count].copy()
-    painter = Painter(design, height, width, gain, given.guides)
-    picture = painter.paint(torch.from_numpy(latents).float(), flat)
-    return Frame(to_bytes(picture), flat, latents)
+    decode_planes(nets[::-1], parameters[::-1].copy(), data, buffer)
+    return buffer[: grids.count].copy()
 
 
-def to_bytes(picture: Tensor) -> Pixels:
-    """[H, W, 3] uint8 of [3, H, W]."""
-    scaled = picture.mul(255).add(0.5).floor().nan_to_num(0).clamp(0, 255).to(torch.uint8)
-    return scaled.permute(1, 2, 0).contiguous().numpy()
+def paint(painter: Painter, found: Symbols, guides: Tensor | None) -> Frame:
+    """The picture of symbols, by a painter of their design and of its size."""
+    painter.begin(found.gain, guides)
+    picture = painter.paint(torch.from_numpy(found.latents).float(), found.flat)
+    pixels = np.empty((*picture.shape[1:], 3), np.uint8)
+    _native.to_bytes(picture, pixels, torch.get_num_threads())
+    return Frame(pixels, found.flat, found.latents)
+
+
+def sized(data: bytes) -> bytes:
+    """A run of bytes behind its size: seven bits a byte, the lowest first, 128 added but last."""
+    head, rest = bytearray(), len(data)
+    while rest >= 128:
+        head.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*head, rest]) + data
+
+
+def piece(data: bytes, at: int, what: str) -> tuple[bytes, int]:
+    """What `sized` gave, and where the next one begins. Raises ValueError for damage."""
+    size = 0
+    for k in range(SIZE_BYTES):
+        if at >= len(data):
+            raise ValueError(f"{what}: expected a size, got the end")
+        size |= (data[at] & 127) << (7 * k)
+        at += 1
+        if data[at - 1] < 128:
+            break
+    if size > len(data) - at:
+        raise ValueError(f"{what}: expected {size} bytes, got {len(data) - at}")
+    return data[at : at + size], at + size
 
 
 def psnr(a: Pixels, b: Pixels) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +17,7 @@ from .latent_ops import Ints
 Pixels = NDArray[np.uint8]
 BLOCK = 16
 REACH = 16  # Whole pixels around no motion that are all tried.
+VECTOR_BITS = 3  # About what a vector takes.
 
 
 def find(now: Pixels, before: Pixels, price: int) -> Ints:
@@ -34,25 +38,18 @@ def grid(height: int, width: int) -> tuple[int, int, int]:
     return -(-height // BLOCK), -(-width // BLOCK), 2
 
 
-def move(frame: Pixels, motion: Ints) -> Tensor:
+def move(frame: Pixels, motion: Ints, threads: int = 1) -> Tensor:
     """[3, H, W] in 0..1: each block of a frame [H, W, 3] from where its vector points.
 
     Bit-exact everywhere. Raises ValueError for vectors that are too long.
     """
     out = torch.empty(3, *frame.shape[:2])
-    _native.move(np.ascontiguousarray(frame), motion, BLOCK, out)
+    _native.move(np.ascontiguousarray(frame), motion, BLOCK, out, threads)
     return out
 
 
-def write(motion: Ints) -> bytes:
-    """Vectors as differences to the median of three neighbours, coded with adaptive contexts."""
-    rest = np.empty_like(motion)
-    _native.predict_motion(motion, rest, True)
-    return encode_ints(rest.reshape(-1, 2), *_contexts(*motion.shape[:2]))
-
-
 def read(data: bytes, height: int, width: int) -> Ints:
-    """The inverse of `write`. Raises ValueError for damage."""
+    """Vectors of groups of version 1. Raises ValueError for damage."""
     shape = grid(height, width)
     scale, context, neighbors = _contexts(*shape[:2])
     try:
@@ -62,6 +59,90 @@ def read(data: bytes, height: int, width: int) -> Ints:
     except ValueError:
         raise ValueError("motion: damaged stream") from None
     return motion
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Of a frame made of one or two others.
+
+    Attributes:
+        vectors: [references, rows, columns, 2] of `find`.
+        modes: [rows, columns] 0: the mean of both references, 1: the first, 2: the second.
+    """
+
+    vectors: Ints
+    modes: Ints
+
+
+def choose(now: Pixels, references: Sequence[Pixels], price: int) -> Motion:
+    """Motion of least absolute difference plus `price` a bit."""
+    vectors = [find(now, reference, price) for reference in references]
+    rows, columns, _ = vectors[0].shape
+    if len(references) == 1:
+        return Motion(np.stack(vectors), np.ones((rows, columns), np.int32))
+    first, second = (move(r, v).numpy() for r, v in zip(references, vectors, strict=True))
+    target = now.transpose(2, 0, 1).astype(np.float32) / 255
+    losses = []
+    for picture, count in (((first + second) / 2, 2), (first, 1), (second, 1)):
+        away = np.abs(picture - target).mean(0) * 255
+        losses.append(_of_blocks(away) + price * VECTOR_BITS * count)
+    modes = np.argmin(losses, 0).astype(np.int32)
+    for k, skipped in enumerate((2, 1)):  # What is not used is as guessed: no bits.
+        _native.guess_unused(vectors[k], (modes == skipped).astype(np.int32))
+    return Motion(np.stack(vectors), modes)
+
+
+def _of_blocks(plane: np.ndarray) -> np.ndarray:
+    """[rows, columns] sums of a plane [H, W] over blocks."""
+    down = np.add.reduceat(plane, np.arange(0, plane.shape[0], BLOCK), 0)
+    return np.add.reduceat(down, np.arange(0, plane.shape[1], BLOCK), 1)
+
+
+def guide(references: Sequence[Pixels], motion: Motion, threads: int = 1) -> Tensor:
+    """[3, H, W] in 0..1: each block from where its vectors point. Bit-exact everywhere."""
+    moved = [move(r, v, threads) for r, v in zip(references, motion.vectors, strict=True)]
+    if len(moved) == 1:
+        return moved[0]
+    height, width = references[0].shape[:2]
+    modes = torch.from_numpy(motion.modes).repeat_interleave(BLOCK, 0)[:height]
+    modes = modes.repeat_interleave(BLOCK, 1)[:, :width]
+    first, second = moved
+    return torch.where(modes == 0, (first + second) * 0.5, torch.where(modes == 1, first, second))
+
+
+def write_modes(motion: Motion) -> bytes:
+    """Modes, where there are two references, and vectors as differences to a median."""
+    rest = np.empty_like(motion.vectors)
+    for vectors, to in zip(motion.vectors, rest, strict=True):
+        _native.predict_motion(vectors, to, True)
+    columns = [*rest.transpose(1, 2, 0, 3).reshape(-1, 2 * len(rest)).T]
+    if len(rest) > 1:
+        columns = [motion.modes.reshape(-1), *columns]
+    if not any(column.any() for column in columns):
+        return b""
+    return encode_ints(np.stack(columns, 1), *_contexts(*motion.modes.shape))
+
+
+def read_modes(data: bytes, height: int, width: int, references: int) -> Motion:
+    """The inverse of `write_modes`. Raises ValueError for damage."""
+    rows, columns, _ = grid(height, width)
+    channels = 2 * references + (references > 1)
+    symbols = np.zeros((rows * columns, channels), np.int32)
+    try:
+        if data:
+            symbols = decode_ints(data, channels, *_contexts(rows, columns))
+        rest = symbols[:, -2 * references :].reshape(rows, columns, references, 2)
+        vectors = np.zeros((references, rows, columns, 2), np.int32)
+        for to, part in zip(vectors, rest.transpose(2, 0, 1, 3), strict=True):
+            _native.predict_motion(to, np.ascontiguousarray(part), False)
+    except ValueError:
+        raise ValueError("motion: damaged stream") from None
+    if references == 1:
+        return Motion(vectors, np.ones((rows, columns), np.int32))
+    modes = symbols[:, 0].reshape(rows, columns)
+    if modes.min() < 0 or modes.max() > 2:
+        raise ValueError("motion: expected modes 0 to 2")
+    return Motion(vectors, modes)
 
 
 def _contexts(rows: int, columns: int) -> tuple[Ints, NDArray[np.uint8], Ints]:

@@ -1,37 +1,26 @@
-"""Parameters of small networks as whole numbers around a prior, each group with its own step."""
+"""Parameters of small networks as few whole steps from a prior, each group with its own step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..quant.entropy import decode_ints, encode_ints
+from .latent_engine import Engine
 from .latent_model import NETWORKS, Design
-from .latent_ops import (
-    UNIT_BITS,
-    WEIGHT_BITS,
-    Ints,
-    decode_numbers,
-    encode_numbers,
-    tail_tables,
-)  # fmt: skip
+from .latent_ops import UNIT_BITS, WEIGHT_BITS, Ints
 
 STEP_BITS = range(1, WEIGHT_BITS + 1)  # Steps are 2^-1 to 2^-10.
-SCALES = 89  # Of `tail_tables`.
+USUAL_BITS = 6
 MOST_WEIGHT = 1 << 8
-MOST_CODED = 1 << 15
-
-
-@dataclass(frozen=True)
-class Coding:
-    """How a group of parameters is coded: its step is 2^-bits, its numbers spread as of a scale."""
-
-    bits: int
-    scale: int
+PREDICTING = ("levels", "context")  # Parts that the bits of latents depend on, pixels do not.
+DEAD = 0.15  # How much farther than half a step nothing reaches.
 
 
 @lru_cache(maxsize=8)
@@ -48,166 +37,185 @@ def groups(design: Design) -> list[tuple[str, Tensor]]:
     return found
 
 
-def rounded(values: Tensor, prior: Tensor, bits: int, dead: float = 0.0) -> Ints:
-    """Whole numbers of a group; those within 1/2 + dead steps of the prior's are the prior's."""
-    units, base = values * 2.0**bits, (prior * 2.0**bits).round()
-    away = units - base
-    kept = torch.where(away.abs() < 0.5 + dead, torch.zeros(()), away.round())
-    found = (base + kept).clamp(-MOST_WEIGHT * 2.0**bits, MOST_WEIGHT * 2.0**bits)
-    return found.to(torch.int32).numpy()
-
-
-def centers(prior: Tensor, bits: int) -> Ints:
-    """Of the numbers' distributions, in 1/16: the prior's whole numbers."""
-    return (prior * 2.0**bits).round().to(torch.int32).numpy() * 16
-
-
-@lru_cache(maxsize=1)
-def _costs() -> np.ndarray:
-    """[scale, |offset|] bits of a number, up to 64 away from its center."""
-    tails, first, reach = tail_tables()
-    found = np.full((SCALES, 65), 40.0)
-    for k in range(SCALES):
-        tail = tails[first[k] : first[k] + 16 * reach[k] + 1].astype(float)
-        far = min(64, int(reach[k]) - 1)
-        for o in range(far + 1):
-            inner = tail[16 * o - 8] if o else 32768 - 2 * reach[k] - 1 - tail[8]
-            found[k, o] = -np.log2((inner - tail[16 * o + 8] + 1) / 32768)
-    return found
-
-
-def cheapest(numbers: Ints, middle: Ints) -> tuple[int, float]:
-    """The scale under which numbers take the fewest bits, and those bits, nearly."""
-    away = np.minimum(np.abs(numbers - (middle >> 4)), 64)
-    total = _costs() @ np.bincount(away, minlength=65)
-    scale = int(total.argmin())
-    return scale, float(total[scale])
-
-
 @dataclass(frozen=True)
 class Coded:
-    """Parameters as they are coded: numbers of each group, and their codings."""
+    """How many steps of 2^-bits the parameters of each group lie from the prior's."""
 
-    numbers: list[Ints]
-    codings: list[Coding]
-    bits: float
-    dead: float = 0.0  # How much farther than half a step the prior's numbers reach.
+    deltas: list[Ints]
+    steps: list[int]
 
-
-def quantise(
-    design: Design, flat: Tensor, prior: Tensor, bits: Sequence[int], dead: float
-) -> Coded:
-    """Parameters in steps of 2^-bits, of each group."""
-    numbers, codings, total = [], [], 0.0
-    for (_, at), step in zip(groups(design), bits, strict=True):
-        found = rounded(flat[at], prior[at], step, dead)
-        scale, cost = cheapest(found, centers(prior[at], step))
-        numbers.append(found)
-        codings.append(Coding(step, scale))
-        total += cost
-    return Coded(numbers, codings, total, dead)
+    @property
+    def bits(self) -> float:
+        """About what they take, under adaptive contexts."""
+        return sum(_cost(delta) for delta in self.deltas)
 
 
-def restored(design: Design, coded: Coded) -> Tensor:
-    """[P] float32 parameters of their numbers, exactly."""
-    flat = torch.zeros(design.parameters)
-    for (_, at), numbers, coding in zip(groups(design), coded.numbers, coded.codings, strict=True):
-        flat[at] = torch.from_numpy(numbers).float() * 2.0**-coding.bits
+def _cost(deltas: Ints) -> float:
+    """Bits of which are not zero, of their signs, and of their sizes as of a geometric law."""
+    count, some = len(deltas), int(np.count_nonzero(deltas))
+    if not some:
+        return 1 + 0.01 * count
+    share = (some + 0.5) / (count + 1)
+    beyond = float(np.abs(deltas).sum()) - some
+    stop = some / (some + beyond + 0.5)
+    sizes = some * np.log2(stop) + beyond * np.log2(1 - stop)
+    flags = some * np.log2(share) + (count - some) * np.log2(1 - share)
+    return 6 + some - float(flags + sizes)
+
+
+def quantise(design: Design, flat: Tensor, prior: Tensor, steps: Sequence[int]) -> Coded:
+    """Parameters in steps of 2^-steps from the prior, of each group."""
+    deltas = []
+    for (_, at), bits in zip(groups(design), steps, strict=True):
+        away = (flat[at].clamp(-MOST_WEIGHT, MOST_WEIGHT) - prior[at]) * 2.0**bits
+        found = torch.where(away.abs() < 0.5 + DEAD, torch.zeros(()), away.round())
+        deltas.append(found.to(torch.int32).numpy())
+    return Coded(deltas, list(steps))
+
+
+def restored(design: Design, coded: Coded, prior: Tensor) -> Tensor:
+    """[P] float32 parameters of their steps, exactly: all are in 1/1024, and small."""
+    flat = prior.clone()
+    for (_, at), deltas, bits in zip(groups(design), coded.deltas, coded.steps, strict=True):
+        flat[at] += torch.from_numpy(deltas).float() * 2.0**-bits
     return flat
 
 
-def search(
-    design: Design,
-    flat: Tensor,
-    prior: Tensor,
-    loss: Callable[[Tensor], float],
-    cost: float,
-) -> Coded:
-    """The steps of least loss plus `cost` times bits, one group after the other.
+class Judge:
+    """What coded parameters come to: squared error, and bits of theirs and of the latents.
 
     Args:
-        design: of the parameters.
-        flat: [P] parameters.
-        prior: [P] those around which they are coded, which stay where nothing is better.
-        loss: of parameters [P].
+        engine: of the picture.
+        latents: [N] whole numbers.
+        prior: [P] parameters around which others are coded.
         cost: of a bit.
     """
 
-    def judged(values: Tensor, bits: Sequence[int], dead: float) -> tuple[float, Coded]:
-        coded = quantise(design, values, prior, bits, dead)
-        return loss(restored(design, coded)) + cost * coded.bits, coded
+    def __init__(self, engine: Engine, latents: Tensor, prior: Tensor, cost: float) -> None:
+        self._engine, self._latents, self._prior, self._cost = engine, latents, prior, cost
+        self._error = self._bits = 0.0
 
-    best, dead = [min(8, finest(prior[at])) for _, at in groups(design)], 0.0
-    least, kept = judged(flat, best, dead)
-    for _ in range(2):
-        for k in range(len(best)):
-            for way in (-1, 1):
-                while best[k] + way in STEP_BITS:
-                    tried = [*best[:k], best[k] + way, *best[k + 1 :]]
-                    value, coded = judged(flat, tried, dead)
-                    if value >= least:
-                        break
-                    least, kept, best = value, coded, tried
-        for wider in (0.15, 0.3, 0.5, 1.0, 2.0):
-            value, coded = judged(flat, best, wider)
+    def start(self, coded: Coded) -> float:
+        """The loss of some parameters, against which `loss` measures a changed group."""
+        flat = restored(self._engine.design, coded, self._prior)
+        self._error, self._bits = self._engine.losses(self._latents, flat)
+        return self._error + self._cost * (self._bits + coded.bits)
+
+    def loss(self, coded: Coded, group: int) -> tuple[float, tuple[float, float]]:
+        """The loss where one group is another, and what `take` needs to go on from there."""
+        engine = self._engine
+        flat = restored(engine.design, coded, self._prior)
+        error, bits = self._error, self._bits
+        if groups(engine.design)[group][0].startswith(PREDICTING):
+            bits = engine.bits(self._latents, flat)
+        else:
+            error = engine.error(self._latents, flat)
+        return error + self._cost * (bits + coded.bits), (error, bits)
+
+    def take(self, found: tuple[float, float]) -> None:
+        """Go on from what `loss` found."""
+        self._error, self._bits = found
+
+
+def search(design: Design, flat: Tensor, prior: Tensor, judge: Judge) -> Coded:
+    """The steps of least loss, one group after the other."""
+    kept = quantise(design, flat, prior, [USUAL_BITS] * len(groups(design)))
+    least = judge.start(kept)
+    for k in range(len(kept.steps)):
+        for way in (-1, 1):
+            while kept.steps[k] + way in STEP_BITS:
+                steps = [*kept.steps[:k], kept.steps[k] + way, *kept.steps[k + 1 :]]
+                tried = quantise(design, flat, prior, steps)
+                value, found = judge.loss(tried, k)
+                if value >= least:
+                    break
+                least, kept = value, tried
+                judge.take(found)
+    return kept
+
+
+def trimmed(coded: Coded, judge: Judge, trials: int) -> Coded:
+    """Without the steps that do not pay for their bits: the smallest are tried first."""
+    least, deltas = judge.start(coded), [delta.copy() for delta in coded.deltas]
+    some = [(abs(int(d[i])), k, int(i)) for k, d in enumerate(deltas) for i in np.flatnonzero(d)]
+    for size, k, i in sorted(some)[:trials]:
+        before = deltas[k][i]
+        deltas[k][i] = 0 if size == 1 else before // 2 if before > 0 else -(-before // 2)
+        for _ in range(2):
+            value, found = judge.loss(Coded(deltas, coded.steps), k)
             if value < least:
-                least, kept, dead = value, coded, wider
-    value, coded = judged(prior, [finest(prior[at]) for _, at in groups(design)], 0.0)
-    return coded if value < least else kept
+                least, before = value, deltas[k][i]
+                judge.take(found)
+            if deltas[k][i] == 0:
+                break
+            deltas[k][i] = 0
+        deltas[k][i] = before
+    return Coded(deltas, coded.steps)
 
 
-def finest(values: Tensor) -> int:
-    """The bits of the coarsest step of which all values are whole multiples, as near as can be."""
-    fits = (bits for bits in STEP_BITS if bool((values * 2.0**bits % 1 == 0).all()))
-    return next(fits, STEP_BITS[-1])
-
-
-def write(design: Design, coded: Coded, prior: Tensor) -> bytes:
-    """Two bytes a group, and the coded numbers."""
-    head = bytes(x for c in coded.codings for x in (c.bits, c.scale))
-    middles = [
-        centers(prior[at], c.bits) for (_, at), c in zip(groups(design), coded.codings, strict=True)
-    ]
-    scales = [
-        np.full(len(m), c.scale, np.int32) for m, c in zip(middles, coded.codings, strict=True)
-    ]
-    numbers = np.concatenate(coded.numbers).astype(np.int32)
-    return head + encode_numbers(numbers, np.concatenate(middles), np.concatenate(scales))
-
-
-def read(design: Design, data: bytes, prior: Tensor) -> Coded:
-    """The inverse of `write`. Raises ValueError for damage."""
+@lru_cache(maxsize=8)
+def _contexts(design: Design) -> tuple[NDArray[np.uint8], Ints]:
+    """Of the steps, then of each number: its group, and those left of and above it."""
     named = groups(design)
-    if len(data) < 2 * len(named):
-        raise ValueError(f"weights: expected {2 * len(named)} bytes of steps, got {len(data)}")
-    codings = [Coding(data[2 * k], data[2 * k + 1]) for k in range(len(named))]
-    for (name, _), coding in zip(named, codings, strict=True):
-        if coding.bits not in STEP_BITS or coding.scale >= SCALES:
-            raise ValueError(f"weights: {name}: no such step or scale, {coding}")
-    middles = [centers(prior[at], c.bits) for (_, at), c in zip(named, codings, strict=True)]
-    scales = [np.full(len(m), c.scale, np.int32) for m, c in zip(middles, codings, strict=True)]
+    order = torch.cat([at for _, at in named])
+    place = torch.empty(design.parameters, dtype=torch.long)
+    place[order] = torch.arange(design.parameters) + len(named)
+    near = torch.full((design.parameters, 2), -1)
+    for matrix in design.matrices:
+        near[matrix[:, 1:], 0] = place[matrix[:, :-1]]
+        near[matrix[1:], 1] = place[matrix[:-1]]
+    context = np.repeat(np.arange(len(named) + 1), [len(named), *(len(at) for _, at in named)])
+    neighbors = np.concatenate([np.full((len(named), 2), -1), near[order].numpy()])
+    both = np.stack([context, np.zeros_like(context)], -1).astype(np.uint8)
+    return both, neighbors.astype(np.int32)
+
+
+def write(design: Design, coded: Coded) -> bytes:
+    """Steps and numbers in one stream; of all zeros it is empty."""
+    if not any(delta.any() for delta in coded.deltas):
+        return b""
+    steps = [
+        bits - USUAL_BITS if delta.any() else 0
+        for bits, delta in zip(coded.steps, coded.deltas, strict=True)
+    ]
+    symbols = np.concatenate([np.array(steps), *coded.deltas]).astype(np.int32)
+    context, neighbors = _contexts(design)
+    return encode_ints(symbols[:, None], np.ones(len(symbols), np.int32), context, neighbors)
+
+
+def read(design: Design, data: bytes, prior: Tensor) -> Tensor:
+    """[P] parameters: the inverse of `write`. Raises ValueError for damage."""
+    if not data:
+        return prior.clone()
+    context, neighbors = _contexts(design)
     try:
-        numbers = decode_numbers(
-            data[2 * len(named) :], np.concatenate(middles), np.concatenate(scales)
-        )
+        symbols = decode_ints(data, 1, np.ones(len(context), np.int32), context, neighbors)[:, 0]
     except ValueError:
         raise ValueError("weights: damaged stream") from None
-    ends = np.cumsum([len(m) for m in middles])[:-1]
-    parts = np.split(numbers, ends)
-    for (name, _), part, coding in zip(named, parts, codings, strict=True):
-        if len(part) and np.abs(part).max() > MOST_WEIGHT << coding.bits:
-            raise ValueError(f"weights: {name}: expected magnitudes up to {MOST_WEIGHT}")
-    return Coded([p.astype(np.int32) for p in parts], codings, 8.0 * len(data))
+    named = groups(design)
+    steps, numbers = symbols[: len(named)] + USUAL_BITS, symbols[len(named) :]
+    ends = np.cumsum([len(at) for _, at in named])[:-1]
+    for (name, _), bits in zip(named, steps, strict=True):
+        if bits not in STEP_BITS:
+            raise ValueError(f"weights: {name}: expected a step of 2^-1 to 2^-10, got 2^-{bits}")
+    if np.abs(numbers).max() > 2 * MOST_WEIGHT << WEIGHT_BITS:
+        raise ValueError(f"weights: expected magnitudes up to {MOST_WEIGHT}")
+    flat = restored(design, Coded(np.split(numbers, ends), [int(b) for b in steps]), prior)
+    if float(flat.abs().max()) > MOST_WEIGHT + 1:
+        raise ValueError(f"weights: expected magnitudes up to {MOST_WEIGHT}")
+    return flat
 
 
 def integers(design: Design, flat: Tensor) -> Ints:
     """[levels, P] parameters of the integer context networks, the finest level first."""
-    shape, found = design.context_shape, []
-    for parameters in design.context_parameters(flat):
-        units = [
-            (view.double() * 2.0 ** (WEIGHT_BITS + (UNIT_BITS if view.shape[1] == 1 else 0)))
-            .round().long().reshape(-1)
-            for view in shape.views(parameters)
-        ]  # fmt: skip
-        found.append(torch.cat(units).to(torch.int32).numpy())
-    return np.stack(found)
+    units = _units(design) * torch.stack(design.context_parameters(flat)).double()
+    return units.round_().to(torch.int32).numpy()
+
+
+@lru_cache(maxsize=8)
+def _units(design: Design) -> Tensor:
+    """[P] what parameters of a context network are multiplied by; biases are of sums."""
+    parts = design.context_shape.parts
+    bits = [WEIGHT_BITS + (UNIT_BITS if columns == 1 else 0) for _, columns in parts]
+    sizes = torch.tensor([rows * columns for rows, columns in parts])
+    return 2.0 ** torch.tensor(bits, dtype=torch.float64).repeat_interleave(sizes)

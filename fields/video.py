@@ -6,6 +6,7 @@ any frame is reached from the key group at or before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,8 +14,10 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..quant import container
+from ..quant import budget, container
 from ..quant.container import Section
 from ..scenes.video import MAX_SIDE, Clip
 from ..scenes.yuv import WEIGHTS
@@ -31,6 +34,7 @@ KEY_EVERY = 8  # Groups.
 MAX_GROUPS, MAX_COUNT = 1 << 20, 1 << 10  # Groups of a file, frames of a group.
 FREE_PIXELS, PIXELS_A_BYTE = 1 << 22, 1 << 16  # Of a group, at most, by the bytes that it has.
 MAX_RATE = 1 << 31
+WORK_BYTES = 128  # Of a pixel of the frame at work: planes of floats, and symbols of the next ones.
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,30 @@ class VideoField:
         return [0, *np.cumsum([group.count for group in self.groups])[:-1].tolist()]
 
     def clip(self, frames: slice | None = None) -> Clip:
-        """The decoded clip, or some of its frames. Raises ValueError naming a damaged group."""
-        found = list(self.pictures(frames))
-        if not found:
+        """The decoded clip, or some of its frames, all in memory.
+
+        Raises ValueError naming a damaged group, or where that is more memory than there may be.
+        """
+        count = len(range(len(self))[frames or slice(None)])
+        if not count:
             raise ValueError(
                 f"{self.name}: frames: expected some of 0 to {len(self) - 1}, got none"
             )
-        return Clip(np.stack(found), self.fps, self.name, self.matrix)
+        shape = (count, self.height, self.width, 3)
+        budget.check(math.prod(shape), self.name)
+        found = np.empty(shape, np.uint8)
+        for to, picture in zip(found, self.pictures(frames), strict=True):
+            to[:] = picture
+        return Clip(found, self.fps, self.name, self.matrix)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All frames [T, H, W, 3] uint8: `pictures` takes less memory."""
+        return {"frames": torch.from_numpy(self.clip().frames)}
 
     def pictures(self, frames: slice | None = None) -> Iterator[Frames]:
         """Frames [H, W, 3] uint8 one after the other, of those in a slice (step above 0).
 
+        No more than two groups are in memory: the one at hand, and that of the last frame given.
         Only groups with such frames are decoded, and those before them from their key group on.
         """
         wanted = range(len(self))[frames or slice(None)]
@@ -111,11 +128,13 @@ class VideoField:
             for frame in range(at, at + group.count):
                 if frame in wanted:
                     yield decoded[frame - at]
+            del decoded  # Before the next one is made.
 
     def _decode(
         self, codec: GroupCodec, index: int, group: Group, state: State
     ) -> tuple[Frames, State]:
         where = f"{self.name}: section {section_name(index)!r}"
+        budget.check((WORK_BYTES + 3 * group.count) * self.height * self.width, where)
         try:
             return codec.decode(group.payload, (group.count, self.height, self.width), state)
         except ValueError as error:

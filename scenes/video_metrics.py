@@ -6,7 +6,9 @@ is pooled over all frames first: the two rank codecs differently.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -22,16 +24,19 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003.
 LUMA_SHARE = (6, 1, 1)  # Of Y, U and V in the YUV figure.
 
 
-def compare(found: NDArray[np.uint8], truth: NDArray[np.uint8], matrix: str) -> dict[str, float]:
-    """Quality of frames [T, H, W, 3] uint8 against others of the same shape.
+def compare(
+    found: Iterable[NDArray[np.uint8]], truth: NDArray[np.uint8], matrix: str
+) -> dict[str, float]:
+    """Quality of frames, [H, W, 3] uint8 one after the other, against others [T, H, W, 3].
 
     `psnr_y` and `psnr_yuv` are of both converted to 4:2:0 in floating point, `psnr_yuv` is
-    (6 Y + U + V) / 8 in dB. Raises ValueError for another shape.
+    (6 Y + U + V) / 8 in dB. Raises ValueError for another size or number.
     """
-    if found.shape != truth.shape:
-        raise ValueError(f"clip: expected {list(truth.shape)}, got {list(found.shape)}")
     rows: list[dict[str, float]] = []
-    for one, other in zip(found, truth, strict=True):
+    for one, other in itertools.zip_longest(found, truth):
+        if one is None or other is None or one.shape != other.shape:
+            got = "none" if one is None else str(list(one.shape))
+            raise ValueError(f"clip: expected {list(truth.shape)}, got {got} as frame {len(rows)}")
         pair = [torch.from_numpy(np.array(x)).float()[None] / 255 for x in (one, other)]
         planes = [_planes(x, matrix) for x in pair]
         y, u, v = (_psnr(a, b) for a, b in zip(*planes, strict=True))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from make_golden import seeded_model
 
 from fieldpress import models
-from fieldpress.fields import bayes_codec, latent_image
+from fieldpress.fields import bayes_codec, latent_image, video
 from fieldpress.fields import codec as fields
 from fieldpress.fields.bayes_codec import BayesField
 from fieldpress.fields.bayes_learn import Learner, learn
@@ -97,6 +98,20 @@ def latent() -> bytes:
     return latent_image.write(payload, 40, 24, {"recipe": "golden"})
 
 
+def clip() -> bytes:
+    """Four frames of a video of latent grids, in two groups of which the second leans on the first.
+
+    Their pixels are those of every build; the group's version is that of the encoder at hand.
+    """
+    y, x = np.mgrid[0:24, 0:32]
+    waves = [np.stack([128 + 90 * np.sin((x + 2 * t) / a + y / 9) for a in (3, 5, 8)], -1)
+             for t in range(4)]  # fmt: skip
+    frames, layout = np.stack(waves).round().astype(np.uint8), video.Layout(2, 2)
+    groups = tuple(video.encode_groups(frames, LatentCodec("ultrafast", 1e-3, 0), layout))
+    field = video.VideoField("latent", 32, 24, Fraction(25), "bt601", groups)
+    return video.write(field, {"recipe": "golden"})
+
+
 @functools.cache
 def small_prior() -> Prior:
     side = torch.arange(16) / 16.0
@@ -143,6 +158,7 @@ def tiles() -> bytes:
 MAKERS: dict[str, Callable[[], bytes]] = {
     "image": image, "sdf": sdf, "nerf": nerf, "vqnerf": vqnerf, "tiles": tiles,
     "image_latent": latent,  # Of the same kind, by another codec.
+    "video": clip,
     "prior": prior, "image_bayes": bayes,
 }  # fmt: skip
 

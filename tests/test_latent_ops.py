@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress.fields import _native
+from fieldpress.fields import _native, latent_motion
 from fieldpress.fields import _reference_latent as twin
 from fieldpress.fields.latent_ops import (
     Plane,
@@ -127,6 +127,35 @@ def test_decoding_arithmetic_is_the_same_bits_with_every_instruction_set() -> No
         found.append((out, large))
     _native.set_isa(before)
     assert all(torch.equal(a, b) for one in found for a, b in zip(found[0], one, strict=True))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (37, 150)])
+def test_threads_change_no_bit(size) -> None:
+    planes, buffer = pyramid(*size)
+    shape = Shape(TAPS, 1, 24, 3, replicate=True)
+    flat, found = parameters(shape), []
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    motion = np.random.default_rng(1).integers(-9, 10, latent_motion.grid(*size), np.int32)
+    for threads in (1, 2, 3, 1000):
+        out, large = torch.empty(3, *size), torch.empty(3, 2 * size[0] - 1, 2 * size[1])
+        _native.slide(shape.on(*planes), buffer, flat, out, threads)
+        _native.upsample(out, flat[:4].contiguous(), large, threads)
+        pixels = np.zeros((*size, 3), np.uint8)
+        _native.to_bytes(out, pixels, threads)
+        moved = latent_motion.move(frame, motion, threads)
+        found.append((out, large, torch.from_numpy(pixels), moved))
+    assert all(torch.equal(a, b) for one in found for a, b in zip(found[0], one, strict=True))
+
+
+def test_bytes_of_a_picture_are_the_twins(isa) -> None:
+    planes = torch.linspace(-0.2, 1.2, 3 * 9 * 50).view(3, 9, 50)
+    planes[:, 0, :5] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, 0.5 / 255])
+    found = np.zeros((9, 50, 3), np.uint8)
+    _native.to_bytes(planes, found)
+    assert np.array_equal(found, twin.to_bytes(planes).numpy())
+    assert set(found.reshape(-1)) == set(range(256))
+    with pytest.raises(ValueError, match="out"):
+        _native.to_bytes(planes, found[1:])
 
 
 def coded(size: tuple[int, int], seed: int = 0):

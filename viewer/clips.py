@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 
 from ..scenes.video import Clip
@@ -77,7 +78,7 @@ class ClipServer(ThreadingHTTPServer):
         which, number = map(int, parts[2:])
         if which >= len(self.shown) or number >= len(self.shown[which].clip):
             return None
-        return encode_png(torch.from_numpy(self.shown[which].clip.frames[number]))
+        return encode_png(torch.from_numpy(np.array(self.shown[which].clip.frames[number])))
 
 
 class _Handler(BaseHTTPRequestHandler):

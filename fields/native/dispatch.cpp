@@ -20,13 +20,14 @@ namespace fieldpress::fields {
   void upsample_back(const float*, int, int, const float*, const float*, int, int, float*,     \
                      float*);                                                                  \
   void soften(const float*, const float*, int64_t, float, float, float, float*, float*);       \
+  void to_bytes(const float*, int, int, int, int, uint8_t*);                                   \
   void predict(const IntegerNet&, const int32_t*, int32_t*);                                   \
   }
 
 #define FIELDPRESS_KERNELS(copy)                                                                 \
   {copy::encode, copy::scatter, copy::slope, copy::perceptron, copy::march, copy::adam,          \
    {copy::slide, copy::slide_back, copy::rate, copy::upsample, copy::upsample_back, copy::soften, \
-    copy::predict}}
+    copy::to_bytes, copy::predict}}
 
 FIELDPRESS_DECLARE(baseline)
 #ifdef FIELDPRESS_X86

@@ -42,6 +42,8 @@ struct LatentKernels {
                         float* kernel_grad);
   void (*soften)(const float* x, const float* noise, int64_t count, float cold, float over,
                  float spread, float* out, float* slope);
+  // Rows [first, last) of planes [3, height, width] about 0..1 as bytes [height, width, 3].
+  void (*to_bytes)(const float* planes, int height, int width, int first, int last, uint8_t* out);
   // out: center and octave in 1/256.
   void (*predict)(const IntegerNet&, const int32_t* taps, int32_t* out);
 };

@@ -50,4 +50,15 @@ void upsample(const float* x, int height, int width, const float* kernel, int ou
   }
 }
 
+// What is not a number is black.
+void to_bytes(const float* planes, int height, int width, int first, int last, uint8_t* out) {
+  const int64_t plane = int64_t{height} * width;
+  for (int64_t i = int64_t{first} * width; i < int64_t{last} * width; ++i)
+    for (int k = 0; k < 3; ++k) {
+      float x = planes[k * plane + i] * 255.0f + 0.5f;
+      x = x > 0.0f ? x : 0.0f;
+      out[3 * i + k] = static_cast<uint8_t>(static_cast<int>(x < 255.0f ? x : 255.0f));
+    }
+}
+
 }  // namespace fieldpress::fields::FIELDPRESS_ISA

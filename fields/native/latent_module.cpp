@@ -4,10 +4,12 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 
+#include "../../render/native/pool.h"
 #include "encoding.h"
 #include "latent_motion.h"
 
@@ -62,19 +64,34 @@ void check_buffer(const SlidingNet& net, size_t size, const char* what) {
            what);
 }
 
+constexpr int BANDS = 4;  // Of rows, a thread: some have less to do than others.
+
+// Calls run(first, last) for rows of an output that no two of them write.
+template <typename F>
+void in_bands(int threads, int rows, const F& run) {
+  const int bands = threads > 1 ? std::min(rows, BANDS * std::min(threads, 256)) : 1;
+  fieldpress::render::parallel(threads, bands, [&](int k) {
+    run(static_cast<int>(int64_t{rows} * k / bands),
+        static_cast<int>(int64_t{rows} * (k + 1) / bands));
+  });
+}
+
 size_t places(const SlidingNet& net) {
   return static_cast<size_t>(net.outputs) * static_cast<size_t>(net.height) *
          static_cast<size_t>(net.width);
 }
 
-void slide(const SlidingNet& net, In<float> buffer, In<float> parameters, Out<float> out) {
+void slide(const SlidingNet& net, In<float> buffer, In<float> parameters, Out<float> out,
+           int threads) {
   check_buffer(net, buffer.size(), "buffer");
   expect(parameters.size() == static_cast<size_t>(net.parameters()), "parameters");
   expect(out.size() == places(net), "out");
   const float *const from = buffer.data(), *const p = parameters.data();
   float* const to = out.data();
   nb::gil_scoped_release release;
-  kernels().latent.slide(net, from, p, 0, net.height, to);
+  const auto run = kernels().latent.slide;
+  in_bands(threads, net.height,
+           [&](int first, int last) { run(net, from, p, first, last, to); });
 }
 
 void slide_back(const SlidingNet& net, In<float> buffer, In<float> parameters, In<float> upstream,
@@ -132,15 +149,30 @@ struct Stretch {  // Planes [C, h, w] to [C, H, W].
   int64_t to(int k) const { return int64_t{k} * out_height * out_width; }
 };
 
-void upsample(In<float> x, In<float> kernel, Out<float> out) {
+void upsample(In<float> x, In<float> kernel, Out<float> out, int threads) {
   expect(kernel.size() == 4, "kernel");
   const Stretch s(x, out);
   const auto run = kernels().latent.upsample;
   const float *const from = x.data(), *const weights = kernel.data();
   float* const to = out.data();
   nb::gil_scoped_release release;
-  for (int k = 0; k < s.count; ++k)
+  fieldpress::render::parallel(threads, s.count, [&](int k) {
     run(from + s.from(k), s.height, s.width, weights, s.out_height, s.out_width, to + s.to(k));
+  });
+}
+
+// Planes [3, H, W] about 0..1 to a picture [H, W, 3].
+void to_bytes(In<float> planes, Out<uint8_t> out, int threads) {
+  expect(planes.ndim() == 3 && planes.shape(0) == 3, "planes");
+  expect(planes.shape(1) < 1 << 16 && planes.shape(2) < 1 << 16, "planes");
+  expect(out.size() == planes.size(), "out");
+  const int height = static_cast<int>(planes.shape(1)), width = static_cast<int>(planes.shape(2));
+  const auto run = kernels().latent.to_bytes;
+  const float* const from = planes.data();
+  uint8_t* const to = out.data();
+  nb::gil_scoped_release release;
+  in_bands(threads, height,
+           [&](int first, int last) { run(from, height, width, first, last, to); });
 }
 
 void upsample_back(In<float> x, In<float> kernel, In<float> upstream, Out<float> grad,
@@ -185,7 +217,7 @@ void check_coder(const std::vector<SlidingNet>& nets, In<int32_t> parameters, si
   expect(parameters.size() == static_cast<size_t>(total), "parameters");
 }
 
-nb::bytes to_bytes(const std::vector<uint8_t>& found) {
+nb::bytes bytes_of(const std::vector<uint8_t>& found) {
   return nb::bytes(reinterpret_cast<const char*>(found.data()), found.size());
 }
 
@@ -199,7 +231,7 @@ nb::bytes encode_planes(const std::vector<SlidingNet>& nets, In<int32_t> paramet
     found = encode_latents(nets, parameters.data(), tails, symbols.data(),
                            static_cast<int64_t>(symbols.size()));
   }
-  return to_bytes(found);
+  return bytes_of(found);
 }
 
 void decode_planes(const std::vector<SlidingNet>& nets, In<int32_t> parameters,
@@ -225,7 +257,7 @@ nb::bytes encode_numbers(In<int32_t> symbols, In<int32_t> centers, In<int32_t> s
   const TailTables tails = tables_of(tables);
   check_centered(tails, centers, scales);
   expect(symbols.size() == centers.size(), "symbols");
-  return to_bytes(encode_centered(symbols.data(), centers.data(), scales.data(),
+  return bytes_of(encode_centered(symbols.data(), centers.data(), scales.data(),
                                   static_cast<int64_t>(symbols.size()), tails));
 }
 
@@ -265,7 +297,7 @@ void find_motion(In<uint8_t> now, In<uint8_t> before, int block, int reach, int 
   search_motion(to, from, block, reach, price, found);
 }
 
-void move(In<uint8_t> picture, In<int32_t> motion, int block, Out<float> out) {
+void move(In<uint8_t> picture, In<int32_t> motion, int block, Out<float> out, int threads) {
   const Picture from = picture_of(picture, "picture");
   check_motion(from, motion, block);
   for (size_t i = 0; i < motion.size(); ++i)
@@ -274,7 +306,8 @@ void move(In<uint8_t> picture, In<int32_t> motion, int block, Out<float> out) {
   const int32_t* const by = motion.data();
   float* const to = out.data();
   nb::gil_scoped_release release;
-  move_picture(from, by, block, to);
+  in_bands(threads, static_cast<int>(motion.shape(0)),
+           [&](int first, int last) { move_picture(from, by, block, first, last, to); });
 }
 
 // Differences of vectors to their guesses, and back.
@@ -299,6 +332,15 @@ void predict_motion(Out<int32_t> motion, Out<int32_t> rest, bool forward) {
     }
 }
 
+// Sets vectors where `unused` is not 0 to their guesses, in order.
+void guess_unused(Out<int32_t> motion, In<int32_t> unused) {
+  expect(motion.ndim() == 3 && motion.shape(2) == 2 && 2 * unused.size() == motion.size(), "unused");
+  const int down = static_cast<int>(motion.shape(0)), across = static_cast<int>(motion.shape(1));
+  int32_t* const m = motion.data();
+  for (int at = 0; at < down * across; ++at)
+    if (unused.data()[at]) guess_motion(m, across, at / across, at % across, m + 2 * at);
+}
+
 }  // namespace
 
 void bind_latent(nb::module_& m) {
@@ -307,22 +349,25 @@ void bind_latent(nb::module_& m) {
            "replicate"_a)
       .def_prop_ro("parameters", [](const SlidingNet& net) { return net.parameters(); });
   m.def("slide", &slide, "net"_a, "buffer"_a.noconvert(), "parameters"_a.noconvert(),
-        "out"_a.noconvert());
+        "out"_a.noconvert(), "threads"_a = 1);
   m.def("slide_back", &slide_back, "net"_a, "buffer"_a.noconvert(), "parameters"_a.noconvert(),
         "upstream"_a.noconvert(), "grad"_a.noconvert(), "parameter_grad"_a.noconvert());
   m.def("rate", &rate, "net"_a, "buffer"_a.noconvert(), "parameters"_a.noconvert(),
         "grad"_a.noconvert(), "parameter_grad"_a.noconvert());
   m.def("soften", &soften, "x"_a.noconvert(), "noise"_a.noconvert(), "cold"_a, "over"_a,
         "spread"_a, "out"_a.noconvert(), "slope"_a.noconvert());
-  m.def("upsample", &upsample, "x"_a.noconvert(), "kernel"_a.noconvert(), "out"_a.noconvert());
+  m.def("upsample", &upsample, "x"_a.noconvert(), "kernel"_a.noconvert(), "out"_a.noconvert(),
+        "threads"_a = 1);
+  m.def("to_bytes", &to_bytes, "planes"_a.noconvert(), "out"_a.noconvert(), "threads"_a = 1);
   m.def("upsample_back", &upsample_back, "x"_a.noconvert(), "kernel"_a.noconvert(),
         "upstream"_a.noconvert(), "grad"_a.noconvert(), "kernel_grad"_a.noconvert());
   m.def("find_motion", &find_motion, "now"_a.noconvert(), "before"_a.noconvert(), "block"_a,
         "reach"_a, "price"_a, "motion"_a.noconvert());
   m.def("move", &move, "picture"_a.noconvert(), "motion"_a.noconvert(), "block"_a,
-        "out"_a.noconvert());
+        "out"_a.noconvert(), "threads"_a = 1);
   m.def("predict_motion", &predict_motion, "motion"_a.noconvert(), "rest"_a.noconvert(),
         "forward"_a);
+  m.def("guess_unused", &guess_unused, "motion"_a.noconvert(), "unused"_a.noconvert());
   m.def("encode_planes", &encode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,
         "symbols"_a.noconvert());
   m.def("decode_planes", &decode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,

@@ -24,19 +24,30 @@ void interpolate(const Picture& from, int channel, int y0, int x0, int rows, int
   const int* const h = FILTER[dx & 3];
   const int* const v = FILTER[dy & 3];
   const int top = y0 + (dy >> 2) - BEFORE, left = x0 + (dx >> 2) - BEFORE;
-  for (int y = 0; y < rows + TAPS - 1; ++y) {
+  const bool still_y = (dy & 3) == 0, still_x = (dx & 3) == 0;  // Then one tap is not zero.
+  const int begin = still_y ? BEFORE : 0, end = rows + (still_y ? BEFORE : TAPS - 1);
+  for (int y = begin; y < end; ++y) {
     const uint8_t* const row = from.data + static_cast<int64_t>(clamped(top + y, from.height)) *
                                                from.width * from.channels + channel;
     for (int x = 0; x < columns + TAPS - 1; ++x)
       across[x] = row[static_cast<int64_t>(clamped(left + x, from.width)) * from.channels];
+    int* const line = middle + y * MAX_BLOCK;
+    if (still_x) {
+      for (int x = 0; x < columns; ++x) line[x] = h[BEFORE] * across[x + BEFORE];
+      continue;
+    }
     for (int x = 0; x < columns; ++x) {
       int sum = 0;
       for (int k = 0; k < TAPS; ++k) sum += h[k] * across[x + k];
-      middle[y * MAX_BLOCK + x] = sum;
+      line[x] = sum;
     }
   }
   for (int y = 0; y < rows; ++y)
     for (int x = 0; x < columns; ++x) {
+      if (still_y) {
+        to[y * MAX_BLOCK + x] = v[BEFORE] * middle[(y + BEFORE) * MAX_BLOCK + x];
+        continue;
+      }
       int sum = 0;
       for (int k = 0; k < TAPS; ++k) sum += v[k] * middle[(y + k) * MAX_BLOCK + x];
       to[y * MAX_BLOCK + x] = sum;
@@ -137,10 +148,11 @@ void search_motion(const Picture& now, const Picture& before, int block, int rea
     }
 }
 
-void move_picture(const Picture& from, const int32_t* motion, int block, float* out) {
-  const int across = (from.width + block - 1) / block, down = (from.height + block - 1) / block;
+void move_picture(const Picture& from, const int32_t* motion, int block, int first, int last,
+                  float* out) {
+  const int across = (from.width + block - 1) / block;
   int moved[MAX_BLOCK * MAX_BLOCK];
-  for (int row = 0; row < down; ++row)
+  for (int row = first; row < last; ++row)
     for (int column = 0; column < across; ++column) {
       const int32_t* const by = motion + 2 * (row * across + column);
       const int y0 = row * block, x0 = column * block;

@@ -19,7 +19,9 @@ void guess_motion(const int32_t* motion, int columns, int row, int column, int* 
 // plus `price` a bit, around the guess and within `reach` pixels of none.
 void search_motion(const Picture& now, const Picture& before, int block, int reach, int price,
                    int32_t* motion);
-// [channels, height, width] in 0..1: each block from where its vector points.
-void move_picture(const Picture& from, const int32_t* motion, int block, float* out);
+// [channels, height, width] in 0..1: each block from where its vector points, of the rows of blocks
+// [first, last).
+void move_picture(const Picture& from, const int32_t* motion, int block, int first, int last,
+                  float* out);
 
 }  // namespace fieldpress::fields
