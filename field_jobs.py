@@ -34,6 +34,7 @@ from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import evaluate
 from .scenes.orbit import orbit
+from .scenes.upright import upright
 
 FIT_SHARE = 0.95  # Of the time; the rest is writing and measuring.
 LOSS_DB = {"small": 1.5, "balanced": 0.4, "high": 0.05}
@@ -85,7 +86,7 @@ def read_picture(path: str) -> Tensor:
                 raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
             # As it is read, as RGB of four bytes, as bytes and as an array.
             budget.check(16 * picture.size[0] * picture.size[1], path)
-            return torch.from_numpy(np.array(picture.convert("RGB")))
+            return torch.from_numpy(np.array(upright(picture, path)))
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not a picture that Pillow reads") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -19,6 +19,7 @@ from .fields.image import MAX_SIDE, ImageField, places
 from .fields.pixels import BAND, COLOR_SCALE, FiledPixels, HeldPixels, Pixels, rows_of_npy
 from .quant import budget
 from .scenes import metrics
+from .scenes.upright import turned, upright, upright_size
 
 HELD = 1 << 26  # Bytes of pixels that stay in memory.
 
@@ -58,7 +59,7 @@ def _size(path: str) -> tuple[int, int] | None:
         from PIL import Image
 
         with _large_ones(), Image.open(path) as picture:
-            return picture.size
+            return upright_size(picture)
     return None
 
 
@@ -72,10 +73,13 @@ def _spool(path: str, file: Any) -> None:
             width, height = picture.size
             if max(picture.size) > MAX_SIDE:
                 raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
-            budget.check(4 * width * height + len(data.getbuffer()), path)
+            # Four bytes a pixel, twice where it is turned.
+            budget.check(8 * width * height + len(data.getbuffer()), path)
+            picture = turned(picture)
+            width, height = picture.size
             for y in range(0, height, BAND):
                 part = picture.crop((0, y, width, min(y + BAND, height)))
-                file.write(part.convert("RGB").tobytes())
+                file.write(upright(part, path).tobytes())
             file.flush()
     except (OSError, SyntaxError) as error:
         if getattr(error, "filename", None) is not None:  # No such file, say.

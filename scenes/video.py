@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import y4m
+from .upright import upright
 from .yuv import frames_of, planes_of, usual_matrix
 
 MAX_SIDE = 1 << 14
@@ -135,7 +136,7 @@ def _read_folder(path: Path, wanted: slice) -> Clip:
             try:
                 with Image.open(file) as picture:
                     check_size(*picture.size, str(file))
-                    yield np.array(picture.convert("RGB"))
+                    yield np.array(upright(picture, str(file)))
             except (SyntaxError, OSError, Image.DecompressionBombError) as error:
                 raise ValueError(f"{file}: not readable: {error}") from None
 
