@@ -113,7 +113,7 @@ class FiledPixels:
         for y in range(0, self.height, BAND):
             sizes += _shares(min(BAND, self.height - y) * self.width, buckets)
         start = self._scratch.seek(0, os.SEEK_END)
-        ends = start + PIXEL.itemsize * np.cumsum([0, *sizes])
+        ends = start + PIXEL.itemsize * np.concatenate([[0], np.cumsum(sizes)])
         at, rng = ends[:-1].copy(), np.random.default_rng(0)
         for y, rows in self.bands():
             band = np.empty(rows.shape[0] * self.width, PIXEL)

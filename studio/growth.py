@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ class Growth(DensifyingTrainer):
 
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self,
-        parameters: MutableMapping[str, Any],
+        parameters: torch.nn.ParameterDict,
         optimizers: Mapping[str, torch.optim.Optimizer],
         steps: int,
         settings: DensifySettings,

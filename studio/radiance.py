@@ -27,6 +27,12 @@ class Radiance(nn.Module):
         seed: of what it begins with and of all random places.
     """
 
+    table: nn.Parameter
+    density: Tensor
+    cells: Tensor
+    cube: Tensor
+    background: Tensor
+
     def __init__(
         self,
         encoding: Encoding,

@@ -213,7 +213,7 @@ def test_nothing_is_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_structure_and_dtypes_are_kept() -> None:
     kinds = (torch.float16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)
-    root = {f"{kind}": torch.ones(2, 3, dtype=kind) for kind in kinds}
+    root: dict[str, Any] = {f"{kind}": torch.ones(2, 3, dtype=kind) for kind in kinds}
     root |= {"list": [1, 2.5, None, True, "x"], "tuple": (1, (2,)), "part": torch.arange(9)[4:7]}
     archive = TorchArchive(saved(root), name="a.pt")
     for key in (str(kind) for kind in kinds):

@@ -122,7 +122,7 @@ def test_a_field_learns_and_finds_where_nothing_is() -> None:
     origins, rays_d = pixel_rays(camera)
     groups = [{"params": [field.table], "lr": 0.02}, {"params": [*field.weights, *field.head]}]
     adam = torch.optim.Adam(groups, lr=0.01)
-    losses = []
+    losses, opacity = [], torch.empty(0)
     for step in range(30):
         rgb, opacity = field(origins, rays_d)
         loss = (rgb - torch.tensor([1.0, 0.2, 0.1])).square().mean()
