@@ -56,7 +56,7 @@ def test_bands_are_the_picture(filed: Path) -> None:
 
 def test_a_fit_from_a_file_is_as_good(filed: Path) -> None:
     truth = torch.from_numpy(picture())
-    settings = ImageSettings(encoding_for(150, 70), 16, steps=100, batch=2048)
+    settings = ImageSettings(encoding_for(150, 70), 16, steps=150, batch=2048)
     held = fit_image(truth, settings)
     with large_pictures.opened(str(filed)) as pixels:
         far = fit_image(pixels, settings)
