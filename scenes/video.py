@@ -128,7 +128,8 @@ def _read_folder(path: Path, wanted: slice) -> Clip:
     def pictures() -> Iterator[NDArray[np.uint8]]:
         for file in files[wanted]:
             with open_picture(file) as picture:
-                check_size(*picture.size, str(file))
+                width, height = picture.size
+                check_size(width, height, str(file))
                 pixels = np.array(picture.convert("RGB"))
             yield pixels
 
