@@ -106,7 +106,7 @@ def encodings(found: dict[str, Any]) -> Iterable[Row]:
     yield (
         "hash grid in 3D, one core, beside torch and Dr.Jit",
         f"{slow:.0f}x and {ratios['grid / Dr.Jit grid, forward']:.1f}x as fast",
-        "encodings",
+        "encode",
     )
 
 
@@ -179,7 +179,7 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], Iterable[Row]]], ...] = (
     ("frontier", gaussians), ("peers", formats), ("finetune", finetune),
     ("lightgaussian-fox-published", lightgaussian), ("lightgaussian-fits", lightgaussian),
     ("fit", fits), ("large", large), ("neural_fields", nerf), ("vq_nerf", vq_nerf),
-    ("encodings", encodings), ("video", video), ("image_codec", images),
+    ("encode", encodings), ("video", video), ("image_codec", images),
     ("recombiner", recombiner), ("fuzz", fuzz), ("kills", kills),
 )  # fmt: skip
 

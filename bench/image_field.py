@@ -1,6 +1,7 @@
 """Simplex beside grid on pictures, and image fields beside JPEG and AVIF.
 
     python bench/image_field.py [--steps 300] [--only NAME ...] [--parts race files]
+        [--presets balanced small]
 
 Each picture is fitted with a HashGrid and with a SimplexGrid of as many cells a side, and of as
 many vertices, all with the same rows at most, network, batches and rates. PSNR is measured on
@@ -123,11 +124,11 @@ def race(picture: Tensor, steps: int, batch: int) -> dict[str, Any]:
     return found
 
 
-def files(picture: Tensor, steps: int, batch: int) -> list[dict[str, Any]]:
+def files(picture: Tensor, steps: int, batch: int, presets: list[str]) -> list[dict[str, Any]]:
     """Our files, and those of others that are as good."""
     height, width = picture.shape[:2]
     truth, rows = picture.float() / 255, []
-    for preset in ("balanced", "small"):
+    for preset in presets:
         settings = ImageJob(steps=steps, batch=batch, preset=preset).settings(width, height)
         fitted = fit_image(picture, settings)
         assert fitted.steps is not None
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--only", nargs="*", default=list(PICTURES))
     parser.add_argument("--parts", nargs="*", default=["race", "files"])
+    parser.add_argument("--presets", nargs="*", default=["balanced", "small"])
     given = parser.parse_args()
     torch.set_num_threads(1)
     before = json.loads((RESULTS / "image_field.json").read_text()).get("cases", [])
@@ -192,7 +194,7 @@ def main() -> None:
         if "race" in given.parts:
             case |= {"race": race(picture, given.steps, batch), "steps": given.steps}
         if "files" in given.parts:
-            case["files"] = files(picture, given.steps, batch)
+            case["files"] = files(picture, given.steps, batch, given.presets)
         show(case)
         ordered = [cases[name] for name in PICTURES if name in cases]
         write("image_field", {"cases": ordered})

@@ -145,6 +145,7 @@ class Trainer:
         for weight in self.weights:
             weight.grad = torch.zeros_like(weight)
         self._lazy = LazyAdam(encoding, self.table)
+        self._is_new = True  # No gradient of the next step has been added yet.
         self._adam = torch.optim.Adam(self.weights, betas=(0.9, 0.99), eps=1e-15)
 
     @property
@@ -164,10 +165,19 @@ class Trainer:
         parts = [self.table if table is None else table, *self.weights]
         rows, *weights = (part.detach().requires_grad_() for part in parts)
         found = torch.autograd.grad(loss(rows, tuple(weights)), [rows, *weights])
+        self._begin()
         self._lazy.add(found[0])
         for weight, gradient in zip(self.weights, found[1:], strict=True):
             assert weight.grad is not None
             weight.grad += gradient
+
+    def _begin(self) -> None:
+        """Forget the gradients of the last step, once."""
+        if self._is_new:
+            for weight in self.weights:
+                assert weight.grad is not None
+                weight.grad.zero_()
+        self._is_new = False
 
     def step(
         self, points: Tensor, slope: Callable[[Tensor, slice], Tensor], rate: float,
@@ -183,6 +193,7 @@ class Trainer:
         """
         features = encode(self.encoding, points, self.table if table is None else table)
         upstream = torch.empty_like(features)
+        self._begin()
         whole = points.device.type == "cuda"  # A GPU wants more at a time than a cache holds.
         for part in chunks(len(points), len(points) if whole else CHUNK):
             values = layers(features[:, part], self.weights)
@@ -190,10 +201,8 @@ class Trainer:
         for group in self._adam.param_groups:
             group["lr"] = WEIGHT_RATE * rate
         self._adam.step()
-        for weight in self.weights:
-            assert weight.grad is not None
-            weight.grad.zero_()
         self._lazy.update(points, upstream, rate)
+        self._is_new = True
 
     def _back(self, values: list[Tensor], gradient: Tensor) -> Tensor:
         """Adds to the weights' gradients; returns that of the features."""

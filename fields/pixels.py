@@ -18,6 +18,7 @@ COLOR_SCALE = 255.0
 CHANNELS = 3
 BUCKET = 1 << 21  # Pixels that are in memory.
 TURNS = 4  # Draws from a bucket before the next one is read.
+NPY_HEADER = 512  # Bytes; NumPy writes some hundred, and parses thousands for seconds.
 BAND = 256  # Rows that are looked at together.
 PIXEL = np.dtype([("index", "<u4"), ("color", "u1", CHANNELS)])  # In a bucket.
 
@@ -156,7 +157,7 @@ def rows_of_npy(path: Path) -> tuple[int, int, int]:
     Raises ValueError naming the file for any other.
     """
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=NPY_HEADER)
     except (ValueError, EOFError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a .npy file that can be mapped: {reason:.100}") from None

@@ -21,7 +21,7 @@ from .photos import (
 
 Array = NDArray[np.float64]
 
-MOST_HEADER = 1 << 14  # Bytes; NumPy writes some hundred.
+MOST_HEADER = 512  # Bytes; NumPy writes some hundred, and parses thousands for seconds.
 COLUMNS = 17  # A pose of 3x5 (rotation, position, size and focal length), then near and far.
 
 

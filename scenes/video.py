@@ -22,6 +22,7 @@ MAX_SIDE = 1 << 14
 MAX_CLIP_BYTES = 1 << 33  # Of a clip in memory.
 DEFAULT_FPS = Fraction(25)  # Of what has none: pictures and arrays.
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+NPY_HEADER = 512  # Bytes; NumPy writes some hundred, and parses thousands for seconds.
 FRAME_NAME = "frame_{:05d}.png"
 CRF = "8"  # Of an mp4 that is written: hardly a difference to be seen.
 PLANAR = {"yuv420p": False, "yuv444p": False, "yuvj420p": True, "yuvj444p": True}  # Full range?
@@ -140,7 +141,7 @@ def _read_folder(path: Path, wanted: slice) -> Clip:
 
 def _read_array(path: Path, wanted: slice) -> Clip:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=NPY_HEADER)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: not an array: {error}") from None
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
