@@ -112,7 +112,7 @@ BAD = {  # Text, and what its one line must say.
     '{"scenes": [{"path": "a.ply", "name": 3}]}': "scene 1, name: expected 1 to 80",
     '{"scenes": ["a.ply", {"path": "a.ply", "name": "a"}]}': "scene 2, name: .*no other scene",
     SCENE % "": "methods: expected a list that is not empty",
-    SCENE % '"zip"': "method 1: expected one of fieldpress, spz, .*got 'zip'",
+    SCENE % '"zip"': "method 1: expected one of fieldpress, fieldpress-fast, spz, .*got 'zip'",
     SCENE % "3": "method 1: expected one of",
     SCENE % "[]": "method 1: expected one of",
     SCENE % '{"name": ["spz"]}': "method 1: expected one of",
