@@ -6,13 +6,14 @@ import contextlib
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fieldpress.__main__ import main
-from fieldpress.fields import _native, codec, latent_codec, latent_image, latent_motion
+from fieldpress.fields import _native, codec, latent_codec, latent_image, latent_motion, video
 from fieldpress.fields.ahead import DEPTH, ahead
 from fieldpress.fields.latent_codec import LatentCodec
 from fieldpress.fields.latent_engine import MIDDLE_GAIN, Engine, Painter, gain_for
@@ -203,6 +204,18 @@ def test_damage_is_told_and_nothing_else_happens() -> None:
             LatentCodec().decode(payload[:cut], frames.shape[:3])
     with pytest.raises(ValueError, match="expected"):
         LatentCodec().decode(payload + b"x", frames.shape[:3])
+
+
+def test_groups_of_two_versions_do_not_lean_on_each_other() -> None:
+    golden = Path(__file__).parent / "golden" / "kinds"
+    first = video.read((golden / "video-1.fpz").read_bytes())
+    second = video.read((golden / "video_2-1.fpz").read_bytes())
+    assert (first.groups[0].payload[0], second.groups[0].payload[0]) == (1, 2)
+    shape = (first.groups[0].count, first.height, first.width)
+    for a, b in ((first, second), (second, first)):
+        _, state = LatentCodec().decode(a.groups[0].payload, shape)
+        with pytest.raises(ValueError, match="expected the version of the group before"):
+            LatentCodec().decode(b.groups[1].payload, shape, state)
 
 
 @pytest.mark.parametrize("design", [STILL, MOVING])
