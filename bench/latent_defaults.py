@@ -1,112 +1,151 @@
-"""Makes the parameters that latent codecs start from and code against: fields/latent_*.npy.
+"""Makes the parameters that latent codecs start from and code against: fields/latent_*_2.npy.
 
-    python bench/latent_defaults.py image
-    python bench/latent_defaults.py inter     # from frames of a clip, each behind the one before
+    python bench/latent_defaults.py image --minutes 60
+    python bench/latent_defaults.py inter --minutes 60     # leans on the first
 
-Networks are fitted to some pictures at several rates, from common parameters, which then move to
-the mean of what came of them; and again (Reptile, Nichol et al. 2018). Pictures are crops of the
-shared ones that no benchmark of the codec measures on.
+From the shipped ones on, which stand for all that came before: networks are fitted to a picture at
+some rate, and the common parameters move a little towards what came of them (Reptile, Nichol et al.
+2018). Pictures are crops of shared ones that no benchmark of the codec measures on, and whose
+licences let derived works go: the fox of `multiview/` is not among them.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from record import DATA, ROOT
 from torch import Tensor
 
-from fieldpress.fields import latent_codec, latent_motion
+from fieldpress.fields import latent_motion
+from fieldpress.fields.latent_codec import MOTION_PRICE
+from fieldpress.fields.latent_defaults import UNIT
 from fieldpress.fields.latent_engine import Engine, Painter, gain_for
 from fieldpress.fields.latent_fit import Schedule, fit
-from fieldpress.fields.latent_frame import Given, decode_frame, encode_frame, psnr
+from fieldpress.fields.latent_frame import Given, Symbols, paint
+from fieldpress.fields.latent_group import MOVING, STILL, defaults
 from fieldpress.fields.latent_model import Design
 
-CROPS = {  # file -> how many times smaller, left, top
-    "astronaut.png": (1, 150, 40),
-    "chelsea.png": (1, 120, 60),
-    "earth-blue-marble.jpg": (3, 700, 200),
-    "milkyway_8192x4096.jpg": (6, 500, 250),
-}
-CLIP = "CiscoVT2people_320x192_12fps.yuv"
-SIDE = 160
-LMBDAS = (3e-4, 1e-3, 4e-3)
-UNIT = 1 / 1024
+Pixels = NDArray[np.uint8]
+STILLS = {  # file -> how many times smaller
+    "astronaut.png": (1, 2), "chelsea.png": (1,), "earth-blue-marble.jpg": (2, 3, 5),
+    "milkyway_8192x4096.jpg": (5, 8),
+}  # fmt: skip
+CLIP, CLIP_WIDTH, CLIP_FRAMES = "CiscoVT2people_320x192_12fps.yuv", 320, 9
+SIDE, PACE, LEAST_PACE = 160, 0.15, 0.1
 
 
-def crops() -> list[Tensor]:
+def pictures() -> list[Pixels]:
+    """Still ones, at several sizes."""
     found = []
-    for name, (scale, left, top) in CROPS.items():
+    for name, scales in STILLS.items():
         picture = Image.open(DATA / "images" / name).convert("RGB")
-        if scale > 1:
-            picture = picture.reduce(scale)
-        part = np.array(picture.crop((left, top, left + SIDE, top + SIDE)))
-        found.append(torch.from_numpy(part).permute(2, 0, 1).float().div(255).contiguous())
+        found += [np.array(picture.reduce(scale)) for scale in scales]
+    for path in sorted((DATA / "multiview/snowmiku/images").iterdir())[::5]:
+        found.append(np.array(Image.open(path).convert("RGB").reduce(2)))
     return found
 
 
-def fitted(design: Design, target: Tensor, start: Tensor, lmbda: float, steps: int) -> Tensor:
-    painter = Painter(design, SIDE, SIDE, gain_for(lmbda))
-    engine = Engine(painter, target)
-    latents, flat = fit(engine, start, lmbda, Schedule(steps=steps, tail=0, pull=0))
-    error, bits = engine.losses(latents, flat)
-    loss = error + lmbda * bits / engine.pixels
-    quality = -10 * np.log10(error)
-    print(f"  {lmbda:g}: {quality:.2f} dB, {bits / engine.pixels:.3f} bpp, {loss:.6f}", flush=True)
-    return flat
+def clip() -> list[Pixels]:
+    """Frames of the shared YUV clip."""
+    data = (DATA / "video" / CLIP).read_bytes()
+    planes = np.frombuffer(data, np.uint8).reshape(CLIP_FRAMES, -1, CLIP_WIDTH)
+    frames = (av.VideoFrame.from_ndarray(p, "yuv420p") for p in planes)
+    return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in frames]
 
 
-def train(design: Design, rounds: int, steps: int) -> Tensor:
-    pictures = crops()
-    flat = fitted(design, pictures[0], design.new(0), 1e-3, 4 * steps)
-    for number in range(rounds):
-        print(f"round {number}", flush=True)
-        ends = [
-            fitted(design, picture, flat, LMBDAS[(number + k) % len(LMBDAS)], steps)
-            for k, picture in enumerate(pictures)
-        ]
-        flat = torch.stack([flat, *ends]).mean(0)
-    return flat
+def crop(picture: Pixels, rng: random.Random) -> tuple[slice, slice]:
+    top, left = (rng.randrange(size - SIDE + 1) for size in picture.shape[:2])
+    return slice(top, top + SIDE), slice(left, left + SIDE)
 
 
-def frames(count: int) -> list[np.ndarray]:
-    """A crop of every second frame of the shared YUV clip."""
-    width, height = 320, 192
-    size = width * height * 3 // 2
+def moving(stills: list[Pixels], frames: list[Pixels], rng: random.Random) -> list[Pixels]:
+    """Three frames: of the clip, or of a picture that pans, zooms, turns and fades."""
+    if rng.random() < 0.4:
+        first = rng.randrange(len(frames) - 2)
+        part = crop(frames[0], rng)
+        return [frame[part] for frame in frames[first : first + 3]]
+    picture = Image.fromarray(rng.choice(stills))
+    width, height = picture.size
+    zoom = rng.uniform(1, 0.8 * min(width, height) / SIDE)
+    x, y = (rng.uniform(0.5 * SIDE * zoom, s - 0.5 * SIDE * zoom) for s in (width, height))
+    dx, dy, grow, turn = (
+        rng.gauss(0, 2.5),
+        rng.gauss(0, 1.5),
+        rng.gauss(0, 0.01),
+        rng.gauss(0, 0.008),
+    )
+    fade, noise = rng.gauss(0, 0.012), rng.choice((0, 1, 2))
+    grain = np.random.default_rng(rng.randrange(1 << 30))
     found = []
-    with (DATA / "video" / CLIP).open("rb") as file:
-        for number in range(count):
-            file.seek(2 * number * size)
-            planes = np.frombuffer(file.read(size), np.uint8).reshape(-1, width)
-            frame = av.VideoFrame.from_ndarray(planes, "yuv420p").to_ndarray(format="rgb24")
-            found.append(np.ascontiguousarray(frame[16 : 16 + SIDE, 80 : 80 + SIDE]))
+    for t in range(3):
+        scale = 0.5 * zoom * (1 + grow * t)
+        c, s = scale * np.cos(turn * t), scale * np.sin(turn * t)
+        corner = x + zoom * dx * t - (c - s) * SIDE, y + zoom * dy * t - (s + c) * SIDE
+        matrix = (c, -s, corner[0], s, c, corner[1])
+        big = picture.transform((2 * SIDE, 2 * SIDE), Image.Transform.AFFINE, matrix,
+                                Image.Resampling.BICUBIC)  # fmt: skip
+        values = np.array(big.reduce(2)) * (1 + fade * t) + grain.normal(0, noise, (SIDE, SIDE, 3))
+        found.append(values.clip(0, 255).round().astype(np.uint8))
     return found
 
 
-def train_inter(rounds: int, steps: int) -> Tensor:
-    """Parameters that went through all frames, and again, at one rate after the other."""
-    still = Given(latent_codec.defaults(latent_codec.STILL))
-    design, flat = latent_codec.MOVING, latent_codec.MOVING.new(0)
-    first, *others = frames(4)
-    for number in range(rounds):
-        lmbda = LMBDAS[(number + 1) % len(LMBDAS)]
-        schedule = Schedule(steps=steps, tail=20, pull=0)
-        data = encode_frame(latent_codec.STILL, first, still, lmbda / 2, schedule)
-        last = decode_frame(latent_codec.STILL, data, SIDE, SIDE, still).pixels
-        before = np.zeros(design.grids(SIDE, SIDE).count, np.int32)
-        for frame in others:
-            motion = latent_motion.find(frame, last, 12)
-            given = Given(flat, before, latent_motion.move(last, motion))
-            data = encode_frame(design, frame, given, lmbda, schedule)
-            found = decode_frame(design, data, SIDE, SIDE, given)
-            size = 8 * len(data) / SIDE**2
-            print(f"  {lmbda:g}: {psnr(found.pixels, frame):.2f} dB, {size:.3f} bpp", flush=True)
-            last, flat, before = found.pixels, found.flat, found.latents
-    return flat
+def fitted(
+    design: Design, picture: Pixels, given: Given, lmbda: float, steps: int, seed: int
+) -> tuple[Pixels, Symbols]:
+    """The picture that a fit comes to, and its parameters and latents."""
+    target = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float().div(255)
+    painter = Painter(design, SIDE, SIDE, gain_for(lmbda), given.guides)
+    before = None if given.before is None else torch.from_numpy(given.before).float()
+    engine = Engine(painter, target.contiguous(), before)
+    latents, flat = fit(engine, given.prior, lmbda, Schedule(steps=steps, tail=0), seed=seed)
+    error, bits = engine.losses(latents, flat)
+    quality, rate = -10 * np.log10(error), bits / engine.pixels
+    print(
+        f"  {lmbda:.5f}: {quality:.2f} dB, {rate:.3f} bpp, {error + lmbda * rate:.6f}", flush=True
+    )
+    found = Symbols(gain_for(lmbda), flat, latents.to(torch.int32).numpy())
+    return paint(painter, found, given.guides).pixels, found
+
+
+def image_ends(flat: Tensor, rng: random.Random) -> Iterator[Tensor]:
+    stills = pictures()
+    while True:
+        picture = rng.choice(stills)
+        if min(picture.shape[:2]) < SIDE:
+            continue
+        steps, lmbda, seed = (
+            rng.choice((60, 120, 240)),
+            10 ** rng.uniform(-4, -2),
+            rng.randrange(99),
+        )
+        yield fitted(STILL, picture[crop(picture, rng)], Given(flat), lmbda, steps, seed)[1].flat
+
+
+def inter_ends(flat: Tensor, rng: random.Random) -> Iterator[Tensor]:
+    """Of a frame that leans on one, then of one between both."""
+    stills, frames, still = pictures(), clip(), Given(defaults(STILL))
+    none = np.zeros(MOVING.grids(SIDE, SIDE).count, np.int32)
+    stills = [picture for picture in stills if min(picture.shape[:2]) > 1.3 * SIDE]
+    while True:
+        first, middle, last = (np.ascontiguousarray(x) for x in moving(stills, frames, rng))
+        lmbda, seed = 10 ** rng.uniform(-3.7, -2), rng.randrange(99)
+        references = [fitted(STILL, first, still, lmbda / 2, 60, seed)[0]]
+        price = max(1, round(MOTION_PRICE * lmbda**0.5 / 8))
+        for frame, steps in ((last, rng.choice((60, 100, 150))), (middle, rng.choice((60, 100)))):
+            motion = latent_motion.choose(frame, references, price)
+            given = Given(flat, none, latent_motion.guide(references, motion))
+            pixels, found = fitted(MOVING, frame, given, lmbda, steps, seed)
+            references.append(pixels)
+            yield found.flat
 
 
 def save(path: Path, flat: Tensor) -> None:
@@ -116,15 +155,20 @@ def save(path: Path, flat: Tensor) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["image", "inter"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.kind == "image":
-        flat = train(latent_codec.STILL, given.rounds, given.steps)
-    else:
-        flat = train_inter(given.rounds, given.steps)
-    save(ROOT / "fields" / f"latent_{given.kind}.npy", flat)
+    design, ends = (STILL, image_ends) if given.kind == "image" else (MOVING, inter_ends)
+    flat, start = defaults(design).clone(), time.monotonic()
+    path = ROOT / "fields" / f"latent_{given.kind}_2.npy"
+    for number, end in enumerate(ends(flat, random.Random(given.seed))):
+        part = (time.monotonic() - start) / (60 * given.minutes)
+        flat.lerp_(end, PACE * max(LEAST_PACE, 1 - part))  # In place: `ends` goes on from it.
+        if part >= 1:
+            print(f"{number + 1} fits")
+            break
+    save(path, flat)
 
 
 if __name__ == "__main__":

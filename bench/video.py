@@ -185,7 +185,10 @@ def main() -> None:
                 lambdas = given.lambdas or list(LAMBDAS[method])
                 points = our_points(method, clip, given.preset, lambdas)
             old = [r for r in rows if (r["clip"], r["method"]) == (name, method)]
-            if given.more and old and old[0]["commit"] == here["commit"]:
+            commits = [
+                c.removesuffix("-dirty") for c in (here["commit"], *(r["commit"] for r in old))
+            ]
+            if given.more and commits[1:] == commits[:1]:  # Results themselves make a tree dirty.
                 points = old[0]["points"] + points
             rows = [r for r in rows if (r["clip"], r["method"]) != (name, method)]
             rows.append({

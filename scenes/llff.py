@@ -108,5 +108,8 @@ def _check_head(file: Path) -> None:
         head = opened.read(12)
     width = 2 if head[6:7] == b"\x01" else 4
     size = int.from_bytes(head[8 : 8 + width], "little")
-    if head[:6] != b"\x93NUMPY" or size > min(file.stat().st_size, MOST_HEADER):
+    if head[:6] != b"\x93NUMPY":
         raise ValueError(f"{file}: not a NumPy array (it begins with {head[:6]!r})")
+    most = min(file.stat().st_size, MOST_HEADER)
+    if size > most:
+        raise ValueError(f"{file}: expected a header of at most {most} bytes, got {size}")

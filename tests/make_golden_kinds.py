@@ -157,8 +157,9 @@ def tiles() -> bytes:
 # A line for each value of the header's "kind": that is all that a new one needs here.
 MAKERS: dict[str, Callable[[], bytes]] = {
     "image": image, "sdf": sdf, "nerf": nerf, "vqnerf": vqnerf, "tiles": tiles,
-    "image_latent": latent,  # Of the same kind, by another codec.
+    "image_latent": latent,  # Of the same kind, by another codec, whose version 1 it holds.
     "video": clip,
+    "image_latent_2": latent, "video_2": clip,  # Version 2.
     "prior": prior, "image_bayes": bayes,
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from fieldpress.fields import (
     latent_codec_1,
     latent_image,
     latent_motion,
+    video,
 )
 from fieldpress.fields.ahead import DEPTH, ahead
 from fieldpress.fields.latent_codec import LatentCodec
@@ -210,6 +212,18 @@ def test_damage_is_told_and_nothing_else_happens() -> None:
             LatentCodec().decode(payload[:cut], frames.shape[:3])
     with pytest.raises(ValueError, match="expected"):
         LatentCodec().decode(payload + b"x", frames.shape[:3])
+
+
+def test_groups_of_two_versions_do_not_lean_on_each_other() -> None:
+    golden = Path(__file__).parent / "golden" / "kinds"
+    first = video.read((golden / "video-1.fpz").read_bytes())
+    second = video.read((golden / "video_2-1.fpz").read_bytes())
+    assert (first.groups[0].payload[0], second.groups[0].payload[0]) == (1, 2)
+    shape = (first.groups[0].count, first.height, first.width)
+    for a, b in ((first, second), (second, first)):
+        _, state = LatentCodec().decode(a.groups[0].payload, shape)
+        with pytest.raises(ValueError, match="expected the version of the group before"):
+            LatentCodec().decode(b.groups[1].payload, shape, state)
 
 
 @pytest.mark.parametrize("design", [STILL, MOVING])
