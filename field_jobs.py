@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from .scenes.cameras import Cameras, Scene
 from .scenes.datasets import read_scene
 from .scenes.evaluate import evaluate
 from .scenes.orbit import orbit
+from .scenes.picture_file import open_picture
 
 FIT_SHARE = 0.95  # Of the time; the rest is writing and measuring.
 LOSS_DB = {"small": 1.5, "balanced": 0.4, "high": 0.05}
@@ -67,27 +67,14 @@ class ImageJob:
 
 def read_picture(path: str) -> Tensor:
     """[H, W, 3] uint8 of a picture file. Raises ValueError or OSError naming it."""
-    try:
-        import numpy as np
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise ValueError(
-            f"{path}: pictures need Pillow: pip install 'fieldpress[images]'"
-        ) from None
-    try:
-        # From memory: Pillow takes as much as a chunk claims before it reads from a file.
-        with Image.open(io.BytesIO(Path(path).read_bytes())) as picture:
-            if max(picture.size) > MAX_SIDE:
-                raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
-            # As it is read, as RGB of four bytes, as bytes and as an array.
-            budget.check(16 * picture.size[0] * picture.size[1], path)
-            return torch.from_numpy(np.array(picture.convert("RGB")))
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: not a picture that Pillow reads") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        if getattr(error, "filename", None) is not None:  # No such file, say.
-            raise
-        raise ValueError(f"{path}: not readable: {error}") from None
+    import numpy as np
+
+    with open_picture(path) as picture:
+        if max(picture.size) > MAX_SIDE:
+            raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
+        # As it is read, as RGB of four bytes, as bytes and as an array.
+        budget.check(16 * picture.size[0] * picture.size[1], path)
+        return torch.from_numpy(np.array(picture.convert("RGB")))
 
 
 def fit_image_file(

@@ -73,6 +73,10 @@ class Parts:
         for place in filter(Path.is_dir, self.folder.iterdir()):  # Of tasks that were at work.
             shutil.rmtree(place, ignore_errors=True)
 
+    def left(self) -> str:
+        """What an error says of the folder, which waits for another run."""
+        return f"--resume goes on from {self.folder.name}"
+
     def end(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)

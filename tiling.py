@@ -137,7 +137,11 @@ def compress_tiles(
     try:
         parts.begin(about(rows, settings, most), resume)
         cuts = parts.cuts(rows, most)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if not resume:  # Nothing is finished yet.
+            parts.end()
+        if isinstance(error, ValueError):
+            raise
         raise ValueError(f"{output}: cannot write: {error.strerror}") from None
     cut_seconds = time.perf_counter() - began
     tasks = [
@@ -159,7 +163,10 @@ def compress_tiles(
         "seed": settings.seed,
         "sh_degree": next(iter(done.values()))["sh_degree"],
     }
-    models.write_atomic(path, file_blocks(header, tiles, streams))
+    try:
+        models.write_atomic(path, file_blocks(header, tiles, streams))
+    except ValueError as error:
+        raise ValueError(f"{error} ({parts.left()})") from None
     parts.end()
     return {
         "resumed": len(known),
@@ -203,7 +210,7 @@ def _press(
         if result is None:
             raise ValueError(
                 f"tile {task.key}: {done.outcome.reason} ({len(found)} of {len(tasks)} are "
-                f"finished: --resume goes on from {parts.folder.name})"
+                f"finished: {parts.left()})"
             )
         parts.keep(task.key, done.place, result)
         task.path.unlink(missing_ok=True)  # Disk is what a large scene lacks first.

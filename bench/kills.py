@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fuzz_targets import colmap, photographs, small
 from record import RESULTS, machine, write
@@ -44,12 +45,13 @@ from fieldpress.gaussians import sanitize
 from fieldpress.gaussians.codec import Steps, encode
 from fieldpress.gaussians.model import SplatModel
 from fieldpress.scenes import synthesise
+from fieldpress.viewer.png import encode_png
 
 EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "shutil.rmtree"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT  # And files that are opened so.
 # What the jobs would import: so that forks are short, and kills fall on their work.
-MODULES = ("batch", "batch_report", "contenders", "converting", "field_jobs", "pictures", "press",
-           "recipes", "sweep", "tiling", "viewing")  # fmt: skip
+MODULES = ("batch", "batch_report", "bayes_jobs", "contenders", "converting", "field_jobs",
+           "pictures", "press", "recipes", "sweep", "tiling", "video_jobs", "viewing")  # fmt: skip
 FILLER = "filler"
 TAIL = 1.1  # Of the time that a job takes: kills fall there, the last of them after its end.
 
@@ -77,6 +79,7 @@ class Job:
 
 TEXTURES = ("means_l", "means_u", "quats", "scales", "sh0", "shN_centroids", "shN_labels")
 SOG = ("sog/meta.json", *(f"sog/{name}.webp" for name in TEXTURES))
+PRIOR = ("--method", "combiner", "--crops", "3", "--steps", "40", "--kl-bits", "60")
 # A line for each verb that writes.
 JOBS: dict[str, Job] = {
     "compress": Job(("compress", "a.ply", "-o", "c.fpz", "--effort", "fast", "--overwrite"),
@@ -92,6 +95,10 @@ JOBS: dict[str, Job] = {
                           "100", "--overwrite"), ("f.ply",), resume=True, share=2),
     "fit image": Job(("fit", "image", "x.png", "-o", "i.fpz", "--steps", "60", "--overwrite"),
                      ("i.fpz",)),
+    "fit video": Job(("fit", "video", "clip.npy", "-o", "v.fpz", "--preset", "ultrafast", "--group",
+                      "1", "--key-every", "2", "--overwrite"), ("v.fpz",), resume=True),
+    "fit prior": Job(("fit", "prior", "pictures", "-o", "r.fpz", *PRIOR, "--overwrite"),
+                     ("r.fpz",)),
     "batch": Job(("batch", "m.json", "-o", "batch"), (), resume=True, share=2,
                  kept=("batch/tasks/*.json", "batch/files/*/*")),
     "compress --tiles": Job(("compress", "big.ply", "-o", "t.fpz", "--tiles", "1000", "--effort",
@@ -114,7 +121,11 @@ def prepare(folder: Path) -> None:
     model = sanitize.sanitize(shell(300))[0]
     classes = torch.zeros(len(model), dtype=torch.int32).numpy()
     (folder / "a.fpz").write_bytes(encode(model, classes, Steps()))
+    waves = np.add.outer(np.arange(4) * 9, np.arange(32 * 40 * 3)).reshape(4, 32, 40, 3)
+    np.save(folder / "clip.npy", (waves // 5 % 256).astype(np.uint8))
     (folder / "x.png").write_bytes(photographs()["0.png"])
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "a.png").write_bytes(encode_png(torch.from_numpy(waves[0] / 255)))
     for name, data in colmap(text=True)()[0].items():
         path = folder / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The native modules under AddressSanitizer and UndefinedBehaviorSanitizer: the whole native test
 # suite and every reader with mutated files. Their thread pool under ThreadSanitizer, by a program of
-# its own, as Python and torch are full of races that are not ours.
+# its own, as Python and torch are full of races that are not ours. Mutated streams go to the decoders
+# without Python, for DECODER_SECONDS.
 #
 # PYTHON names the interpreter, BUILDS where builds are kept, TESTS other tests (paths below tests/).
 # Needs g++ with its sanitisers' libraries, cmake and ninja; writes $BUILDS/asan.log, tsan.log.
@@ -26,6 +27,12 @@ if "$builds/pool" 1 race > "$builds/race.log" 2>&1 || ! grep -q "data race" "$bu
   echo "ThreadSanitizer does not see a race that is there"
   exit 1
 fi
+
+echo "== decoders, mutated streams"
+sources="tests/native_fuzz/decoders.cpp fields/native/latent_coder.cpp fields/native/latent_predict_simd.cpp"
+g++ -std=c++17 -O1 -g1 -Wno-psabi -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+  -ffp-contract=off -DFIELDPRESS_ISA=baseline $sources -o "$builds/decoders"
+(cd "$builds" && ./decoders "${DECODER_SECONDS:-20}" 1 2>&1 | tee decoders.log)
 
 echo "== memory and arithmetic"
 cmake -S . -B "$builds/address" -G Ninja -DFIELDPRESS_SANITIZE=address,undefined \

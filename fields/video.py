@@ -305,11 +305,11 @@ def _read_layout(
     layout: dict[str, Any],
 ) -> tuple[str, list[int], Fraction, str, list[int], list[int]]:
     """Method, size, rate, matrix, counts and key flags. Raises ValueError naming the key."""
-    if layout.get("method") not in CODECS:
+    if layout.get("method") not in list(CODECS):  # A list is not hashable.
         raise ValueError(
             f"method: expected one of {', '.join(CODECS)}, got {layout.get('method')!r:.40}"
         )
-    if layout.get("matrix") not in WEIGHTS:
+    if layout.get("matrix") not in list(WEIGHTS):
         raise ValueError(
             f"matrix: expected one of {', '.join(WEIGHTS)}, got {layout.get('matrix')!r:.40}"
         )

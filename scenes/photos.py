@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .cameras import Cameras, Scene
+from .picture_file import open_picture
 from .undistort import NO_DISTORTION, Lens, Rectangle, undistort, valid_rectangle
 
 Array = NDArray[np.float64]
@@ -387,11 +388,7 @@ def _read_mask(mask: Path, size: tuple[int, int]) -> Tensor:
 def _opened(photo: Path, read: Any) -> Any:
     """What `read` takes from a picture. Raises ValueError in one line if it is none."""
     try:
-        from PIL import Image
-    except ImportError:
-        raise ValueError(f"{photo}: reading photographs needs Pillow: fieldpress[images]") from None
-    try:
-        with Image.open(photo) as image:
+        with open_picture(photo) as image:
             return read(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{photo}: not a readable photograph ({error})") from None
+    except OSError as error:
+        raise ValueError(f"{photo}: not readable: {error.strerror}") from None

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import y4m
+from .picture_file import open_picture
 from .yuv import frames_of, planes_of, usual_matrix
 
 MAX_SIDE = 1 << 14
@@ -120,24 +121,17 @@ def _joined(pictures: Iterable[NDArray[np.uint8]], name: str, wanted: slice) -> 
 
 
 def _read_folder(path: Path, wanted: slice) -> Clip:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ValueError(
-            f"{path}: pictures need Pillow: pip install 'fieldpress[images]'"
-        ) from None
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
     if not files:
         raise ValueError(f"{path}: expected pictures in it, got none")
 
     def pictures() -> Iterator[NDArray[np.uint8]]:
         for file in files[wanted]:
-            try:
-                with Image.open(file) as picture:
-                    check_size(*picture.size, str(file))
-                    yield np.array(picture.convert("RGB"))
-            except (SyntaxError, OSError, Image.DecompressionBombError) as error:
-                raise ValueError(f"{file}: not readable: {error}") from None
+            with open_picture(file) as picture:
+                width, height = picture.size
+                check_size(width, height, str(file))
+                pixels = np.array(picture.convert("RGB"))
+            yield pixels
 
     frames = _joined(pictures(), str(path), wanted)
     return Clip(frames, DEFAULT_FPS, str(path), usual_matrix(frames.shape[1]))

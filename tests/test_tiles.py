@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldpress import models, press, tiling
+from fieldpress import models, press, tile_parts, tiling
 from fieldpress.console import Progress
 from fieldpress.converting import Wanted, convert
 from fieldpress.gaussians import codec, cut, ply
@@ -437,3 +439,29 @@ def test_a_size_is_shared_among_tiles() -> None:
     goals = [tiling._goals(whole, share) for share in (0.25, 0.75)]
     assert sum(goal.target_bytes or 0 for pair in goals for goal in pair) <= 980_000
     assert (goals[1][0].target_bytes or 0) == pytest.approx(645_000, abs=1)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_full_disk_leaves_no_tiles_that_are_not_told(
+    tmp_path: Path, quick: None, splat_ply, shell, monkeypatch, whole: bool
+) -> None:
+    """Where nothing is finished the folder goes; what is finished stays and is named."""
+    source, output = str(splat_ply(shell(300))), tmp_path / "a.fpz"
+    parts = output.with_name("a.fpz.parts")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_room(*args: object) -> int:
+        if not whole:
+            raise full
+        if Path(str(args[0])) == output:
+            raise ValueError(f"{output}: cannot write: {full.strerror}")
+        return write(*args)  # type: ignore[arg-type]
+
+    write = models.write_atomic
+    monkeypatch.setattr(
+        models if whole else tile_parts, "write_atomic" if whole else "cut", no_room
+    )
+    with pytest.raises(ValueError, match=r"^\S*a.fpz: cannot write: No space left") as told:
+        tiling.compress_tiles(source, str(output), CompressSettings(effort="fast"), 900, Here())
+    assert parts.exists() == whole
+    assert ("--resume goes on from a.fpz.parts" in str(told.value)) == whole

@@ -158,7 +158,7 @@ def test_rubbish_and_odd_photographs_are_refused(tmp_path, cameras):
     with pytest.raises(ValueError, match="expected 20x12 pixels"):
         read_transforms(tmp_path)
     (tmp_path / names[4]).write_bytes(b"\x89PNG\r\n\x1a\nnot really")
-    with pytest.raises(ValueError, match=r"04\.png: not a readable"):
+    with pytest.raises(ValueError, match=r"04\.png: not (a picture|readable)"):
         read_transforms(tmp_path)
     (tmp_path / "transforms.json").write_bytes(b"\xff{")
     with pytest.raises(ValueError, match="not JSON"):
