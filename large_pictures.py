@@ -19,7 +19,7 @@ from .fields.image import MAX_SIDE, ImageField, places
 from .fields.pixels import BAND, COLOR_SCALE, FiledPixels, HeldPixels, Pixels, rows_of_npy
 from .quant import budget
 from .scenes import metrics
-from .scenes.upright import turned, upright, upright_size
+from .scenes.upright import is_turned, turned, upright, upright_size
 
 HELD = 1 << 26  # Bytes of pixels that stay in memory.
 
@@ -73,8 +73,8 @@ def _spool(path: str, file: Any) -> None:
             width, height = picture.size
             if max(picture.size) > MAX_SIDE:
                 raise ValueError(f"{path}: expected sides up to {MAX_SIDE}, got {picture.size}")
-            # Four bytes a pixel, twice where it is turned.
-            budget.check(8 * width * height + len(data.getbuffer()), path)
+            each = 8 if is_turned(picture) else 4  # Bytes of a pixel; a turned one is another.
+            budget.check(each * width * height + len(data.getbuffer()), path)
             picture = turned(picture)
             width, height = picture.size
             for y in range(0, height, BAND):

@@ -141,9 +141,7 @@ def _state(reader: Reader, easel: Easel, count: int) -> State:
     return State(easel.frames[count - 1], (reader.known[0], reader.known[1]))
 
 
-def _check_state(state: Any, height: int, width: int) -> None:
-    if not isinstance(state, State | None):
-        raise ValueError(f"group: expected version 1 as of the group before, got {VERSION}")
+def _check_state(state: State | None, height: int, width: int) -> None:
     if state is not None and state.pixels.shape != (height, width, 3):
         raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +32,9 @@ class State:
 
 
 def decode(
-    payload: bytes, shape: tuple[int, int, int], state: Any
+    payload: bytes, shape: tuple[int, int, int], state: State | None
 ) -> tuple[Pixels, State]:
     """[G, H, W, 3] frames behind the version byte. Raises ValueError for damage."""
-    if not isinstance(state, State | None):
-        raise ValueError("group: expected the version of the group before, got 1")
     count, height, width = shape
     frames, at = [], 1
     for number in range(count):

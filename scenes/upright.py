@@ -33,9 +33,14 @@ def upright(picture: Any, name: str) -> Any:
     return picture.convert("RGB")
 
 
+def is_turned(picture: Any) -> bool:
+    """Whether `turned` makes another image of a Pillow image."""
+    return _orientation(picture) != 1
+
+
 def turned(picture: Any) -> Any:
     """A Pillow image turned as its EXIF says; itself where that says nothing."""
-    if _orientation(picture) == 1:
+    if not is_turned(picture):
         return picture
     from PIL import ImageOps
 

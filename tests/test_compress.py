@@ -81,7 +81,8 @@ def test_a_draft_comes_near_its_preset_without_a_picture(shell, monkeypatch):
     for preset, goal in compress.PRESETS.items():
         decoded = decode(done[preset].data)
         assert len(decoded) == done[preset].report["count_out"]
-        assert abs(mean_psnr(decoded, views, pictures) - goal) < 6
+        # By far not exact: what steps lose depends on the scene, and a small one loses less.
+        assert goal - 3 < mean_psnr(decoded, views, pictures) < goal + 15
     monkeypatch.setattr(type(model), "render", None)
     again = compress.compress(model, compress.CompressSettings("high", effort="draft"))
     assert again.data == done["high"].data

@@ -240,7 +240,7 @@ MUTATIONS = [
         "ranks[i] < static_cast<uint32_t>(k)",
         "ranks[i] <= static_cast<uint32_t>(k)",
     ),
-    ("lattice_simd.h", "int i = N - 1; i >= 0; --i)", "int i = N - 1; i > 0; --i)"),
+    ("lattice_simd.h", "int i = N - 1; i >= 0; --i) {  //", "int i = N - 1; i > 0; --i) {  //"),
     ("kind.h", "f < F; ++f) sum[f] += weight", "f < F - 1; ++f) sum[f] += weight"),
     ("kind.h", "words[f / EACH] >>", "words[f / EACH + 1] >>"),
     ("encode.cu", "item.point >= count", "item.point + 1 >= count"),

@@ -17,7 +17,6 @@ from fieldpress.fields import (
     _native,
     codec,
     latent_codec,
-    latent_codec_1,
     latent_image,
     latent_motion,
     video,
@@ -333,15 +332,3 @@ def test_a_file_that_claims_too_much_is_refused() -> None:
     data = latent_image.write(b"\x01", 60000, 60000, {})
     with pytest.raises(ValueError, match="size"):
         codec.decode(data, name="a.fpz")
-
-
-def test_versions_do_not_lean_on_each_other() -> None:
-    frames = clip(2)
-    key, state = LatentCodec("ultrafast", 1e-2).encode(frames[:1])
-    leaning, _ = LatentCodec("ultrafast", 1e-2).encode(frames[1:], state)
-    shape = (1, *frames.shape[1:3])
-    with pytest.raises(ValueError, match="group: expected the version of the group before, got 1"):
-        LatentCodec().decode(b"\1" + key[1:], shape, state)
-    old = latent_codec_1.State(state.pixels, state.known[0].flat, state.known[0].latents)
-    with pytest.raises(ValueError, match="group: expected version 1 as of the group before, got 2"):
-        LatentCodec().decode(leaning, shape, old)
