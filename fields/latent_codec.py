@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import latent_codec_1, latent_group, latent_motion
+from . import latent_codec_1, latent_motion
 from .ahead import ahead
 from .group_codec import steps_of
 from .latent_fit import Schedule
@@ -113,11 +113,13 @@ class LatentCodec:
         Raises ValueError for damage, and for a state where none was or none where one was.
         """
         count, height, width = shape
-        version = latent_codec_1 if payload[:1] == bytes([1]) else latent_group
-        if state is not None and not isinstance(state, version.State):
-            raise ValueError("group: expected the version of the group before it, got another")
-        if version is latent_codec_1:
+        another = ValueError("group: expected the version of the group before it, got another")
+        if payload[:1] == bytes([1]):
+            if not isinstance(state, latent_codec_1.State | None):
+                raise another
             return latent_codec_1.decode(payload, shape, state)
+        if not isinstance(state, State | None):
+            raise another
         if payload[:1] != bytes([VERSION]) or len(payload) < 2 or not 0 < payload[1] <= MOST_SPAN:
             raise ValueError(f"group: expected version {VERSION}, got {payload[:2].hex()!r}")
         if count < 1:
