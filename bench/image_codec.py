@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -24,7 +25,7 @@ import bjontegaard
 import numpy as np
 import torch
 from PIL import Image
-from record import DATA, write
+from record import DATA, RESULTS, commit, write
 
 from fieldpress.fields import latent_codec
 from fieldpress.fields.latent_codec import LatentCodec
@@ -139,7 +140,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     latent_codec.STEPS["medium"] = given.steps
-    rows: list[dict[str, Any]] = []
+    rows = [row for row in earlier(given.side, given.steps) if row["picture"] not in given.only]
     for name in given.only:
         pixels = picture(name, given.side)
         curves = {"latent": []} | {peer: run(pixels) for peer, run in PEERS.items()}
@@ -148,11 +149,21 @@ def main() -> None:
             curves["latent"].append(point)
             print(f"{name} {point}", flush=True)
         found = {peer: compare(curves["latent"], curves[peer]) for peer in PEERS}
-        rows.append({"picture": name, "size": pixels.shape[1::-1], "curves": curves, "bd": found})
+        rows.append({"picture": name, "size": pixels.shape[1::-1], "commit": commit(),
+                     "curves": curves, "bd": found})  # fmt: skip
+        rows.sort(key=lambda row: row["picture"])
         for peer, row in found.items():
             print(f"{name} against {peer}: {row}", flush=True)
         write("image_codec", {"steps": given.steps, "rows": rows, "mean": mean(rows)})
     print(mean(rows))
+
+
+def earlier(side: int, steps: int) -> list[dict[str, Any]]:
+    """Pictures of earlier runs of the same size and steps: each says of which commit."""
+    path = RESULTS / "image_codec.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"steps": None}
+    rows = kept["rows"] if kept["steps"] == steps else []
+    return [row for row in rows if max(row["size"]) == side]
 
 
 def mean(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -20,7 +20,7 @@ RESULTS = ROOT / "bench" / "results"
 DATA = Path(os.environ.get("FIELDPRESS_DATA", ROOT.parent / "shared" / "data"))
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit at hand, `-dirty` where a file that is no result differs from it."""
 
     def git(*words: str) -> str:
@@ -38,7 +38,7 @@ def machine() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "cpu": model,
         "cores": os.cpu_count(),
         "isa": _native.isa(),
