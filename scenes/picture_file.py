@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# What Pillow's readers fail with, beside OSError.
+_DAMAGE = (SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error)
 
 
 class _Bounded(io.BufferedReader):
@@ -40,7 +44,7 @@ def open_picture(path: str | Path) -> Iterator[Any]:
             yield picture
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not a picture that Pillow reads") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, *_DAMAGE, Image.DecompressionBombError) as error:
         if getattr(error, "filename", None) is not None or str(error).startswith(str(path)):
             raise  # No such file, say; or what the block said itself.
         raise ValueError(f"{path}: not readable: {error}") from None
