@@ -14,6 +14,7 @@ from torch import Tensor
 from .gaussians.model import SplatModel
 from .gaussians.tiled import Gathered, TiledModel, overview, room
 from .gaussians.tiles import TiledFile
+from .gaussians.unpack import SH_C0
 from .render.splat import rasterize
 from .scenes.cameras import Cameras
 from .viewer.exhibit import Color, Exhibit, Knob, Ready, Shown
@@ -23,7 +24,6 @@ DETAILS, DETAIL = range(-6, 5), -2  # Powers of two: Gaussians a pixel.
 REMEMBERED = 32  # Cameras of late, of all who look.
 TINTS = ((1.0, 0.25, 0.2), (0.2, 0.55, 1.0), (0.3, 0.9, 0.3))  # Of levels, the finest first.
 TINT_SHARE = 0.6
-SH0 = 0.28209479177387814
 
 
 class Tiles:
@@ -132,7 +132,7 @@ def _tinted(model: SplatModel, shown: tuple[tuple[int, int], ...], tiled: TiledM
     sh0, start = model.sh0.clone(), 0
     for tile, level in shown:
         end = start + tiled.file.tiles[tile].counts[level]
-        tint = (torch.tensor(TINTS[level % len(TINTS)]) - 0.5) / SH0
+        tint = (torch.tensor(TINTS[level % len(TINTS)]) - 0.5) / SH_C0
         sh0[start:end] = torch.lerp(sh0[start:end], tint.expand_as(sh0[start:end]), TINT_SHARE)
         start = end
     return replace(model, sh0=sh0)

@@ -158,6 +158,8 @@ def rows_of_npy(path: Path) -> tuple[int, int, int]:
     """
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=NPY_HEADER)
+    except FileNotFoundError:
+        raise
     except (ValueError, EOFError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a .npy file that can be mapped: {reason:.100}") from None

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from . import budget
 
-MAX_PROGRAM = 64 * 10**6  # Bytes of data.pkl.
+MAX_PROGRAM = (
+    4 * 10**6
+)  # Bytes of data.pkl: each may become an object of 64, and takes a microsecond.
 DTYPES = {
     "FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "LongStorage": "<i8",
     "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",

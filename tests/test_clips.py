@@ -167,3 +167,11 @@ def test_a_clip_that_a_phone_turned_is_read_upright(tmp_path: Path, degrees: int
     found = read_clip(tmp_path / "turned.mp4").frames
     assert found.shape == upright.shape
     assert np.abs(found.astype(int) - upright).mean() < 5
+
+
+def test_a_header_that_numpy_would_parse_for_seconds_is_refused(tmp_path: Path):
+    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 9, 3), " + b" " * 4000
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(999)
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.npy: not an array: Header info length"):
+        read_clip(tmp_path / "a.npy")

@@ -21,7 +21,7 @@ from fieldpress.fields.nerf import GEOMETRY, NerfField
 from fieldpress.fields.network import new_weights
 from fieldpress.gaussians.checkpoint import SPLATFACTO
 from fieldpress.gaussians.turn import moved
-from fieldpress.quant.torch_archive import Stored, TorchArchive
+from fieldpress.quant.torch_archive import MAX_PROGRAM, Stored, TorchArchive
 from fieldpress.scenes.cameras import Cameras
 from fieldpress.scenes.orbit import orbit
 
@@ -292,3 +292,13 @@ def test_a_sog_is_still_a_sog(tmp_path: Path) -> None:
 
 def test_a_camera_set_stays_one() -> None:
     assert isinstance(in_frame(orbit([0.0] * 3, 1.0, 1, width=4, height=4), None), Cameras)
+
+
+def test_a_program_of_millions_of_objects_is_not_run() -> None:
+    """A byte of it may become an object of 64."""
+    program = b"\x80\x02" + b"}" * (MAX_PROGRAM + 1) + b"."
+    with pytest.raises(ValueError, match=f"expected at most {MAX_PROGRAM} bytes"):
+        stored = io.BytesIO()
+        with zipfile.ZipFile(stored, "w") as archive:
+            archive.writestr("a/data.pkl", program)
+        TorchArchive(stored.getvalue(), name="a.ckpt")

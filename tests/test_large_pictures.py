@@ -117,3 +117,13 @@ def test_decoding_asks_for_its_memory(tmp_path: Path) -> None:
         large_pictures.opened(str(tmp_path / "a.png"), 1000),
     ):
         pass
+
+
+def test_a_header_that_numpy_would_parse_for_seconds_is_refused(tmp_path: Path) -> None:
+    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (4, 9, 3), " + b" " * 4000
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(999)
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(ValueError, match="Header info length"):
+        rows_of_npy(tmp_path / "a.npy")
+    with pytest.raises(FileNotFoundError):
+        rows_of_npy(tmp_path / "none.npy")

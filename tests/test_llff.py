@@ -102,3 +102,12 @@ def test_bad_files_end_in_one_line(folder, cameras, case):
         read_scene(folder)
     assert "\n" not in str(caught.value)
     assert "poses_bounds.npy" in str(caught.value)
+
+
+def test_a_header_that_numpy_would_parse_for_seconds_is_refused(tmp_path):
+    text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (4, 17), " + b" " * 4000
+    (tmp_path / "poses_bounds.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(999)
+    )
+    with pytest.raises(ValueError, match=r"header of at most 512 bytes, got 40\d\d"):
+        read_scene(tmp_path)

@@ -60,3 +60,18 @@ def test_a_good_one_is_read_and_other_files_are_named(tmp_path: Path) -> None:
     none.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"^\S*none\.png: not a picture that Pillow reads$"):
         photo_size(none)
+
+
+@pytest.mark.parametrize("kind", [TypeError, SyntaxError, KeyError, struct.error, OverflowError])
+def test_whatever_pillow_fails_with_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """Its decoders were seen to raise TypeError for headers that do not fit their pixels."""
+    (tmp_path / "a.png").write_bytes(encode_png(PIXELS))
+
+    def fail(*_: object) -> None:
+        raise kind("function takes at most 3 arguments (4 given)")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(ValueError, match=r"a\.png: not readable: .*takes at most 3"):
+        field_jobs.read_picture(str(tmp_path / "a.png"))
