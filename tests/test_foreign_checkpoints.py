@@ -297,8 +297,8 @@ def test_a_camera_set_stays_one() -> None:
 def test_a_program_of_millions_of_objects_is_not_run() -> None:
     """A byte of it may become an object of 64."""
     program = b"\x80\x02" + b"}" * (MAX_PROGRAM + 1) + b"."
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w") as archive:
+        archive.writestr("a/data.pkl", program)
     with pytest.raises(ValueError, match=f"expected at most {MAX_PROGRAM} bytes"):
-        stored = io.BytesIO()
-        with zipfile.ZipFile(stored, "w") as archive:
-            archive.writestr("a/data.pkl", program)
         TorchArchive(stored.getvalue(), name="a.ckpt")
