@@ -97,7 +97,9 @@ def people(rng: random.Random) -> list[Pixels]:
     planes = np.frombuffer(CLIP.read_bytes(), np.uint8).reshape(FRAMES, -1, CLIP_WIDTH)
     frames = [av.VideoFrame.from_ndarray(p, "yuv420p").to_ndarray(format="rgb24") for p in planes]
     top, left = (rng.randrange(size - SIDE + 1) for size in frames[0].shape[:2])
-    return [np.ascontiguousarray(f[top : top + SIDE, left : left + SIDE]) for f in frames]
+    return [
+        np.asarray(f[top : top + SIDE, left : left + SIDE], np.uint8, order="C") for f in frames
+    ]
 
 
 def panned(rng: random.Random) -> list[Pixels]:

@@ -288,7 +288,9 @@ def test_bits_and_errors_of_places_are_those_of_all() -> None:
     error, bits = found.losses(latents, flat)
     each = [found.bits_of(k, latents, flat) for k in range(STILL.levels)]
     planes = found.painter.grids.planes
-    total = sum(float(b[p.first : p.first + p.size].sum()) for b, p in zip(each, planes, strict=True))
+    total = sum(
+        float(b[p.first : p.first + p.size].sum()) for b, p in zip(each, planes, strict=True)
+    )
     assert total == pytest.approx(bits, rel=1e-5)
     assert float(found.errors(latents, flat).sum()) == pytest.approx(error, rel=1e-5)
 
