@@ -112,7 +112,12 @@ def slide_back(
     parameter_grad: Tensor,
 ) -> None: ...
 def rate(
-    net: SlidingNet, buffer: Tensor, parameters: Tensor, grad: Tensor, parameter_grad: Tensor
+    net: SlidingNet,
+    buffer: Tensor,
+    parameters: Tensor,
+    grad: Tensor,
+    parameter_grad: Tensor,
+    each: Tensor | None = None,
 ) -> float: ...
 def soften(
     x: Tensor, noise: Tensor, cold: float, over: float, spread: float, out: Tensor, slope: Tensor

@@ -15,20 +15,23 @@ from .ahead import ahead
 from .group_codec import steps_of
 from .latent_fit import Schedule
 from .latent_frame import Given, encode_frame, piece, sized
-from .latent_group import MOVING, STILL, Easel, Known, Place, Reader, State, defaults, order
+from .latent_group import Easel, Known, Place, Reader, State, order
+from .latent_version import VERSIONS, Version
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, float], None]  # A stage, and the share that is done.
-VERSION = 2
+VERSION = VERSIONS[3]
 STEPS = {  # Of a picture alone.
     "ultrafast": 60, "superfast": 120, "veryfast": 250, "faster": 500, "fast": 1000,
     "medium": 2000, "slow": 4000, "slower": 8000, "veryslow": 16000, "placebo": 40000,
 }  # fmt: skip
 FIRST_SHARE, INTER_SHARE = 0.5, 0.25  # Of a picture's steps: the first that leans, and others.
 INTER_NET_RATE = 5e-3  # Networks of such a frame are good ones for the next, and changes cost bits.
+POLISH_STEPS = 240  # Whole latents are tried for what some 80 steps take.
 KEY_SHARE = 0.5  # Lagrangian of a picture that others lean on, of theirs.
 SHARES = (0.85, 1.15, 1.4, 1.7)  # The same of pictures by their depth, which fewer lean on.
 MOST_SPAN = 64
+ANOTHER = "group: expected the version of the group before it, got another"
 SPAN = 4  # Frames from one that leans on one to the next; those between lean on two.
 MOTION_PRICE = 3000.0  # Absolute differences a bit, at a Lagrangian of 1 for the squared error.
 
@@ -65,9 +68,9 @@ class LatentCodec:
         _check_frames(frames)
         count, height, width = frames.shape[:3]
         places = order(count, SPAN, state is None)
-        _check_state(state, height, width)
-        reader, easel = Reader(height, width, state), Easel(height, width, state)
-        parts = [bytes([VERSION, SPAN])]
+        _check_state(state, VERSION, height, width)
+        reader, easel = _both(VERSION, height, width, state)
+        parts = [bytes([VERSION.number, SPAN])]
         for index, place in enumerate(places):
             told = None if progress is None else _part(progress, index, count)
             frame = np.ascontiguousarray(frames[place.number])
@@ -76,7 +79,7 @@ class LatentCodec:
             data = self._encode(frame, place, known, references, count > 1, told)
             easel.paint(reader.read(data, place))
             parts.append(sized(data))
-        return b"".join(parts), _state(reader, easel, count)
+        return b"".join(parts), _state(VERSION, reader, easel, count)
 
     def _encode(
         self,
@@ -96,13 +99,17 @@ class LatentCodec:
 
         if known is None:
             lmbda = self.lmbda * (KEY_SHARE if leant_on else 1)
-            given = Given(defaults(STILL))
-            return encode_frame(STILL, frame, given, lmbda, schedule, seed=self.seed, watch=watch)
+            return encode_frame(
+                VERSION.still, frame, Given(VERSION.prior(0)), lmbda, schedule,
+                seed=self.seed, watch=watch,
+            )  # fmt: skip
         lmbda = self.lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
         price = max(1, round(MOTION_PRICE * lmbda**0.5 / 8))
         motion = latent_motion.choose(frame, references, price)
         given = Given(known.flat, known.latents, latent_motion.guide(references, motion))
-        data = encode_frame(MOVING, frame, given, lmbda, schedule, seed=self.seed, watch=watch)
+        data = encode_frame(
+            VERSION.moving, frame, given, lmbda, schedule, seed=self.seed, watch=watch
+        )
         return sized(latent_motion.write_modes(motion)) + data
 
     def decode(
@@ -113,37 +120,42 @@ class LatentCodec:
         Raises ValueError for damage, and for a state where none was or none where one was.
         """
         count, height, width = shape
-        another = ValueError("group: expected the version of the group before it, got another")
         if payload[:1] == bytes([1]):
             if not isinstance(state, latent_codec_1.State | None):
-                raise another
+                raise ValueError(ANOTHER)
             return latent_codec_1.decode(payload, shape, state)
-        if not isinstance(state, State | None):
-            raise another
-        if payload[:1] != bytes([VERSION]) or len(payload) < 2 or not 0 < payload[1] <= MOST_SPAN:
-            raise ValueError(f"group: expected version {VERSION}, got {payload[:2].hex()!r}")
+        version = VERSIONS.get(payload[0]) if len(payload) > 1 else None
+        if version is None or not 0 < payload[1] <= MOST_SPAN:
+            known = " or ".join(map(str, (1, *VERSIONS)))
+            raise ValueError(f"group: expected version {known}, got {payload[:2].hex()!r}")
         if count < 1:
             raise ValueError("group: expected a frame at least")
-        _check_state(state, height, width)
+        _check_state(state, version, height, width)
         places, pieces, at = order(count, payload[1], state is None), [], 2
         for place in places:
             data, at = piece(payload, at, f"frame {place.number}")
             pieces.append(data)
         if at != len(payload):
             raise ValueError(f"group: expected {at} bytes, got {len(payload)}")
-        reader, easel = Reader(height, width, state), Easel(height, width, state)
+        reader, easel = _both(version, height, width, state)
         for coded in ahead(reader.read_all(pieces, places), torch.get_num_threads()):
             easel.paint(coded)
         frames = np.stack([easel.frames[n] for n in range(count)])
-        return frames, _state(reader, easel, count)
+        return frames, _state(version, reader, easel, count)
 
 
-def _state(reader: Reader, easel: Easel, count: int) -> State:
+def _both(version: Version, height: int, width: int, state: State | None) -> tuple[Reader, Easel]:
+    return Reader(version, height, width, state), Easel(version, height, width, state)
+
+
+def _state(version: Version, reader: Reader, easel: Easel, count: int) -> State:
     """Behind a group of so many frames."""
-    return State(easel.frames[count - 1], (reader.known[0], reader.known[1]))
+    return State(version, easel.frames[count - 1], (reader.known[0], reader.known[1]))
 
 
-def _check_state(state: State | None, height: int, width: int) -> None:
+def _check_state(state: Any, version: Version, height: int, width: int) -> None:
+    if state is not None and (not isinstance(state, State) or state.version != version):
+        raise ValueError(ANOTHER)
     if state is not None and state.pixels.shape != (height, width, 3):
         raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
 
@@ -151,10 +163,15 @@ def _check_state(state: State | None, height: int, width: int) -> None:
 def _schedule(steps: int, known: Known | None) -> Schedule:
     """The first leaning frame starts from shipped networks, and has to find its own."""
     if known is None:
-        return Schedule(steps=steps, tail=max(20, steps // 10))
+        return Schedule(steps=steps, tail=max(20, steps // 10), polish=_polish(steps))
     steps = int((FIRST_SHARE if known.first else INTER_SHARE) * steps)
-    schedule = Schedule(steps=steps, tail=max(20, steps // 8))
+    schedule = Schedule(steps=steps, tail=max(20, steps // 8), polish=_polish(steps))
     return schedule if known.first else replace(schedule, net_rate=INTER_NET_RATE, tail_rate=1e-3)
+
+
+def _polish(steps: int) -> tuple[int, int]:
+    """Where it takes no more than a third of the time."""
+    return int(steps >= 3 * POLISH_STEPS), int(steps >= POLISH_STEPS)
 
 
 def _part(progress: Progress, number: int, count: int) -> Callable[[float], None]:

@@ -144,6 +144,10 @@ class Engine:
         self._grad = torch.zeros_like(self._buffer)
         self._none = torch.empty(0)
 
+    def lean_on(self, before: Tensor) -> None:
+        """Other latents [N] of the frame before."""
+        self._buffer[self.count :] = before
+
     def losses(self, latents: Tensor, flat: Tensor) -> tuple[float, float]:
         """Mean squared error and bits, without gradients."""
         return self.error(latents, flat), self.bits(latents, flat)
@@ -157,6 +161,19 @@ class Engine:
         self._buffer[: self.count] = latents
         pairs = zip(self._nets, self.design.context_parameters(flat), strict=True)
         return sum(_native.rate(n, self._buffer, p, self._none, self._none) for n, p in pairs)
+
+    def errors(self, latents: Tensor, flat: Tensor) -> Tensor:
+        """[H, W] of which the mean squared error is the sum."""
+        away = self.painter.paint(latents, flat) - self.target
+        return away.square_().sum(0).div_(away.numel())
+
+    def bits_of(self, level: int, latents: Tensor, flat: Tensor) -> Tensor:
+        """[N] bits of each latent of one level of the grids, the others are of no meaning."""
+        self._buffer[: self.count] = latents
+        parameters = self.design.context_parameters(flat)[level]
+        each = torch.empty_like(self._buffer)
+        _native.rate(self._nets[level], self._buffer, parameters, self._none, self._none, each)
+        return each[: self.count]
 
     def gradients(
         self, latents: Tensor, flat: Tensor, lmbda: float, flat_grad: Tensor

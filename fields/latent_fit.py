@@ -31,6 +31,8 @@ class Schedule:
         steps: on latents and networks. tail: on networks alone, behind them.
         latent_rate, net_rate, tail_rate: learning rates at the beginning.
         temperature, noise: of soft rounding, from and to.
+        polish: how often whole latents are tried a step away, before parameters are settled and
+            behind it.
     """
 
     steps: int = 2000
@@ -40,6 +42,7 @@ class Schedule:
     tail_rate: float = 2e-3
     temperature: tuple[float, float] = (0.35, 0.08)
     noise: tuple[float, float] = (0.22, 0.15)
+    polish: tuple[int, int] = (1, 1)
 
 
 class _Guard:
@@ -70,7 +73,7 @@ class _Guard:
         return True
 
 
-class _Adam:
+class Adam:
     """Kingma and Ba 2015 on latents, in the compiled kernel."""
 
     def __init__(self, size: int) -> None:
@@ -113,21 +116,21 @@ def fit(
     flat, flat_grad = start.clone(), torch.zeros_like(start)
     rng = torch.Generator().manual_seed(seed)
     pool = torch.randn(count + NOISE_ROOM, generator=rng)
-    adam, soap = _Adam(count), Soap(flat, engine.design.matrices)
+    adam, soap = Adam(count), Soap(flat, engine.design.matrices)
     soft, slope = torch.empty(count), torch.empty(count)
     guard = _Guard(latents, flat)
     for step in range(schedule.steps):
         part = step / schedule.steps
         cosine = 0.5 * (1 + math.cos(math.pi * part)) * guard.pace
         first = int(torch.randint(0, NOISE_ROOM, (), generator=rng))
-        cold = 1 / _between(schedule.temperature, part)
+        cold = 1 / between(schedule.temperature, part)
         _native.soften(
             latents, pool[first : first + count], cold, 0.5 / math.tanh(0.5 * cold),
-            _between(schedule.noise, part), soft, slope,
+            between(schedule.noise, part), soft, slope,
         )  # fmt: skip
         error, bits, grad = engine.gradients(soft, flat, lmbda, flat_grad)
         if guard.fell(error + lmbda * bits / engine.pixels, step):
-            adam, soap = _Adam(count), Soap(flat, engine.design.matrices)
+            adam, soap = Adam(count), Soap(flat, engine.design.matrices)
             continue
         grad.mul_(slope)
         adam.step(latents, grad, schedule.latent_rate * cosine)
@@ -179,5 +182,5 @@ def _price(flat: Tensor, prior: Tensor) -> Tensor:
     return away.sign().div_(away.abs().add_(WEIGHT_STEP)).mul_(WEIGHT_BITS / math.log(2))
 
 
-def _between(ends: tuple[float, float], part: float) -> float:
+def between(ends: tuple[float, float], part: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * part

@@ -15,6 +15,7 @@ from .latent_engine import Engine, Painter, gain_for
 from .latent_fit import Schedule, Watch, fit, settle
 from .latent_model import Design
 from .latent_ops import Ints, decode_planes, encode_planes
+from .latent_polish import polish
 
 Pixels = NDArray[np.uint8]
 SIZE_BYTES = 5  # At most.
@@ -86,10 +87,14 @@ def encode_frame(
     before = None if given.before is None else torch.from_numpy(given.before).float()
     engine = Engine(painter, target, before)
     latents, flat = fit(engine, given.prior, lmbda, schedule, seed=seed, watch=watch)
+    for _ in range(schedule.polish[0]):
+        polish(engine, latents, flat, lmbda)
     coded = settle(engine, latents, flat, given.prior, lmbda, schedule, watch)
+    found = latent_weights.restored(design, coded, given.prior)
+    for _ in range(schedule.polish[1]):
+        polish(engine, latents, found, lmbda)
     weights = latent_weights.write(design, coded)
     symbols = latents.to(torch.int32).numpy()
-    found = latent_weights.restored(design, coded, given.prior)
     parameters = latent_weights.integers(design, found)
     nets = design.context_nets(painter.grids)
     stream = encode_planes(nets[::-1], parameters[::-1].copy(), _buffer(symbols, given.before))

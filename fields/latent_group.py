@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import latent_motion
-from .latent_defaults import shipped
 from .latent_engine import MIDDLE_GAIN, Painter
 from .latent_frame import Given, Symbols, paint, piece, read_frame
 from .latent_model import Design
 from .latent_motion import Motion
 from .latent_ops import Ints
+from .latent_version import Version
 
 Pixels = NDArray[np.uint8]
-STILL = Design(near=12, above=5, context=16)
-MOVING = Design(near=10, above=5, before=5, context=16, guides=3)
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,12 @@ class State:
     """What the next group needs of the one before.
 
     Attributes:
+        version: of that group.
         pixels: [H, W, 3] the last frame.
         known: of pictures that lean on one, and of those that lean on two.
     """
 
+    version: Version
     pixels: Pixels
     known: tuple[Known, Known]
 
@@ -99,11 +99,13 @@ class Reader:
         known: of pictures that lean on one, and of those that lean on two.
     """
 
-    def __init__(self, height: int, width: int, state: State | None) -> None:
-        self._size = height, width
-        zeros = np.zeros(MOVING.grids(height, width).count, np.int32)
-        fresh = Known(defaults(MOVING), zeros, first=True)
-        self.known = [fresh, fresh] if state is None else list(state.known)
+    def __init__(self, version: Version, height: int, width: int, state: State | None) -> None:
+        self._version, self._size = version, (height, width)
+        if state is None:
+            zeros = np.zeros(version.moving.grids(height, width).count, np.int32)
+            self.known = [Known(version.prior(count), zeros, first=True) for count in (1, 2)]
+        else:
+            self.known = list(state.known)
 
     def read(self, data: bytes, place: Place) -> Coded:
         """Of one frame. Raises ValueError that names it."""
@@ -120,12 +122,14 @@ class Reader:
     def _read(self, data: bytes, place: Place) -> Coded:
         count = len(place.references)
         if not count:
-            found = read_frame(STILL, data, *self._size, Given(defaults(STILL)))
+            given = Given(self._version.prior(0))
+            found = read_frame(self._version.still, data, *self._size, given)
             return Coded(place, found, None)
         known = self.known[count - 1]
         coded, at = piece(data, 0, "motion")
         motion = latent_motion.read_modes(coded, *self._size, count)
-        found = read_frame(MOVING, data[at:], *self._size, Given(known.flat, known.latents))
+        given = Given(known.flat, known.latents)
+        found = read_frame(self._version.moving, data[at:], *self._size, given)
         self.known[count - 1] = Known(found.flat, found.latents)
         return Coded(place, found, motion)
 
@@ -137,24 +141,20 @@ class Easel:
         frames: by number; -1 is the last one of the group before.
     """
 
-    def __init__(self, height: int, width: int, state: State | None) -> None:
-        self._size, self._threads = (height, width), torch.get_num_threads()
+    def __init__(self, version: Version, height: int, width: int, state: State | None) -> None:
+        self._version, self._size = version, (height, width)
+        self._threads = torch.get_num_threads()
         self._painters: dict[Design, Painter] = {}
         self.frames: dict[int, Pixels] = {} if state is None else {-1: state.pixels}
 
     def paint(self, coded: Coded) -> None:
         """Add a frame."""
-        design, guides = STILL, None
+        design, guides = self._version.still, None
         if coded.motion is not None:
             references = [self.frames[n] for n in coded.place.references]
-            design = MOVING
+            design = self._version.moving
             guides = latent_motion.guide(references, coded.motion, self._threads)
         if design not in self._painters:
             self._painters[design] = Painter(design, *self._size, MIDDLE_GAIN)
         pixels = paint(self._painters[design], coded.symbols, guides).pixels
         self.frames[coded.place.number] = pixels
-
-
-def defaults(design: Design) -> Tensor:
-    """[P] parameters that a design's are coded against where no others came before."""
-    return shipped("latent_inter_2" if design.guides else "latent_image_2", design)

@@ -77,6 +77,8 @@ class Design:
     levels: int = 7
     first: int = 0
     guides: int = 0
+    layers: int = 1
+    wide: int = 0
 
     def grids(self, height: int, width: int) -> Grids:
         return Grids(height, width, self.levels, self.first)
@@ -90,7 +92,9 @@ class Design:
     @cached_property
     def mix_shape(self) -> Shape:
         count = self.levels - self.first + self.guides
-        return Shape(tuple((k, 0, 0) for k in range(count)), 1, self.synthesis, 3, True)
+        taps = [(k, 0, 0) for k in range(count)]
+        taps += [(k, *t) for k in range(self.wide) for t in SQUARE if t != (0, 0)]
+        return Shape(tuple(taps), self.layers, self.synthesis, 3, True)
 
     @cached_property
     def filter_shape(self) -> Shape:
@@ -139,11 +143,14 @@ class Design:
         context[4][0].zero_()
         context[6][1] = -1.0
         mix = self.mix_shape.views(parts["mix"])
-        for matrix, spread in ((mix[0], 0.4), (mix[1], 0.1), (mix[2], 0.1)):
-            matrix.normal_(0, spread, generator=rng)
-        mix[3][:, : self.levels - self.first] = 1.0
-        mix[3][:, self.levels - self.first :] = torch.eye(3).repeat(1, self.guides // 3)
-        mix[4][:] = 0.0 if self.guides else 0.5
+        mix[0].normal_(0, 0.4, generator=rng)
+        for matrix in mix[1:-2]:
+            matrix.normal_(0, 0.1, generator=rng)
+        own = self.levels - self.first
+        mix[-2].zero_()
+        mix[-2][:, :own] = 1.0
+        mix[-2][:, own : own + self.guides] = torch.eye(3).repeat(1, self.guides // 3)
+        mix[-1][:] = 0.0 if self.guides else 0.5
         matrix = self.filter_shape.views(parts["filter"])[0]
         for k in range(3):
             matrix[k, k * len(SQUARE) + len(SQUARE) // 2] = 1.0

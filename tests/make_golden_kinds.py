@@ -160,6 +160,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "image_latent": latent,  # Of the same kind, by another codec, whose version 1 it holds.
     "video": clip,
     "image_latent_2": latent, "video_2": clip,  # Version 2.
+    "image_latent_3": latent, "video_3": clip,  # Version 3.
     "prior": prior, "image_bayes": bayes,
 }  # fmt: skip
 

@@ -22,11 +22,12 @@ from fieldpress.fields import (
     video,
 )
 from fieldpress.fields.ahead import DEPTH, ahead
-from fieldpress.fields.latent_codec import LatentCodec
+from fieldpress.fields.latent_codec import VERSION, LatentCodec
 from fieldpress.fields.latent_engine import MIDDLE_GAIN, Engine, Painter, gain_for
 from fieldpress.fields.latent_fit import Schedule, fit
 from fieldpress.fields.latent_frame import piece, psnr, sized
-from fieldpress.fields.latent_group import MOVING, STILL, State, defaults, order
+from fieldpress.fields.latent_group import State, order
+from fieldpress.fields.latent_polish import polish
 from fieldpress.fields.latent_weights import (
     Judge,
     groups,
@@ -36,6 +37,8 @@ from fieldpress.fields.latent_weights import (
     trimmed,
     write,
 )
+
+STILL, MOVING = VERSION.still, VERSION.moving
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +177,7 @@ def test_a_fit_that_diverges_goes_back(bad: list[int], falls: int) -> None:
         return error, bits, grad
 
     found.gradients = gradients  # type: ignore[method-assign]
-    latents, flat = fit(found, defaults(STILL), 1e-3, Schedule(steps=40),
+    latents, flat = fit(found, VERSION.prior(0), 1e-3, Schedule(steps=40),
                         watch=lambda *at: told.append(at))  # fmt: skip
     assert torch.isfinite(latents).all()
     assert torch.isfinite(flat).all()
@@ -186,7 +189,7 @@ def test_a_fit_that_never_settles_says_so_in_one_line() -> None:
     found = engine(clip(1)[0])
     found.gradients = lambda *_: (float("nan"), 1.0, torch.zeros(found.count))  # type: ignore
     with pytest.raises(ValueError, match=r"^fit: diverged 5 times, last at step 4: .* got nan$"):
-        fit(found, defaults(STILL), 1e-3, Schedule(steps=40))
+        fit(found, VERSION.prior(0), 1e-3, Schedule(steps=40))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 70), (65, 2)])
@@ -215,11 +218,11 @@ def test_damage_is_told_and_nothing_else_happens() -> None:
 
 def test_groups_of_two_versions_do_not_lean_on_each_other() -> None:
     golden = Path(__file__).parent / "golden" / "kinds"
-    first = video.read((golden / "video-1.fpz").read_bytes())
-    second = video.read((golden / "video_2-1.fpz").read_bytes())
-    assert (first.groups[0].payload[0], second.groups[0].payload[0]) == (1, 2)
-    shape = (first.groups[0].count, first.height, first.width)
-    for a, b in ((first, second), (second, first)):
+    names = ("video-1", "video_2-1", "video_3-1")
+    clips = [video.read((golden / f"{name}.fpz").read_bytes()) for name in names]
+    assert [clip.groups[0].payload[0] for clip in clips] == [1, 2, 3]
+    shape = (clips[0].groups[0].count, clips[0].height, clips[0].width)
+    for a, b in itertools.permutations(clips, 2):
         _, state = LatentCodec().decode(a.groups[0].payload, shape)
         with pytest.raises(ValueError, match="expected the version of the group before"):
             LatentCodec().decode(b.groups[1].payload, shape, state)
@@ -227,7 +230,7 @@ def test_groups_of_two_versions_do_not_lean_on_each_other() -> None:
 
 @pytest.mark.parametrize("design", [STILL, MOVING])
 def test_weights_come_back_and_the_priors_cost_nothing(design) -> None:
-    prior = defaults(design)
+    prior = VERSION.prior(design.guides // 3)
     rng = torch.Generator().manual_seed(0)
     flat = prior + 0.05 * torch.randn(design.parameters, generator=rng)
     flat[::3] = prior[::3]
@@ -246,7 +249,7 @@ def test_weights_come_back_and_the_priors_cost_nothing(design) -> None:
 def test_steps_that_do_not_pay_are_left_out() -> None:
     frame = torch.from_numpy(clip(1)[0]).permute(2, 0, 1).float().div(255).contiguous()
     engine = Engine(Painter(STILL, *frame.shape[1:], gain_for(1e-3)), frame)
-    latents, prior = torch.zeros(engine.count), defaults(STILL)
+    latents, prior = torch.zeros(engine.count), VERSION.prior(0)
     rng = torch.Generator().manual_seed(0)
     noisy = prior + 0.1 * torch.randn(len(prior), generator=rng)
     coded = quantise(STILL, noisy, prior, [6] * len(groups(STILL)))
@@ -255,6 +258,41 @@ def test_steps_that_do_not_pay_are_left_out() -> None:
     assert judge.start(kept) < judge.start(coded)
     assert kept.bits < coded.bits
     assert judge.start(trimmed(kept, judge, 400)) <= judge.start(kept)
+
+
+def test_polishing_lowers_the_loss_as_far_as_single_steps_do() -> None:
+    """Of one latent no step down the gradient pays any more that was not seen to clash."""
+    found, lmbda = engine(clip(1, 37, 51)[0]), 2e-3
+    latents, flat = fit(found, VERSION.prior(0), lmbda, Schedule(steps=60))
+
+    def loss() -> float:
+        error, bits = found.losses(latents, flat)
+        return error + lmbda * bits / found.pixels
+
+    losses, taken = [loss()], []
+    for _ in range(4):
+        taken.append(polish(found, latents, flat, lmbda))
+        losses.append(loss())
+        assert torch.equal(latents, latents.round())
+    assert taken[0] > 10
+    assert losses[1] < losses[0]
+    assert all(b <= a * (1 + 1e-5) for a, b in itertools.pairwise(losses))
+    assert taken[-1] < taken[0]
+
+
+def test_bits_and_errors_of_places_are_those_of_all() -> None:
+    found = engine(clip(1, 21, 34)[0])
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.randint(-3, 4, (found.count,), generator=rng).float()
+    flat = VERSION.prior(0)
+    error, bits = found.losses(latents, flat)
+    each = [found.bits_of(k, latents, flat) for k in range(STILL.levels)]
+    planes = found.painter.grids.planes
+    total = sum(
+        float(b[p.first : p.first + p.size].sum()) for b, p in zip(each, planes, strict=True)
+    )
+    assert total == pytest.approx(bits, rel=1e-5)
+    assert float(found.errors(latents, flat).sum()) == pytest.approx(error, rel=1e-5)
 
 
 def test_every_frame_leans_on_frames_coded_before_it() -> None:

@@ -15,7 +15,7 @@ namespace fieldpress::fields {
   void adam(const Moments&, int64_t, int64_t, float*, uint8_t*);                               \
   void slide(const SlidingNet&, const float*, const float*, int, int, float*);                 \
   void slide_back(const SlidingNet&, const float*, const float*, const float*, float*, float*); \
-  double rate(const SlidingNet&, const float*, const float*, float*, float*);                  \
+  double rate(const SlidingNet&, const float*, const float*, float*, float*, float*);          \
   void upsample(const float*, int, int, const float*, int, int, float*);                       \
   void upsample_back(const float*, int, int, const float*, const float*, int, int, float*,     \
                      float*);                                                                  \

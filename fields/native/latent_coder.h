@@ -32,9 +32,9 @@ struct LatentKernels {
   void (*slide_back)(const SlidingNet&, const float* buffer, const float* parameters,
                      const float* upstream, float* grad, float* parameter_grad);
   // Bits of the first plane under Laplace distributions with center out[0] and half-life 2^out[1];
-  // and gradients, where there is a place for them.
+  // and gradients, and the bits of each place, where there is a place for them.
   double (*rate)(const SlidingNet&, const float* buffer, const float* parameters, float* grad,
-                 float* parameter_grad);
+                 float* parameter_grad, float* each);
   void (*upsample)(const float* x, int height, int width, const float* kernel, int out_height,
                    int out_width, float* out);
   void (*upsample_back)(const float* x, int height, int width, const float* kernel,

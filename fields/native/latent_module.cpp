@@ -1,10 +1,12 @@
 // The Python face of latent grids: shapes are checked here, meaning in latent_ops.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -108,16 +110,18 @@ void slide_back(const SlidingNet& net, In<float> buffer, In<float> parameters, I
 }
 
 double rate(const SlidingNet& net, In<float> buffer, In<float> parameters, Out<float> grad,
-            Out<float> parameter_grad) {
+            Out<float> parameter_grad, std::optional<Out<float>> each) {
   check_buffer(net, buffer.size(), "buffer");
   expect(net.outputs == 2 && net.planes[0].shift == 0, "net");
   expect(parameters.size() == static_cast<size_t>(net.parameters()), "parameters");
   expect(grad.size() == buffer.size() || grad.size() == 0, "grad");
   expect(parameter_grad.size() == (grad.size() ? parameters.size() : 0), "parameter_grad");
   const float *const from = buffer.data(), *const p = parameters.data();
+  expect(!each || each->size() == buffer.size(), "each");
   float *const to = grad.size() ? grad.data() : nullptr, *const pg = parameter_grad.data();
+  float* const places = each ? each->data() : nullptr;
   nb::gil_scoped_release release;
-  return kernels().latent.rate(net, from, p, to, pg);
+  return kernels().latent.rate(net, from, p, to, pg, places);
 }
 
 void soften(In<float> x, In<float> noise, float cold, float over, float spread, Out<float> out,
@@ -353,7 +357,7 @@ void bind_latent(nb::module_& m) {
   m.def("slide_back", &slide_back, "net"_a, "buffer"_a.noconvert(), "parameters"_a.noconvert(),
         "upstream"_a.noconvert(), "grad"_a.noconvert(), "parameter_grad"_a.noconvert());
   m.def("rate", &rate, "net"_a, "buffer"_a.noconvert(), "parameters"_a.noconvert(),
-        "grad"_a.noconvert(), "parameter_grad"_a.noconvert());
+        "grad"_a.noconvert(), "parameter_grad"_a.noconvert(), "each"_a.noconvert() = nb::none());
   m.def("soften", &soften, "x"_a.noconvert(), "noise"_a.noconvert(), "cold"_a, "over"_a,
         "spread"_a, "out"_a.noconvert(), "slope"_a.noconvert());
   m.def("upsample", &upsample, "x"_a.noconvert(), "kernel"_a.noconvert(), "out"_a.noconvert(),

@@ -228,7 +228,7 @@ void soften(const float* x, const float* noise, int64_t count, float cold, float
 }
 
 double rate(const SlidingNet& net, const float* buffer, const float* parameters, float* grad,
-            float* parameter_grad) {
+            float* parameter_grad, float* each) {
   const Layout at(net);
   Lines lines(net);
   Backward backward(net, parameters);
@@ -254,6 +254,7 @@ double rate(const SlidingNet& net, const float* buffer, const float* parameters,
       float sum = 0;
       for (int n = 0; n < count; ++n) sum += bits[n];
       total += sum;
+      if (each) std::memcpy(each + first, bits, static_cast<size_t>(count) * sizeof(float));
       if (!grad) continue;
       clear_tail(d_out, 2, count);
       for (int n = 0; n < count; ++n) grad[first + n] -= d_out[0][n];

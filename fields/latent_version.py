@@ -1,0 +1,46 @@
+"""Versions of groups of latent grids: their networks, and the parameters that come with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .latent_defaults import shipped
+from .latent_model import Design
+
+
+@dataclass(frozen=True)
+class Version:
+    """What stays the same in all groups of a version.
+
+    Attributes:
+        number: that groups begin with.
+        still, moving: of pictures that stand alone, and of those that lean on others.
+        files: of shipped parameters, by the number of pictures leant on.
+    """
+
+    number: int
+    still: Design
+    moving: Design
+    files: tuple[str, str, str]
+
+    def prior(self, references: int) -> Tensor:
+        """[P] parameters that those of a picture are coded against where no others came before."""
+        return shipped(self.files[references], self.moving if references else self.still)
+
+
+VERSIONS = {
+    2: Version(
+        2,
+        Design(near=12, above=5, context=16),
+        Design(near=10, above=5, before=5, context=16, guides=3),
+        ("latent_image_2", "latent_inter_2", "latent_inter_2"),
+    ),
+    3: Version(
+        3,
+        Design(near=12, above=5, context=16, layers=2),
+        Design(near=10, above=5, before=5, context=16, guides=3, layers=2),
+        ("latent_image_3", "latent_inter_3", "latent_between_3"),
+    ),
+}
