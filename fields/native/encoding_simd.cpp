@@ -112,23 +112,60 @@ struct Encode {
   float* out;
   int64_t stride;
 
+#if defined(__AVX512F__)
+  // False, and nothing done, where rows are not pairs or words are longer than a level.
+  template <int N, Lattice L, typename Keep>
+  bool look_up_at_once(const Axes<N>& axes, const Keep& keep) const {
+    const bool short_level = table.storage == Storage::b1 && grid.levels[0].rows < 16;
+    if (along || grid.features != 2 || short_level) return false;
+    for (size_t level = 0; level < static_cast<size_t>(grid.count); ++level) {
+      const auto keep_level = [&](int64_t first, const float* f) { keep(level, first, f); };
+      switch (table.storage) {
+        case Storage::f32:
+          blend_level<N, L, Storage::f32>(grid, table, level, axes, count, keep_level);
+          break;
+        case Storage::f16:
+          blend_level<N, L, Storage::f16>(grid, table, level, axes, count, keep_level);
+          break;
+        case Storage::i8:
+          blend_level<N, L, Storage::i8>(grid, table, level, axes, count, keep_level);
+          break;
+        case Storage::b1:
+          blend_level<N, L, Storage::b1>(grid, table, level, axes, count, keep_level);
+      }
+    }
+    return true;
+  }
+#else
+  template <int N, Lattice L, typename Keep>
+  bool look_up_at_once(const Axes<N>&, const Keep&) const {
+    return false;
+  }
+#endif
+
   template <int N, Lattice L>
   void run() const {
     const int64_t row_bits = grid.features * bits_of(table.storage);
     const Axes<N> axes(points, count);
     const std::optional<Axes<N>> directions = axes_along<N>(along, count);
-    alignas(64) float values[BLOCK * MAX_FEATURES];
     const bool aligned = reinterpret_cast<uintptr_t>(out) % 64 == 0 && stride % 16 == 0;
     const bool streams = aligned && 4 * count * grid.width() > STREAMED_BYTES;
-    walk<N, L, READS_ARE_ASKED_FOR>(
-        grid, 0, grid.count, Places<N>{axes, directions ? &*directions : nullptr}, count,
-        static_cast<const char*>(table.rows), row_bits,
-        [&](size_t level, int64_t first, int size, const Corners& at) {
-          blend(grid, table, level, at, corners_of<N, L>(), values);
-          float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
-          for (int f = 0; f < grid.features; ++f)
-            put(values + f * BLOCK, size, streams, to + f * stride);
-        });
+    const auto keep = [&](size_t level, int64_t first, const float* values) {
+      const int size = static_cast<int>(std::min<int64_t>(BLOCK, count - first));
+      float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
+      for (int f = 0; f < grid.features; ++f)
+        put(values + f * BLOCK, size, streams, to + f * stride);
+    };
+    if (!look_up_at_once<N, L>(axes, keep)) {
+      alignas(64) float values[BLOCK * MAX_FEATURES];
+      walk<N, L, READS_ARE_ASKED_FOR>(
+          grid, 0, grid.count, Places<N>{axes, directions ? &*directions : nullptr}, count,
+          static_cast<const char*>(table.rows), row_bits,
+          [&](size_t level, int64_t first, int, const Corners& at) {
+            blend(grid, table, level, at, corners_of<N, L>(), values);
+            keep(level, first, values);
+          });
+    }
     if (streams) end_stream();
   }
 };
