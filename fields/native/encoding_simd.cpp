@@ -9,7 +9,7 @@
 namespace fieldpress::fields::FIELDPRESS_ISA {
 
 // Kingma and Ba 2015, for parameters whose gradient is not exactly zero: what a batch did not see
-// keeps its moments, as in torch's SparseAdam and in tiny-cuda-nn.
+// keeps its moments, as in torch's SparseAdam and in tiny-cuda-nn. `grad` is that of line `first`.
 void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint8_t* touched) {
   const AdamStep step = moments.step;
   const float keep1 = 1 - step.beta1, keep2 = 1 - step.beta2, over_root = 1 / step.root;
@@ -18,15 +18,16 @@ void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint
     if (!touched[line]) continue;
     touched[line] = 0;
     const int64_t start = line * LINE, end = std::min(moments.size, start + LINE);
+    float* const grads = grad + (line - first) * LINE;
     for (int64_t i = start; i < end; ++i) {
-      const float g = grad[i];
+      const float g = grads[i - start];
       const bool seen = g != 0;
       const float m = step.beta1 * mean[i] + keep1 * g, v = step.beta2 * square[i] + keep2 * (g * g);
       const float move = step.rate * m / (__builtin_sqrtf(v) * over_root + step.epsilon);
       mean[i] = seen ? m : mean[i];
       square[i] = seen ? v : square[i];
       table[i] = seen ? table[i] - move : table[i];
-      grad[i] = 0;
+      grads[i - start] = 0;
     }
   }
 }
@@ -52,10 +53,10 @@ void fetch(const Corners& at, const char* rows, int64_t row_bits) {
 }
 
 // Goes through all points, level by level, one block ahead of what uses them: a level stays near.
-// With ASK its rows are asked for ahead of their use.
-template <int N, Lattice L, bool ASK, typename Use>
+// With ASK its rows, at rows_of(level), are asked for ahead of their use.
+template <int N, Lattice L, bool ASK, typename Rows, typename Use>
 void walk(const Grid& grid, int first_level, int last_level, const Places<N>& places,
-          int64_t count, const char* rows, int64_t row_bits, const Use& use) {
+          int64_t count, const Rows& rows_of, int64_t row_bits, const Use& use) {
   Corners corners[2];
   const int64_t blocks = (count + BLOCK - 1) / BLOCK;
   const int64_t steps = blocks * (last_level - first_level);
@@ -65,7 +66,7 @@ void walk(const Grid& grid, int first_level, int last_level, const Places<N>& pl
     const Level& level = grid.levels[number];
     place<N, L>(grid, level, places, block * BLOCK, corners[step & 1]);
     if (ASK && level.rows * row_bits / 8 > FAR_BYTES)
-      fetch<N, L>(corners[step & 1], rows + level.first * row_bits / 8, row_bits);
+      fetch<N, L>(corners[step & 1], reinterpret_cast<const char*>(rows_of(level)), row_bits);
     if (++block == blocks) block = 0, ++number;
   };
   if (steps > 0) prepare(0);
@@ -160,7 +161,7 @@ struct Encode {
       alignas(64) float values[BLOCK * MAX_FEATURES];
       walk<N, L, READS_ARE_ASKED_FOR>(
           grid, 0, grid.count, Places<N>{axes, directions ? &*directions : nullptr}, count,
-          static_cast<const char*>(table.rows), row_bits,
+          [&](const Level& level) { return level_rows(grid, table, level); }, row_bits,
           [&](size_t level, int64_t first, int, const Corners& at) {
             blend(grid, table, level, at, corners_of<N, L>(), values);
             keep(level, first, values);
@@ -190,8 +191,7 @@ FP_INLINE void add_row_of(float* row, float weight, const float (&g)[F]) {
 // With `touched` null, the level's lines are marked already.
 template <int F>
 void add_rows(const Corners& at, int corners, int count, const float* upstream, int64_t stride,
-              float* grad, int64_t first_float, uint8_t* touched) {
-  float* const rows = grad + first_float;
+              float* rows, int64_t first_float, uint8_t* touched) {
   for (int p = 0; p < count; ++p) {
     float g[F];
     for (int f = 0; f < F; ++f) g[f] = upstream[f * stride + p];
@@ -215,13 +215,13 @@ struct Scatter {
   uint8_t* touched;
   const Moments* moments;
 
-  void add(const Corners& at, int corners, int size, const float* g, int64_t start,
+  void add(const Corners& at, int corners, int size, const float* g, float* rows, int64_t start,
            uint8_t* marks) const {
     switch (grid.features) {
-      case 1: return add_rows<1>(at, corners, size, g, count, grad, start, marks);
-      case 2: return add_rows<2>(at, corners, size, g, count, grad, start, marks);
-      case 4: return add_rows<4>(at, corners, size, g, count, grad, start, marks);
-      default: return add_rows<8>(at, corners, size, g, count, grad, start, marks);
+      case 1: return add_rows<1>(at, corners, size, g, count, rows, start, marks);
+      case 2: return add_rows<2>(at, corners, size, g, count, rows, start, marks);
+      case 4: return add_rows<4>(at, corners, size, g, count, rows, start, marks);
+      default: return add_rows<8>(at, corners, size, g, count, rows, start, marks);
     }
   }
 
@@ -237,11 +237,31 @@ struct Scatter {
     return count * corners > 2 * (last - first);
   }
 
-  void finish(const Level& level) const {
+  // Where nothing waits in the gradient and no level shares a line with another, levels that are
+  // stepped at once take turns in the room of the largest, which stays near; null elsewhere.
+  float* shared_room() const {
+    if (!moments) return nullptr;
+    const Level* largest = &grid.levels[first_level];
+    for (int l = first_level; l < last_level; ++l) {
+      const Level& level = grid.levels[l];
+      const auto [first, last] = lines_of(level);
+      if (level.first * grid.features % LINE || level.rows * grid.features % LINE) return nullptr;
+      if (std::any_of(touched + first, touched + last, [](uint8_t mark) { return mark != 0; }))
+        return nullptr;
+      if (level.rows > largest->rows) largest = &level;
+    }
+    return grad + largest->first * grid.features;
+  }
+
+  float* gradient_of(const Level& level, float* room) const {
+    return room ? room : grad + level.first * grid.features;
+  }
+
+  void finish(const Level& level, float* room) const {
     auto [first, last] = lines_of(level);
     first += level.first * grid.features % LINE != 0;
     last -= (level.first + level.rows) * grid.features % LINE != 0;
-    adam(*moments, first, last, grad, touched);
+    adam(*moments, first, last, room ? room : grad + first * LINE, touched);
   }
 
   template <int N, Lattice L>
@@ -249,9 +269,10 @@ struct Scatter {
     constexpr int V = corners_of<N, L>();
     const Axes<N> axes(points, count);
     const std::optional<Axes<N>> directions = axes_along<N>(along, count);
+    float* const room = shared_room();
     walk<N, L, true>(grid, first_level, last_level,
                Places<N>{axes, directions ? &*directions : nullptr}, count,
-               reinterpret_cast<const char*>(grad), 32 * grid.features,
+               [&](const Level& level) { return gradient_of(level, room); }, 32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
                  const bool crowded = is_crowded(level, V);
@@ -262,8 +283,9 @@ struct Scatter {
                  }
                  const float* g =
                      upstream + static_cast<int64_t>(number) * grid.features * count + first;
-                 add(at, V, size, g, level.first * grid.features, crowded ? nullptr : touched);
-                 if (moments && first + size == count) finish(level);
+                 add(at, V, size, g, gradient_of(level, room), level.first * grid.features,
+                     crowded ? nullptr : touched);
+                 if (moments && first + size == count) finish(level, room);
                });
   }
 };
@@ -319,7 +341,8 @@ struct Slope {
     const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     std::vector<float> sums(static_cast<size_t>(blocks * BLOCK * N));
     walk<N, L, READS_ARE_ASKED_FOR>(grid, 0, grid.count, Places<N>{axes, nullptr}, count,
-               reinterpret_cast<const char*>(table), 32 * grid.features,
+               [&](const Level& level) { return table + level.first * grid.features; },
+               32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
                  dot(at, corners_of<N, L>(), size,
