@@ -8,6 +8,8 @@
 
 namespace fieldpress::fields::FIELDPRESS_ISA {
 
+constexpr int64_t AHEAD = 16;  // Lines that are asked for before they are stepped.
+
 // Kingma and Ba 2015, for parameters whose gradient is not exactly zero: what a batch did not see
 // keeps its moments, as in torch's SparseAdam and in tiny-cuda-nn. `grad` is that of line `first`.
 void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint8_t* touched) {
@@ -17,6 +19,11 @@ void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint
   for (int64_t line = first; line < last; ++line) {
     if (!touched[line]) continue;
     touched[line] = 0;
+    if (line + AHEAD < last && touched[line + AHEAD]) {
+      __builtin_prefetch(table + (line + AHEAD) * LINE, 1);
+      __builtin_prefetch(mean + (line + AHEAD) * LINE, 1);
+      __builtin_prefetch(square + (line + AHEAD) * LINE, 1);
+    }
     const int64_t start = line * LINE, end = std::min(moments.size, start + LINE);
     float* const grads = grad + (line - first) * LINE;
     for (int64_t i = start; i < end; ++i) {
@@ -117,8 +124,10 @@ struct Encode {
   // False, and nothing done, where rows are not pairs or words are longer than a level.
   template <int N, Lattice L, typename Keep>
   bool look_up_at_once(const Axes<N>& axes, const Keep& keep) const {
-    const bool short_level = table.storage == Storage::b1 && grid.levels[0].rows < 16;
-    if (along || grid.features != 2 || short_level) return false;
+    const auto is_short = [&](const Level& l) { return l.rows * bits_of(table.storage) < 16; };
+    if (along || grid.features != 2 ||
+        std::any_of(grid.levels, grid.levels + grid.count, is_short))
+      return false;
     for (size_t level = 0; level < static_cast<size_t>(grid.count); ++level) {
       const auto keep_level = [&](int64_t first, const float* f) { keep(level, first, f); };
       switch (table.storage) {
