@@ -60,10 +60,10 @@ void fetch(const Corners& at, const char* rows, int64_t row_bits) {
 }
 
 // Goes through all points, level by level, one block ahead of what uses them: a level stays near.
-// With ASK its rows, at rows_of(level), are asked for ahead of their use.
-template <int N, Lattice L, bool ASK, typename Rows, typename Use>
+// Where it `asks`, its rows, at rows_of(level), are asked for ahead of their use.
+template <int N, Lattice L, typename Rows, typename Use>
 void walk(const Grid& grid, int first_level, int last_level, const Places<N>& places,
-          int64_t count, const Rows& rows_of, int64_t row_bits, const Use& use) {
+          int64_t count, bool asks, const Rows& rows_of, int64_t row_bits, const Use& use) {
   Corners corners[2];
   const int64_t blocks = (count + BLOCK - 1) / BLOCK;
   const int64_t steps = blocks * (last_level - first_level);
@@ -72,7 +72,7 @@ void walk(const Grid& grid, int first_level, int last_level, const Places<N>& pl
   const auto prepare = [&](int64_t step) {
     const Level& level = grid.levels[number];
     place<N, L>(grid, level, places, block * BLOCK, corners[step & 1]);
-    if (ASK && level.rows * row_bits / 8 > FAR_BYTES)
+    if (asks && level.rows * row_bits / 8 > FAR_BYTES)
       fetch<N, L>(corners[step & 1], reinterpret_cast<const char*>(rows_of(level)), row_bits);
     if (++block == blocks) block = 0, ++number;
   };
@@ -168,8 +168,9 @@ struct Encode {
     };
     if (!look_up_at_once<N, L>(axes, keep)) {
       alignas(64) float values[BLOCK * MAX_FEATURES];
-      walk<N, L, READS_ARE_ASKED_FOR>(
+      walk<N, L>(
           grid, 0, grid.count, Places<N>{axes, directions ? &*directions : nullptr}, count,
+          READS_ARE_ASKED_FOR,
           [&](const Level& level) { return level_rows(grid, table, level); }, row_bits,
           [&](size_t level, int64_t first, int, const Corners& at) {
             blend(grid, table, level, at, corners_of<N, L>(), values);
@@ -279,8 +280,9 @@ struct Scatter {
     const Axes<N> axes(points, count);
     const std::optional<Axes<N>> directions = axes_along<N>(along, count);
     float* const room = shared_room();
-    walk<N, L, true>(grid, first_level, last_level,
-               Places<N>{axes, directions ? &*directions : nullptr}, count,
+    const bool asks = !room;  // A room is near already.
+    walk<N, L>(grid, first_level, last_level,
+               Places<N>{axes, directions ? &*directions : nullptr}, count, asks,
                [&](const Level& level) { return gradient_of(level, room); }, 32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
@@ -349,7 +351,7 @@ struct Slope {
     alignas(64) Dots dots;
     const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     std::vector<float> sums(static_cast<size_t>(blocks * BLOCK * N));
-    walk<N, L, READS_ARE_ASKED_FOR>(grid, 0, grid.count, Places<N>{axes, nullptr}, count,
+    walk<N, L>(grid, 0, grid.count, Places<N>{axes, nullptr}, count, READS_ARE_ASKED_FOR,
                [&](const Level& level) { return table + level.first * grid.features; },
                32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
