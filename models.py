@@ -84,6 +84,8 @@ FORMATS = (
     Format(".safetensors", (), "safetensors.read_safetensors", "safetensors.write_safetensors"),
     Format(".fpz", (MAGIC,), "codec.decode", None),
     *(Format(suffix, (b"PK",), CHECKPOINT, None, by_path=True) for suffix in CHECKPOINTS),
+    Format(".ingp", (b"\x1f\x8b",), CHECKPOINT, None, by_path=True),
+    Format(".msgpack", (), CHECKPOINT, None, by_path=True),
 )  # fmt: skip
 READABLE = ", ".join(f.suffix for f in FORMATS) + ", lod-meta.json"
 WRITABLE = ", ".join(f.suffix for f in FORMATS if f.writer)
