@@ -10,6 +10,7 @@ import numpy as np
 
 from .fields.checkpoint import field_of, prefix_of
 from .fields.ingp import read_ingp
+from .fields.nerfacto import TABLE, nerfacto_of
 from .gaussians.checkpoint import gaussians_of, in_capture, read_frame, transforms_beside
 from .quant import budget
 from .quant.torch_archive import TorchArchive
@@ -17,7 +18,10 @@ from .quant.torch_archive import TorchArchive
 SUFFIXES = (".ckpt", ".pt", ".pth")
 SNAPSHOTS = (".ingp", ".msgpack")  # Of instant-ngp: always of a field.
 ZIP = b"PK"
-KNOWN = "splatfacto, fieldpress-splats, fieldpress-nerf (nerfstudio), gsplat, or INRIA's Gaussians"
+KNOWN = (
+    "splatfacto, nerfacto or instant-ngp by torch, fieldpress-splats, fieldpress-nerf "
+    "(nerfstudio), gsplat, or INRIA's Gaussians"
+)
 
 
 def read_checkpoint(source: Path | bytes, *, name: str) -> Any:
@@ -34,12 +38,13 @@ def read_checkpoint(source: Path | bytes, *, name: str) -> Any:
     archive = TorchArchive(source, name=name)
     model: Any = gaussians_of(archive)
     model = field_of(archive) if model is None else model
+    model = nerfacto_of(archive) if model is None else model
     if model is None:
         raise ValueError(f"{name}: expected a checkpoint of {KNOWN}; got another")
     transforms = transforms_beside(source) if isinstance(source, Path) else None
     if transforms is None:
         return model
-    if model.kind == "nerf":
+    if model.kind in ("nerf", "nerfacto"):
         frame = np.column_stack(read_frame(transforms)).tolist()
         return replace(model, extra={**model.extra, "frame": frame})
     return in_capture(model, transforms) if "splatfacto" in model.extra["source_format"] else model
@@ -53,7 +58,13 @@ def holds_field(source: str) -> bool:
         return False
     if suffix in SNAPSHOTS:
         return True
-    return prefix_of(TorchArchive(path, name=source)) is not None
+    archive = TorchArchive(path, name=source)
+    return prefix_of(archive) is not None or _has_tables(archive)
+
+
+def _has_tables(archive: TorchArchive) -> bool:
+    pipeline = archive.root.get("pipeline") if isinstance(archive.root, dict) else None
+    return isinstance(pipeline, dict) and any(str(name).endswith(TABLE) for name in pipeline)
 
 
 def _head(source: Path | bytes) -> bytes:

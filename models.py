@@ -102,6 +102,11 @@ def is_picture(path: str | Path) -> bool:
     return Path(path).suffix.lower() == ".png"
 
 
+def is_nerfstudios(path: str | Path) -> bool:
+    """Whether a name is one of what fields of nerfstudio's are written back to."""
+    return Path(path).suffix.lower() == ".ckpt"
+
+
 def format_named(name: str) -> Format:
     """The format that --from and --to name. Raises ValueError."""
     for found in FORMATS:
@@ -198,6 +203,10 @@ def decode_fpz(data: bytes, name: str) -> Any:
         from .fields import video
 
         return video.read(data, name=name)
+    if kind == "nerfacto":
+        from .fields import nerfacto_codec
+
+        return nerfacto_codec.decode(data, name=name)
     if kind in bayes_codec.KINDS:
         return bayes_codec.decode(data, name=name)
     return (fields if kind in fields.KINDS else gaussians).decode(data, name=name)
@@ -295,7 +304,9 @@ def _encoded_field(model: Any, name: str) -> Iterable[bytes]:
         from .fields.mesh_ply import mesh_ply
 
         return [mesh_ply(*model.mesh())]
-    wanted = {"image": ".png", "sdf": ".ply"}.get(model.kind)
+    if model.kind == "nerfacto" and name.endswith(".ckpt"):
+        return [model.checkpoint()]
+    wanted = {"image": ".png", "sdf": ".ply", "nerfacto": ".ckpt"}.get(model.kind)
     if wanted is None:
         raise ValueError("no open format holds this kind of model; fieldpress render shows it")
     raise ValueError(f"expected a name ending in {wanted} for this kind of model, {model.kind}")

@@ -154,7 +154,6 @@ class NerfField:
         values = composite(sigmas, with_opacity(shades), found, len(origins))
         return over(values, values.new_tensor(self.background))
 
-
     def _samples(self, origins: Tensor, rays_d: Tensor) -> Samples:
         if self.passes == 1:
             jitter = torch.full((len(origins),), _native.MIDDLE, device=origins.device)
