@@ -104,7 +104,8 @@ def nearest(latents: Tensor, codes: Tensor) -> Tensor:
     """
     parts = latents.detach().reshape(len(latents), len(codes), -1).transpose(0, 1)
     halves = 0.5 * codes.square().sum(2)
-    return (halves[:, None] - parts @ codes.transpose(1, 2)).argmin(2).T
+    # Its `argmin` is half as fast as `min`.
+    return (halves[:, None] - parts @ codes.transpose(1, 2)).min(2).indices.T
 
 
 def looked_up(index: Tensor, codes: Tensor) -> Tensor:
