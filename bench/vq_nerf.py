@@ -40,7 +40,7 @@ FILES = {  # name -> options
 }
 STRETCHED = (2, 4)
 FRAMES, TURN = 8, 240  # Of the path, and of the whole turn that it is a part of.
-REPEATS = 3
+REPEATS = 9
 FITTED = ("fit_seconds", "psnr", "psnr_unrounded", "bytes_by_section")
 
 
