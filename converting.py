@@ -139,7 +139,8 @@ def _convert_one(
     _check(output, overwrite)
     if output.lower().endswith(PAGE):
         return _paged(source, output, wanted)
-    writer = None if models.is_picture(output) else wanted.writer(output)
+    of_fields = models.is_picture(output) or models.is_nerfstudios(output)
+    writer = None if of_fields else wanted.writer(output)
     file = None if remote.is_url(source) else TiledFile.open(source)
     local = output != "-" and not remote.is_url(output)
     if file and writer and local and wanted.as_it_is and writer.suffix == ".ply":

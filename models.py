@@ -84,6 +84,8 @@ FORMATS = (
     Format(".safetensors", (), "safetensors.read_safetensors", "safetensors.write_safetensors"),
     Format(".fpz", (MAGIC,), "codec.decode", None),
     *(Format(suffix, (b"PK",), CHECKPOINT, None, by_path=True) for suffix in CHECKPOINTS),
+    Format(".ingp", (b"\x1f\x8b",), CHECKPOINT, None, by_path=True),
+    Format(".msgpack", (), CHECKPOINT, None, by_path=True),
 )  # fmt: skip
 READABLE = ", ".join(f.suffix for f in FORMATS) + ", lod-meta.json"
 WRITABLE = ", ".join(f.suffix for f in FORMATS if f.writer)
@@ -98,6 +100,11 @@ def format_of(path: str | Path) -> Format | None:
 def is_picture(path: str | Path) -> bool:
     """Whether a name is one of what image fields are exported to."""
     return Path(path).suffix.lower() == ".png"
+
+
+def is_nerfstudios(path: str | Path) -> bool:
+    """Whether a name is one of what fields of nerfstudio's are written back to."""
+    return Path(path).suffix.lower() == ".ckpt"
 
 
 def format_named(name: str) -> Format:
@@ -196,6 +203,10 @@ def decode_fpz(data: bytes, name: str) -> Any:
         from .fields import video
 
         return video.read(data, name=name)
+    if kind == "nerfacto":
+        from .fields import nerfacto_codec
+
+        return nerfacto_codec.decode(data, name=name)
     if kind in bayes_codec.KINDS:
         return bayes_codec.decode(data, name=name)
     return (fields if kind in fields.KINDS else gaussians).decode(data, name=name)
@@ -293,7 +304,9 @@ def _encoded_field(model: Any, name: str) -> Iterable[bytes]:
         from .fields.mesh_ply import mesh_ply
 
         return [mesh_ply(*model.mesh())]
-    wanted = {"image": ".png", "sdf": ".ply"}.get(model.kind)
+    if model.kind == "nerfacto" and name.endswith(".ckpt"):
+        return [model.checkpoint()]
+    wanted = {"image": ".png", "sdf": ".ply", "nerfacto": ".ckpt"}.get(model.kind)
     if wanted is None:
         raise ValueError("no open format holds this kind of model; fieldpress render shows it")
     raise ValueError(f"expected a name ending in {wanted} for this kind of model, {model.kind}")

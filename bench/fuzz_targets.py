@@ -41,6 +41,7 @@ from fieldpress.viewing import rendered
 
 GAUSSIANS = 40
 GOLDEN = ROOT / "tests" / "golden"
+SNAPSHOT = GOLDEN / "foreign" / "small.ingp"  # As tests/test_ingp.py writes them.
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 VIEWS, SIDE = 4, 12
 BATTERY = 64  # One model in so many that was read is rendered as well.
@@ -397,6 +398,8 @@ TARGETS: tuple[Target, ...] = (
            as_file("x.checkpoint", lambda path: fitting.load_checkpoint(path, ABOUT)),
            (change.in_zip,)),
     Target("foreign checkpoint", foreign_checkpoints, load("a.ckpt"), (change.in_zip,)),
+    Target("instant-ngp snapshot", lambda: [SNAPSHOT.read_bytes()], load("a.ingp"),
+           (change.in_gzip,)),
     Target("viewer messages", messages, read_message, (change.as_json,)),
 )  # fmt: skip
 

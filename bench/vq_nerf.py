@@ -34,13 +34,13 @@ from fieldpress.scenes.orbit import orbit
 
 SCENE, DOWNSCALE = "multiview/lego-nerf-synthetic", 4
 FILES = {  # name -> options
-    "direct": ["--steps", "800", "--rays", "512"],
-    "vqnerf, r = 2": ["--steps", "800", "--rays", "256", "--method", "vqnerf", "--upscale", "2"],
-    "vqnerf, r = 4": ["--steps", "800", "--rays", "256", "--method", "vqnerf", "--upscale", "4"],
+    "direct": ["--steps", "1600", "--rays", "512"],
+    "vqnerf, r = 2": ["--steps", "1600", "--rays", "256", "--method", "vqnerf", "--upscale", "2"],
+    "vqnerf, r = 4": ["--steps", "1600", "--rays", "256", "--method", "vqnerf", "--upscale", "4"],
 }
 STRETCHED = (2, 4)
 FRAMES, TURN = 8, 240  # Of the path, and of the whole turn that it is a part of.
-REPEATS = 3
+REPEATS = 9
 FITTED = ("fit_seconds", "psnr", "psnr_unrounded", "bytes_by_section")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from . import _native
 from .levels import Encoding
 
+LINE_BYTES = 64  # Of a cache.
 INIT = 1e-4  # Uniform in +-INIT, as in tiny-cuda-nn.
 Numbers = tuple[float, float, float, float, float]
 PACKED = {torch.float32: 1, torch.float16: 1, torch.int8: 1, torch.uint8: 8}  # values an element
@@ -267,8 +269,12 @@ def _zeros_like(table: Tensor) -> Tensor:
 
 
 def _zeros(*shape: int) -> Tensor:
-    # numpy asks the system for huge pages, torch does not: rows are met at random.
-    return torch.from_numpy(np.zeros(shape, np.float32))
+    # numpy asks the system for huge pages, torch does not: rows are met at random. It does not
+    # begin at a line of the cache, as neighbours that are to share one need.
+    size = math.prod(shape)
+    room = np.zeros(size + LINE_BYTES // 4, np.float32)
+    first = -room.ctypes.data % LINE_BYTES // 4
+    return torch.from_numpy(room[first : first + size].reshape(shape))
 
 
 def _checked(

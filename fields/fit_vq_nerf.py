@@ -26,7 +26,7 @@ from .occupancy import CELLS_EVERY, FIRST_LOOKS
 from .semantic import Features, random_features, semantic_loss
 from .vq_nerf import VqNerfField
 
-WARM = 0.8  # Of the steps: the field against the encoder's latents, without the decoder.
+WARM = 0.3  # Of the steps: the field against the encoder's latents, without the decoder.
 LATENTS = 0.3  # Weight of the difference to the encoder's latents, beside what is decoded.
 REFINED_BLOCKS = 24  # Sides of the pieces that the decoder learns from in the end.
 MARGIN = 1  # Blocks of a piece's border, whose neighbours the decoder does not see.
@@ -61,9 +61,9 @@ class VqSettings:
     codes: int = 256
     size: int = 4
     autoencoder_steps: int = 150
-    refine_steps: int = 200
+    refine_steps: int = 500
     blocks: int = 10
-    crops: int = 4
+    crops: int = 8
     pixels: float = 0.5
     semantic: float = 1e-3
 

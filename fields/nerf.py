@@ -26,6 +26,8 @@ MAX_LOG_DENSITY = _native.MAX_LOG_DENSITY
 RAYS = 1 << 10  # Rays of a picture that are marched together.
 LARGEST = 1e9  # World units.
 BLACK = (0.0, 0.0, 0.0)
+PLAIN = (1.0, 1)  # Thickness and passes of our own fields.
+MAX_THICKNESS, MAX_PASSES = 1e6, 64
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class NerfField:
         edge: its edge, world units.
         extra: numbers and strings that travel with the model (provenance).
         background: sRGB of what lies behind.
+        thickness: what densities are multiplied with, where the network's are per another length
+            than the edge.
+        passes: marches of a ray, each between the steps of the others, where steps of ours are
+            coarser than those that it was trained with.
     """
 
     network: Network
@@ -50,6 +56,8 @@ class NerfField:
     edge: float
     extra: dict[str, Any] = field(default_factory=dict)
     background: tuple[float, float, float] = BLACK
+    thickness: float = 1.0
+    passes: int = 1
 
     kind = "nerf"
     dims = 3
@@ -85,7 +93,9 @@ class NerfField:
     def place(self) -> dict[str, Any]:
         """What `at` needs beside the tensors: keys of a file's layout."""
         behind = {} if self.background == BLACK else {"background": list(self.background)}
-        return {"low": list(self.low), "edge": self.edge, **behind}
+        stride = (self.thickness, self.passes)
+        strides = {} if stride == PLAIN else {"thickness": stride[0], "passes": stride[1]}
+        return {"low": list(self.low), "edge": self.edge, **behind, **strides}
 
     @staticmethod
     def at(network: Network, layout: dict[str, Any], extra: dict[str, Any]) -> NerfField:
@@ -93,8 +103,9 @@ class NerfField:
         from .sdf import SdfField
 
         low, edge = SdfField.cube_of(layout)
-        behind = background_of(layout)
-        return NerfField(network, layout["head"], layout["cells"], low, edge, extra, behind)
+        behind, stride = background_of(layout), stride_of(layout)
+        cells, head = layout["cells"], layout["head"]
+        return NerfField(network, head, cells, low, edge, extra, behind, *stride)
 
     def to(self, device: torch.device | str) -> NerfField:
         """The same field on another device."""
@@ -123,7 +134,8 @@ class NerfField:
 
     def _values(self, origins: Tensor, rays_d: Tensor) -> Tensor:
         """[R, channels] of rays; one kernel where there is one for networks of these sizes."""
-        if origins.device.type == "cuda" and self.channels == 3 and self.background == BLACK:
+        plain = self.background == BLACK and (self.thickness, self.passes) == PLAIN
+        if origins.device.type == "cuda" and self.channels == 3 and plain:
             from . import nerf_cuda
 
             found = nerf_cuda.colors(backend_of(origins.device), self, origins, rays_d)
@@ -133,13 +145,39 @@ class NerfField:
         return torch.cat([self._marched(*part) for part in parts])
 
     def _marched(self, origins: Tensor, rays_d: Tensor) -> Tensor:
-        jitter = torch.full((len(origins),), _native.MIDDLE, device=origins.device)
-        found = march(origins, rays_d, self.cells, jitter)
+        found = self._samples(origins, rays_d)
         sigmas, shades = shade(self.network(found.points), rays_d, found.ray, self.head)
+        if self.passes > 1 or self.thickness != 1:
+            sigmas = sigmas * (self.thickness / self.passes)
         if self.background == BLACK:
             return composite(sigmas, shades, found, len(origins))
         values = composite(sigmas, with_opacity(shades), found, len(origins))
         return over(values, values.new_tensor(self.background))
+
+    def _samples(self, origins: Tensor, rays_d: Tensor) -> Samples:
+        if self.passes == 1:
+            jitter = torch.full((len(origins),), _native.MIDDLE, device=origins.device)
+            return march(origins, rays_d, self.cells, jitter)
+        marches = []
+        for i in range(self.passes):
+            jitter = torch.full((len(origins),), (i + 0.5) / self.passes, device=origins.device)
+            marches.append(march(origins, rays_d, self.cells, jitter))
+        points = torch.cat([m.points for m in marches])
+        ray = torch.cat([m.ray for m in marches])
+        far = ((points - origins[ray]) * rays_d[ray]).sum(1)
+        order = far.argsort(stable=True)
+        order = order[ray[order].argsort(stable=True)]
+        return Samples(points[order], ray[order])
+
+
+def stride_of(layout: dict[str, Any]) -> tuple[float, int]:
+    """`thickness` and `passes` of a file's layout, 1 where it names none. Raises ValueError."""
+    thickness, passes = layout.get("thickness", 1.0), layout.get("passes", 1)
+    if type(thickness) not in (int, float) or not 0 < thickness <= MAX_THICKNESS:
+        raise ValueError(f"thickness: expected above 0, to {MAX_THICKNESS}, got {thickness!r:.40}")
+    if type(passes) is not int or not 1 <= passes <= MAX_PASSES:
+        raise ValueError(f"passes: expected 1 to {MAX_PASSES}, got {passes!r:.40}")
+    return float(thickness), passes
 
 
 def background_of(layout: dict[str, Any]) -> tuple[float, float, float]:

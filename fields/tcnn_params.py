@@ -8,6 +8,7 @@ without a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -45,12 +46,22 @@ def network_of(
     shapes = _shapes(encoding, [neurons] * hidden, outputs)
     matrices = sum(rows * columns for rows, columns in shapes)
     flat = _sized(params, matrices + encoding.rows * encoding.features)
-    parts = flat[:matrices].split([rows * columns for rows, columns in shapes])
-    weights = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    weights = _cut(flat[:matrices], shapes)
     weights[0] = weights[0][:, : encoding.width]
     weights[-1] = weights[-1][:outputs]
     table = table_of(flat[matrices:], encoding)
     return Network(encoding, table.clone(), tuple(w.clone() for w in weights))
+
+
+def matrices_of(params: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """The matrices [out, in] of a FullyFusedMLP of these widths, all padded, in its parameters."""
+    shapes = [(rows, columns) for columns, rows in pairwise(widths)]
+    return _cut(_sized(params, sum(rows * columns for rows, columns in shapes)), shapes)
+
+
+def _cut(flat: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
+    parts = flat.split([rows * columns for rows, columns in shapes])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def params_of(network: Network) -> Tensor:

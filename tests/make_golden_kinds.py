@@ -20,7 +20,7 @@ import torch
 from make_golden import seeded_model
 
 from fieldpress import models
-from fieldpress.fields import bayes_codec, latent_image, video
+from fieldpress.fields import bayes_codec, latent_image, nerfacto_codec, video
 from fieldpress.fields import codec as fields
 from fieldpress.fields.bayes_codec import BayesField
 from fieldpress.fields.bayes_learn import Learner, learn
@@ -30,6 +30,7 @@ from fieldpress.fields.image import ImageField
 from fieldpress.fields.latent_codec import LatentCodec
 from fieldpress.fields.levels import Encoding
 from fieldpress.fields.nerf import CELL_SIDE, GEOMETRY, NerfField
+from fieldpress.fields.nerfacto import HashTable, NerfactoFields
 from fieldpress.fields.network import Network, new_weights
 from fieldpress.fields.sdf import SdfField
 from fieldpress.fields.vq_nerf import VqNerfField
@@ -73,6 +74,31 @@ def nerf() -> bytes:
     head = new_weights([NerfField.head_inputs, 16, 3], 0)
     model = NerfField(network(encoding, GEOMETRY), head, cells, (-1.0, -1.0, -1.0), 2.0)
     return coded(model, head=2)
+
+
+def thick() -> bytes:
+    """As a snapshot of instant-ngp becomes one: marched several times, another unit of density."""
+    encoding = Encoding(3, "HashGrid", 4, 4, 7, 2, 2.0)
+    cells = torch.arange(CELL_SIDE**3) % 4096 < 7
+    head = new_weights([NerfField.head_inputs, 16, 3], 0)
+    return coded(
+        NerfField(
+            network(encoding, GEOMETRY), head, cells, (-1.5, -1.5, -1.5), 4.0, thickness=4.0,
+            passes=12,
+        ),
+        head=2,
+    )  # fmt: skip
+
+
+def nerfacto() -> bytes:
+    rng = torch.Generator().manual_seed(3)
+    layers = {"t.1.layers.0.weight": (2, 6), "t.1.layers.0.bias": (2,)}
+    rest = {name: torch.randn(shape, generator=rng) for name, shape in layers.items()}
+    rest |= {"num_levels": torch.tensor(3), "max_res": torch.tensor(40), "x": torch.ones(2) > 0}
+    rows = torch.randn(3 << 6, 2, generator=rng)
+    table = HashTable(rows, 3, 40, "t.1.")
+    model = NerfactoFields({"t.0.hash_table": table}, rest, {"u.0.hash_table": "t.0.hash_table"})
+    return nerfacto_codec.encode(model, {"t.0.hash_table": (0.1, 0.2, 0.3)}, {"recipe": "golden"})
 
 
 def vqnerf() -> bytes:
@@ -162,6 +188,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "image_latent_2": latent, "video_2": clip,  # Version 2.
     "image_latent_3": latent, "video_3": clip,  # Version 3.
     "prior": prior, "image_bayes": bayes,
+    "nerfacto": nerfacto, "nerf_thick": thick,
 }  # fmt: skip
 
 

@@ -53,6 +53,21 @@ def test_values_and_gradients_are_the_twins(isa: str, otype: str, dims: int) -> 
     torch.testing.assert_close(x.grad.double(), xd.grad, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("dims", [2, 3, 4])
+def test_equal_parts_are_taken_in_their_order(isa: str, dims: int) -> None:
+    """On the faces between simplices the slope is that of the simplex of a stable sort."""
+    encoding = small(dims, "KuhnGrid")
+    points, table = pair(encoding, 100)
+    points[:40] = points[:40, :1]
+    points[40:70, 1] = points[40:70, 0]
+    points[70:, -1] = points[70:, 0]
+    x, xd = points.clone().requires_grad_(), points.double().requires_grad_()
+    encode(encoding, x, table).square().sum().backward()
+    _reference.encode(encoding, xd, table.double()).square().sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad.double(), xd.grad, rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize("features", [1, 2, 4, 8])
 @pytest.mark.parametrize("count", SIZES)
 def test_sizes_and_features(isa: str, features: int, count: int) -> None:
@@ -206,6 +221,21 @@ def test_update_is_accumulate_and_step(features: int, count: int, threads: int) 
     assert torch.equal(tables[0], tables[1])
     assert not second.grad.any()
     assert count == 0 or not torch.equal(tables[0], table)
+
+
+def test_update_takes_what_waits_along() -> None:
+    encoding = small(2, "HashGrid")
+    points, table = pair(encoding, 200)
+    upstream = torch.randn(encoding.width, 200, generator=torch.Generator().manual_seed(0))
+    tables = [table.clone(), table.clone()]
+    first, second = (LazyAdam(encoding, t) for t in tables)
+    first.accumulate(points, upstream)
+    first.accumulate(1 - points, upstream)
+    first.step(0.01)
+    second.accumulate(points, upstream)
+    second.update(1 - points, upstream, 0.01)
+    assert torch.equal(tables[0], tables[1])
+    assert not second.grad.any()
 
 
 def test_lazy_adam_learns() -> None:

@@ -235,11 +235,7 @@ def check_fields(backend: encoding_cuda.Backend) -> None:
 
 
 MUTATIONS = [
-    (
-        "lattice_simd.h",
-        "ranks[i] < static_cast<uint32_t>(k)",
-        "ranks[i] <= static_cast<uint32_t>(k)",
-    ),
+    ("lattice_simd.h", "int end = N - 1; end > 0", "int end = N - 1; end > 1"),
     ("lattice_simd.h", "int i = N - 1; i >= 0; --i) {  //", "int i = N - 1; i > 0; --i) {  //"),
     ("kind.h", "f < F; ++f) sum[f] += weight", "f < F - 1; ++f) sum[f] += weight"),
     ("kind.h", "words[f / EACH] >>", "words[f / EACH + 1] >>"),

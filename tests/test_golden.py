@@ -25,7 +25,7 @@ LARGEST = 20_000  # Bytes of a golden file.
 
 
 def test_every_kind_and_version_has_its_file() -> None:
-    known = {*fields.KINDS, tiles.KIND, video.KIND}
+    known = {*fields.KINDS, tiles.KIND, video.KIND, "nerfacto"}
     assert known <= set(MAKERS), "a kind without a line in tests/make_golden_kinds.py"
     expected = {f"{kind}-{v}.fpz" for kind in MAKERS for v in range(1, container.VERSION + 1)}
     digests = json.loads((KINDS / "digests.json").read_text())

@@ -85,4 +85,50 @@ inline void blend(const Grid& grid, const Table& table, size_t number, const Cor
   for (int i = 0; i < BLOCK * features; ++i) out[i] *= table.steps[number];
 }
 
+#if defined(__AVX512F__)
+// Fills out [2, BLOCK] of one level, in units of its step: rows are looked up while they are still in
+// registers. Gathers keep as many lines on their way as a core can; to write their places down
+// first, or to ask for them ahead, is work twice.
+template <Storage S, int N, Lattice L, Index I>
+FP_INLINE void blend_at_once(const Grid& grid, const Level& level, const Axes<N>& axes,
+                             int64_t first, const char* rows, int64_t bytes, float* out) {
+  for (int lane = 0; lane < BLOCK; lane += LANES) {
+    Floats sum[2] = {};
+    const Cell<N> cell = locate<N, L>(grid, level, axes.at(first + lane));
+    corners_of_cell<N, L, I>(cell, level, [&](int, Words row, Floats weight) {
+      Floats values[2];
+      pairs_of<S>(rows, row, bytes, values);
+      for (int f = 0; f < 2; ++f) sum[f] = plus_product(sum[f], weight, values[f]);
+    });
+    store(out + lane, sum[0]);
+    store(out + BLOCK + lane, sum[1]);
+  }
+}
+
+// Calls use(first point, features [2, BLOCK]) for each block of points, of one level.
+template <int N, Lattice L, Storage S, typename Use>
+inline void blend_level(const Grid& grid, const Table& table, size_t number, const Axes<N>& axes,
+                        int64_t count, const Use& use) {
+  const Level& level = grid.levels[number];
+  const int64_t bytes = int64_t{level.rows} * 2 * bits_of(S) / 8;
+  const char* rows = level_rows(grid, table, level);
+  alignas(64) float values[2 * BLOCK];
+  const auto all_blocks = [&](auto index) {
+    constexpr Index I = decltype(index)::value;
+    for (int64_t first = 0; first < count; first += BLOCK) {
+      blend_at_once<S, N, L, I>(grid, level, axes, first, rows, bytes, values);
+      if constexpr (S == Storage::i8 || S == Storage::b1)
+        for (float& value : values) value *= table.steps[number];
+      use(first, values);
+    }
+  };
+  if constexpr (L == Lattice::permuto)
+    all_blocks(std::integral_constant<Index, Index::sum>{});
+  else if (level.index == Index::dense)
+    all_blocks(std::integral_constant<Index, Index::dense>{});
+  else
+    all_blocks(std::integral_constant<Index, Index::prime>{});
+}
+#endif
+
 }  // namespace fieldpress::fields::FIELDPRESS_ISA

@@ -17,13 +17,12 @@ class Axes {
   Axes(const float* points, int64_t count, bool clamped = true) {
     const int64_t padded = (count + BLOCK - 1) / BLOCK * BLOCK;
     values_.resize(static_cast<size_t>(padded * N));
-    for (int i = 0; i < N; ++i) {
-      axis_[i] = values_.data() + padded * i;
-      for (int64_t p = 0; p < count; ++p) {
+    for (int i = 0; i < N; ++i) axis_[i] = values_.data() + padded * i;
+    for (int64_t p = 0; p < count; ++p)
+      for (int i = 0; i < N; ++i) {
         const float x = points[p * N + i];  // Compared with 0 first: NaN becomes 0.
         axis_[i][p] = clamped ? least(most(x, 0.0f), 1.0f) : x;
       }
-    }
   }
   Point<N> at(int64_t point) const {
     Point<N> found;

@@ -172,7 +172,7 @@ void adam(const Moments& moments, int threads, float* grad, uint8_t* touched) {
   const Kernels run = kernels();
   const int64_t lines = (moments.size + LINE - 1) / LINE;
   run_pieces(threads, lines, LINE_PIECE, [&](int64_t first, int64_t last) {
-    run.adam(moments, first, last, grad, touched);
+    run.adam(moments, first, last, grad + first * LINE, touched);
   });
 }
 

@@ -76,7 +76,8 @@ struct Kernels {
                      float* outputs);
   // Appends the samples of rays [first, last).
   void (*march)(const Rays&, int64_t first, int64_t last, Samples&);
-  // Steps parameters of lines [first, last) that are marked and have a gradient; clears both.
+  // Steps parameters of lines [first, last) that are marked and have a gradient, which `grad` has
+  // from line `first` on; clears both.
   void (*adam)(const Moments&, int64_t first, int64_t last, float* grad, uint8_t* touched);
   LatentKernels latent;
 };

@@ -8,8 +8,10 @@
 
 namespace fieldpress::fields::FIELDPRESS_ISA {
 
+constexpr int64_t AHEAD = 16;  // Lines that are asked for before they are stepped.
+
 // Kingma and Ba 2015, for parameters whose gradient is not exactly zero: what a batch did not see
-// keeps its moments, as in torch's SparseAdam and in tiny-cuda-nn.
+// keeps its moments, as in torch's SparseAdam and in tiny-cuda-nn. `grad` is that of line `first`.
 void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint8_t* touched) {
   const AdamStep step = moments.step;
   const float keep1 = 1 - step.beta1, keep2 = 1 - step.beta2, over_root = 1 / step.root;
@@ -17,16 +19,22 @@ void adam(const Moments& moments, int64_t first, int64_t last, float* grad, uint
   for (int64_t line = first; line < last; ++line) {
     if (!touched[line]) continue;
     touched[line] = 0;
+    if (line + AHEAD < last && touched[line + AHEAD]) {
+      __builtin_prefetch(table + (line + AHEAD) * LINE, 1);
+      __builtin_prefetch(mean + (line + AHEAD) * LINE, 1);
+      __builtin_prefetch(square + (line + AHEAD) * LINE, 1);
+    }
     const int64_t start = line * LINE, end = std::min(moments.size, start + LINE);
+    float* const grads = grad + (line - first) * LINE;
     for (int64_t i = start; i < end; ++i) {
-      const float g = grad[i];
+      const float g = grads[i - start];
       const bool seen = g != 0;
       const float m = step.beta1 * mean[i] + keep1 * g, v = step.beta2 * square[i] + keep2 * (g * g);
       const float move = step.rate * m / (__builtin_sqrtf(v) * over_root + step.epsilon);
       mean[i] = seen ? m : mean[i];
       square[i] = seen ? v : square[i];
       table[i] = seen ? table[i] - move : table[i];
-      grad[i] = 0;
+      grads[i - start] = 0;
     }
   }
 }
@@ -52,10 +60,10 @@ void fetch(const Corners& at, const char* rows, int64_t row_bits) {
 }
 
 // Goes through all points, level by level, one block ahead of what uses them: a level stays near.
-// With ASK its rows are asked for ahead of their use.
-template <int N, Lattice L, bool ASK, typename Use>
+// Where it `asks`, its rows, at rows_of(level), are asked for ahead of their use.
+template <int N, Lattice L, typename Rows, typename Use>
 void walk(const Grid& grid, int first_level, int last_level, const Places<N>& places,
-          int64_t count, const char* rows, int64_t row_bits, const Use& use) {
+          int64_t count, bool asks, const Rows& rows_of, int64_t row_bits, const Use& use) {
   Corners corners[2];
   const int64_t blocks = (count + BLOCK - 1) / BLOCK;
   const int64_t steps = blocks * (last_level - first_level);
@@ -64,8 +72,8 @@ void walk(const Grid& grid, int first_level, int last_level, const Places<N>& pl
   const auto prepare = [&](int64_t step) {
     const Level& level = grid.levels[number];
     place<N, L>(grid, level, places, block * BLOCK, corners[step & 1]);
-    if (ASK && level.rows * row_bits / 8 > FAR_BYTES)
-      fetch<N, L>(corners[step & 1], rows + level.first * row_bits / 8, row_bits);
+    if (asks && level.rows * row_bits / 8 > FAR_BYTES)
+      fetch<N, L>(corners[step & 1], reinterpret_cast<const char*>(rows_of(level)), row_bits);
     if (++block == blocks) block = 0, ++number;
   };
   if (steps > 0) prepare(0);
@@ -112,23 +120,63 @@ struct Encode {
   float* out;
   int64_t stride;
 
+#if defined(__AVX512F__)
+  // False, and nothing done, where rows are not pairs or words are longer than a level.
+  template <int N, Lattice L, typename Keep>
+  bool look_up_at_once(const Axes<N>& axes, const Keep& keep) const {
+    const auto is_short = [&](const Level& l) { return l.rows * bits_of(table.storage) < 16; };
+    if (along || grid.features != 2 ||
+        std::any_of(grid.levels, grid.levels + grid.count, is_short))
+      return false;
+    for (size_t level = 0; level < static_cast<size_t>(grid.count); ++level) {
+      const auto keep_level = [&](int64_t first, const float* f) { keep(level, first, f); };
+      switch (table.storage) {
+        case Storage::f32:
+          blend_level<N, L, Storage::f32>(grid, table, level, axes, count, keep_level);
+          break;
+        case Storage::f16:
+          blend_level<N, L, Storage::f16>(grid, table, level, axes, count, keep_level);
+          break;
+        case Storage::i8:
+          blend_level<N, L, Storage::i8>(grid, table, level, axes, count, keep_level);
+          break;
+        case Storage::b1:
+          blend_level<N, L, Storage::b1>(grid, table, level, axes, count, keep_level);
+      }
+    }
+    return true;
+  }
+#else
+  template <int N, Lattice L, typename Keep>
+  bool look_up_at_once(const Axes<N>&, const Keep&) const {
+    return false;
+  }
+#endif
+
   template <int N, Lattice L>
   void run() const {
     const int64_t row_bits = grid.features * bits_of(table.storage);
     const Axes<N> axes(points, count);
     const std::optional<Axes<N>> directions = axes_along<N>(along, count);
-    alignas(64) float values[BLOCK * MAX_FEATURES];
     const bool aligned = reinterpret_cast<uintptr_t>(out) % 64 == 0 && stride % 16 == 0;
     const bool streams = aligned && 4 * count * grid.width() > STREAMED_BYTES;
-    walk<N, L, READS_ARE_ASKED_FOR>(
-        grid, 0, grid.count, Places<N>{axes, directions ? &*directions : nullptr}, count,
-        static_cast<const char*>(table.rows), row_bits,
-        [&](size_t level, int64_t first, int size, const Corners& at) {
-          blend(grid, table, level, at, corners_of<N, L>(), values);
-          float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
-          for (int f = 0; f < grid.features; ++f)
-            put(values + f * BLOCK, size, streams, to + f * stride);
-        });
+    const auto keep = [&](size_t level, int64_t first, const float* values) {
+      const int size = static_cast<int>(std::min<int64_t>(BLOCK, count - first));
+      float* to = out + static_cast<int64_t>(level) * grid.features * stride + first;
+      for (int f = 0; f < grid.features; ++f)
+        put(values + f * BLOCK, size, streams, to + f * stride);
+    };
+    if (!look_up_at_once<N, L>(axes, keep)) {
+      alignas(64) float values[BLOCK * MAX_FEATURES];
+      walk<N, L>(
+          grid, 0, grid.count, Places<N>{axes, directions ? &*directions : nullptr}, count,
+          READS_ARE_ASKED_FOR,
+          [&](const Level& level) { return level_rows(grid, table, level); }, row_bits,
+          [&](size_t level, int64_t first, int, const Corners& at) {
+            blend(grid, table, level, at, corners_of<N, L>(), values);
+            keep(level, first, values);
+          });
+    }
     if (streams) end_stream();
   }
 };
@@ -153,8 +201,7 @@ FP_INLINE void add_row_of(float* row, float weight, const float (&g)[F]) {
 // With `touched` null, the level's lines are marked already.
 template <int F>
 void add_rows(const Corners& at, int corners, int count, const float* upstream, int64_t stride,
-              float* grad, int64_t first_float, uint8_t* touched) {
-  float* const rows = grad + first_float;
+              float* rows, int64_t first_float, uint8_t* touched) {
   for (int p = 0; p < count; ++p) {
     float g[F];
     for (int f = 0; f < F; ++f) g[f] = upstream[f * stride + p];
@@ -178,13 +225,13 @@ struct Scatter {
   uint8_t* touched;
   const Moments* moments;
 
-  void add(const Corners& at, int corners, int size, const float* g, int64_t start,
+  void add(const Corners& at, int corners, int size, const float* g, float* rows, int64_t start,
            uint8_t* marks) const {
     switch (grid.features) {
-      case 1: return add_rows<1>(at, corners, size, g, count, grad, start, marks);
-      case 2: return add_rows<2>(at, corners, size, g, count, grad, start, marks);
-      case 4: return add_rows<4>(at, corners, size, g, count, grad, start, marks);
-      default: return add_rows<8>(at, corners, size, g, count, grad, start, marks);
+      case 1: return add_rows<1>(at, corners, size, g, count, rows, start, marks);
+      case 2: return add_rows<2>(at, corners, size, g, count, rows, start, marks);
+      case 4: return add_rows<4>(at, corners, size, g, count, rows, start, marks);
+      default: return add_rows<8>(at, corners, size, g, count, rows, start, marks);
     }
   }
 
@@ -200,11 +247,31 @@ struct Scatter {
     return count * corners > 2 * (last - first);
   }
 
-  void finish(const Level& level) const {
+  // Where nothing waits in the gradient and no level shares a line with another, levels that are
+  // stepped at once take turns in the room of the largest, which stays near; null elsewhere.
+  float* shared_room() const {
+    if (!moments) return nullptr;
+    const Level* largest = &grid.levels[first_level];
+    for (int l = first_level; l < last_level; ++l) {
+      const Level& level = grid.levels[l];
+      const auto [first, last] = lines_of(level);
+      if (level.first * grid.features % LINE || level.rows * grid.features % LINE) return nullptr;
+      if (std::any_of(touched + first, touched + last, [](uint8_t mark) { return mark != 0; }))
+        return nullptr;
+      if (level.rows > largest->rows) largest = &level;
+    }
+    return grad + largest->first * grid.features;
+  }
+
+  float* gradient_of(const Level& level, float* room) const {
+    return room ? room : grad + level.first * grid.features;
+  }
+
+  void finish(const Level& level, float* room) const {
     auto [first, last] = lines_of(level);
     first += level.first * grid.features % LINE != 0;
     last -= (level.first + level.rows) * grid.features % LINE != 0;
-    adam(*moments, first, last, grad, touched);
+    adam(*moments, first, last, room ? room : grad + first * LINE, touched);
   }
 
   template <int N, Lattice L>
@@ -212,9 +279,11 @@ struct Scatter {
     constexpr int V = corners_of<N, L>();
     const Axes<N> axes(points, count);
     const std::optional<Axes<N>> directions = axes_along<N>(along, count);
-    walk<N, L, true>(grid, first_level, last_level,
-               Places<N>{axes, directions ? &*directions : nullptr}, count,
-               reinterpret_cast<const char*>(grad), 32 * grid.features,
+    float* const room = shared_room();
+    const bool asks = !room;  // A room is near already.
+    walk<N, L>(grid, first_level, last_level,
+               Places<N>{axes, directions ? &*directions : nullptr}, count, asks,
+               [&](const Level& level) { return gradient_of(level, room); }, 32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
                  const bool crowded = is_crowded(level, V);
@@ -225,8 +294,9 @@ struct Scatter {
                  }
                  const float* g =
                      upstream + static_cast<int64_t>(number) * grid.features * count + first;
-                 add(at, V, size, g, level.first * grid.features, crowded ? nullptr : touched);
-                 if (moments && first + size == count) finish(level);
+                 add(at, V, size, g, gradient_of(level, room), level.first * grid.features,
+                     crowded ? nullptr : touched);
+                 if (moments && first + size == count) finish(level, room);
                });
   }
 };
@@ -281,8 +351,9 @@ struct Slope {
     alignas(64) Dots dots;
     const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     std::vector<float> sums(static_cast<size_t>(blocks * BLOCK * N));
-    walk<N, L, READS_ARE_ASKED_FOR>(grid, 0, grid.count, Places<N>{axes, nullptr}, count,
-               reinterpret_cast<const char*>(table), 32 * grid.features,
+    walk<N, L>(grid, 0, grid.count, Places<N>{axes, nullptr}, count, READS_ARE_ASKED_FOR,
+               [&](const Level& level) { return table + level.first * grid.features; },
+               32 * grid.features,
                [&](size_t number, int64_t first, int size, const Corners& at) {
                  const Level& level = grid.levels[number];
                  dot(at, corners_of<N, L>(), size,

@@ -102,23 +102,22 @@ FP_INLINE void rank(const Floats (&part)[N], Words (&ranks)[N]) {
     }
 }
 
-FP_INLINE void exchange(Floats& a, Floats& b) {
+// The larger first, each with its step; of equal ones the first, as ranks have it.
+FP_INLINE void exchange(Floats& a, Floats& b, Words& step_a, Words& step_b) {
+  const auto swapped = a < b;
   const Floats high = most(a, b);
+  const Words step = swapped ? step_b : step_a;
+  step_b = swapped ? step_a : step_b;
+  step_a = step;
   b = least(a, b);
   a = high;
 }
 
-// Largest first, by a network of exchanges.
+// Largest first, by exchanges of neighbours, which leave equal ones in their order.
 template <int N>
-FP_INLINE void sort_down(Floats (&v)[N]) {
-  if constexpr (N == 2) {
-    exchange(v[0], v[1]);
-  } else if constexpr (N == 3) {
-    exchange(v[0], v[1]), exchange(v[1], v[2]), exchange(v[0], v[1]);
-  } else {
-    exchange(v[0], v[1]), exchange(v[2], v[3]), exchange(v[0], v[2]), exchange(v[1], v[3]);
-    exchange(v[1], v[2]);
-  }
+FP_INLINE void sort_down(Floats (&v)[N], Words (&steps)[N]) {
+  for (int end = N - 1; end > 0; --end)
+    for (int i = 0; i < end; ++i) exchange(v[i], v[i + 1], steps[i], steps[i + 1]);
 }
 
 // Tells `use` the number, row and weight of each corner of a cube.
@@ -144,31 +143,24 @@ FP_INLINE void cube_corners(const Cell<N>& cell, const Level& level, const Use& 
   for (int v = 0; v < V; ++v) use(v, reduce<I>(row[v], level.rows), weight[v]);
 }
 
-template <int N, Index I>
-FP_INLINE Words row_of(const Words (&term)[N], uint32_t rows) {
-  Words sum = term[0];
-  for (int i = 1; i < N; ++i) sum = join<I>(sum, term[i]);
-  return reduce<I>(sum, rows);
-}
-
-// The same of a simplex: corner k has taken one step along each of the k axes of the largest parts.
+// The same of a simplex: from corner to corner one step along the axis of the largest part left.
 template <int N, Index I, typename Use>
 FP_INLINE void simplex_corners(const Cell<N>& cell, const Level& level, const Use& use) {
-  Words term[N], last[N], ranks[N];
+  Words row{}, steps[N];
   Floats sorted[N];
   for (int i = 0; i < N; ++i) {
-    term[i] = cell.base[i] * level.factors[i];
-    last[i] = term[i] + level.factors[i];
+    const Words term = cell.base[i] * level.factors[i];
+    row = i == 0 ? term : join<I>(row, term);
+    steps[i] = Words{} + level.factors[i];
+    if constexpr (I == Index::prime) steps[i] = term ^ (term + level.factors[i]);
     sorted[i] = cell.part[i];
   }
-  rank<N>(cell.part, ranks);
-  sort_down<N>(sorted);
-  use(0, row_of<N, I>(term, level.rows), 1.0f - sorted[0]);
-  for (int k = 1; k < N; ++k) {
-    for (int i = 0; i < N; ++i) term[i] = ranks[i] < static_cast<uint32_t>(k) ? last[i] : term[i];
-    use(k, row_of<N, I>(term, level.rows), sorted[k - 1] - sorted[k]);
+  sort_down<N>(sorted, steps);
+  use(0, reduce<I>(row, level.rows), 1.0f - sorted[0]);
+  for (int k = 1; k <= N; ++k) {
+    row = join<I>(row, steps[k - 1]);
+    use(k, reduce<I>(row, level.rows), k < N ? sorted[k - 1] - sorted[k] : sorted[k - 1]);
   }
-  use(N, row_of<N, I>(last, level.rows), sorted[N - 1]);
 }
 
 template <int N, Lattice L, Index I, typename Use>
