@@ -156,8 +156,9 @@ def video(found: dict[str, Any]) -> Iterable[Row]:
 def images(found: dict[str, Any]) -> Iterable[Row]:
     told = [f"{percent:+.0f} % {name}" for name, percent in found["mean"].items()]
     count, size = len(found["rows"]), "x".join(map(str, found["rows"][0]["size"]))
+    steps = found["steps"]
     yield (
-        f"pictures, `--method latent`, {count} of {size}: bytes at equal PSNR",
+        f"pictures, `--method latent`, {steps:,} steps, {count} of {size}: bytes at equal PSNR",
         ", ".join(told),
         "image_codec",
     )
