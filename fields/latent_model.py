@@ -67,6 +67,7 @@ class Design:
         context, synthesis: hidden widths.
         levels, first: of the grids.
         guides: planes beside the grids that the synthesis sees, as of the frame before.
+        layers: hidden ones of the synthesis, 1 or 2.
     """
 
     near: int = 10
@@ -78,7 +79,6 @@ class Design:
     first: int = 0
     guides: int = 0
     layers: int = 1
-    wide: int = 0
 
     def grids(self, height: int, width: int) -> Grids:
         return Grids(height, width, self.levels, self.first)
@@ -92,9 +92,7 @@ class Design:
     @cached_property
     def mix_shape(self) -> Shape:
         count = self.levels - self.first + self.guides
-        taps = [(k, 0, 0) for k in range(count)]
-        taps += [(k, *t) for k in range(self.wide) for t in SQUARE if t != (0, 0)]
-        return Shape(tuple(taps), self.layers, self.synthesis, 3, True)
+        return Shape(tuple((k, 0, 0) for k in range(count)), self.layers, self.synthesis, 3, True)
 
     @cached_property
     def filter_shape(self) -> Shape:
