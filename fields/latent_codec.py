@@ -62,27 +62,29 @@ class LatentCodec:
     ) -> tuple[bytes, State]:
         """Bytes of a group [G, H, W, 3], and what decoding them leaves for the next group.
 
-        Without a state, the first frame stands alone. `progress` is told the stage and the share
-        that is done.
+        Without a state, the first frame stands alone; else the group is of the state's version.
+        `progress` is told the stage and the share that is done.
         """
         _check_frames(frames)
+        version = state.version if isinstance(state, State) else VERSION
         count, height, width = frames.shape[:3]
         places = order(count, SPAN, state is None)
-        _check_state(state, VERSION, height, width)
-        reader, easel = _both(VERSION, height, width, state)
-        parts = [bytes([VERSION.number, SPAN])]
+        _check_state(state, version, height, width)
+        reader, easel = _both(version, height, width, state)
+        parts = [bytes([version.number, SPAN])]
         for index, place in enumerate(places):
             told = None if progress is None else _part(progress, index, count)
             frame = np.ascontiguousarray(frames[place.number])
             known = reader.known[len(place.references) - 1] if place.references else None
             references = [easel.frames[n] for n in place.references]
-            data = self._encode(frame, place, known, references, count > 1, told)
+            data = self._encode(version, frame, place, known, references, count > 1, told)
             easel.paint(reader.read(data, place))
             parts.append(sized(data))
-        return b"".join(parts), _state(VERSION, reader, easel, count)
+        return b"".join(parts), _state(version, reader, easel, count)
 
     def _encode(
         self,
+        version: Version,
         frame: Pixels,
         place: Place,
         known: Known | None,
@@ -100,7 +102,7 @@ class LatentCodec:
         if known is None:
             lmbda = self.lmbda * (KEY_SHARE if leant_on else 1)
             return encode_frame(
-                VERSION.still, frame, Given(VERSION.prior(0)), lmbda, schedule,
+                version.still, frame, Given(version.prior(0)), lmbda, schedule,
                 seed=self.seed, watch=watch,
             )  # fmt: skip
         lmbda = self.lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
@@ -108,7 +110,7 @@ class LatentCodec:
         motion = latent_motion.choose(frame, references, price)
         given = Given(known.flat, known.latents, latent_motion.guide(references, motion))
         data = encode_frame(
-            VERSION.moving, frame, given, lmbda, schedule, seed=self.seed, watch=watch
+            version.moving, frame, given, lmbda, schedule, seed=self.seed, watch=watch
         )
         return sized(latent_motion.write_modes(motion)) + data
 

@@ -228,6 +228,18 @@ def test_groups_of_two_versions_do_not_lean_on_each_other() -> None:
             LatentCodec().decode(b.groups[1].payload, shape, state)
 
 
+def test_a_clip_of_an_older_version_goes_on_in_it() -> None:
+    path = Path(__file__).parent / "golden" / "kinds" / "video_2-1.fpz"
+    older, codec = video.read(path.read_bytes()), LatentCodec("ultrafast", 1e-3)
+    count = older.groups[0].count
+    _, state = codec.decode(older.groups[0].payload, (count, older.height, older.width))
+    payload, behind = codec.encode(clip(2, older.height, older.width), state)
+    assert payload[0] == 2
+    found, decoded = codec.decode(payload, (2, older.height, older.width), state)
+    assert same(decoded, behind)
+    assert np.array_equal(found[-1], behind.pixels)
+
+
 @pytest.mark.parametrize("design", [STILL, MOVING])
 def test_weights_come_back_and_the_priors_cost_nothing(design) -> None:
     prior = VERSION.prior(design.guides // 3)
