@@ -140,6 +140,16 @@ def move(
 ) -> None: ...
 def predict_motion(motion: NDArray[int32], rest: NDArray[int32], forward: bool) -> None: ...
 def guess_unused(motion: NDArray[int32], unused: NDArray[int32]) -> None: ...
+def refine_motion(
+    now: NDArray[uint8],
+    references: list[NDArray[uint8]],
+    block: int,
+    price: float,
+    away: NDArray[float32],
+    mode: NDArray[float32],
+    vectors: NDArray[int32],
+    modes: NDArray[int32],
+) -> None: ...
 def encode_planes(
     nets: list[SlidingNet], parameters: NDArray[int32], tables: _Tables, symbols: NDArray[int32]
 ) -> bytes: ...

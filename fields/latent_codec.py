@@ -34,6 +34,8 @@ MOST_SPAN = 64
 ANOTHER = "group: expected the version of the group before it, got another"
 SPAN = 4  # Frames from one that leans on one to the next; those between lean on two.
 MOTION_PRICE = 3000.0  # Absolute differences a bit, at a Lagrangian of 1 for the squared error.
+MOST_PASSES, PASS_STEPS = 5, 60  # Over the motion, one for so many steps of a picture.
+LEANT_PRICE = 2.0  # Of motion on one frame only, whose errors latents mend.
 
 
 class LatentCodec:
@@ -108,6 +110,9 @@ class LatentCodec:
         lmbda = self.lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
         price = max(1, round(MOTION_PRICE * lmbda**0.5 / 8))
         motion = latent_motion.choose(frame, references, price)
+        dear = lmbda * (LEANT_PRICE if len(references) == 1 else 1)
+        passes = min(MOST_PASSES, STEPS[self.preset] // PASS_STEPS)
+        motion = latent_motion.refine(frame, references, motion, dear, passes)
         given = Given(known.flat, known.latents, latent_motion.guide(references, motion))
         data = encode_frame(
             version.moving, frame, given, lmbda, schedule, seed=self.seed, watch=watch

@@ -18,6 +18,8 @@ Pixels = NDArray[np.uint8]
 BLOCK = 16
 REACH = 16  # Whole pixels around no motion that are all tried.
 VECTOR_BITS = 3  # About what a vector takes.
+MOST_AWAY = 64  # Farther from a guess costs as much.
+SQUARE = 255**2 * 3  # A mean squared error of 0..1 in squared grey levels of a pixel's channels.
 
 
 def find(now: Pixels, before: Pixels, price: int) -> Ints:
@@ -87,9 +89,58 @@ def choose(now: Pixels, references: Sequence[Pixels], price: int) -> Motion:
         away = np.abs(picture - target).mean(0) * 255
         losses.append(_of_blocks(away) + price * VECTOR_BITS * count)
     modes = np.argmin(losses, 0).astype(np.int32)
-    for k, skipped in enumerate((2, 1)):  # What is not used is as guessed: no bits.
-        _native.guess_unused(vectors[k], (modes == skipped).astype(np.int32))
-    return Motion(np.stack(vectors), modes)
+    stacked = np.stack(vectors)
+    _forget_unused(stacked, modes)
+    return Motion(stacked, modes)
+
+
+def refine(
+    now: Pixels, references: Sequence[Pixels], motion: Motion, lmbda: float, passes: int
+) -> Motion:
+    """Motion of less squared error plus bits: every block's in turn, some times over.
+
+    A block's vectors are judged together, beside each other and by the bits of all that are coded
+    against them; what a bit costs is learned from the motion at hand before each pass.
+
+    Args:
+        now: frame [H, W, 3].
+        references: one or two of [H, W, 3].
+        motion: of `choose`.
+        lmbda: what a bit a pixel may cost in mean squared error of 0..1.
+        passes: 0 and up.
+    """
+    vectors, modes = motion.vectors.copy(), motion.modes.copy()
+    for _ in range(passes):
+        bits = _bits_of(vectors, modes)
+        _native.refine_motion(now, list(references), BLOCK, lmbda * SQUARE, *bits, vectors, modes)
+    if len(vectors) > 1:
+        _forget_unused(vectors, modes)
+    return Motion(vectors, modes)
+
+
+def _bits_of(vectors: Ints, modes: Ints) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bits of components by how far they are from their guess, and of modes, as they are now."""
+    away = np.minimum(np.abs(_differences(vectors)).reshape(-1), MOST_AWAY)
+    far = np.arange(MOST_AWAY + 1)
+    counts = np.bincount(away, minlength=len(far)) + 0.5 / (1 + far / 4)  # None is impossible.
+    kinds = np.bincount(modes.reshape(-1), minlength=3) + 0.5
+    signs = far > 0
+    components, modes_bits = (-np.log2(c / c.sum()) for c in (counts, kinds))
+    return (components + signs).astype(np.float32), modes_bits.astype(np.float32)
+
+
+def _differences(vectors: Ints) -> Ints:
+    """Of vectors to their guesses."""
+    rest = np.empty_like(vectors)
+    for own, to in zip(vectors, rest, strict=True):
+        _native.predict_motion(own, to, True)
+    return rest
+
+
+def _forget_unused(vectors: Ints, modes: Ints) -> None:
+    """What a block of two references does not use is as guessed: no bits."""
+    for own, skipped in zip(vectors, (2, 1), strict=True):
+        _native.guess_unused(own, (modes == skipped).astype(np.int32))
 
 
 def _of_blocks(plane: np.ndarray) -> np.ndarray:
@@ -112,9 +163,7 @@ def guide(references: Sequence[Pixels], motion: Motion, threads: int = 1) -> Ten
 
 def write_modes(motion: Motion) -> bytes:
     """Modes, where there are two references, and vectors as differences to a median."""
-    rest = np.empty_like(motion.vectors)
-    for vectors, to in zip(motion.vectors, rest, strict=True):
-        _native.predict_motion(vectors, to, True)
+    rest = _differences(motion.vectors)
     columns = [*rest.transpose(1, 2, 0, 3).reshape(-1, 2 * len(rest)).T]
     if len(rest) > 1:
         columns = [motion.modes.reshape(-1), *columns]

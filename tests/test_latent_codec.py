@@ -352,6 +352,45 @@ def test_motion_of_one_frame_or_two_comes_back(count) -> None:
     assert latent_motion.read_modes(b"", *now.shape[:2], count).vectors.any() == still.vectors.any()
 
 
+def _cost(now, references, motion, lmbda, bits) -> float:
+    """What `refine` makes smaller, with `bits` of components and modes."""
+    away, modes = bits
+    rest = np.minimum(np.abs(latent_motion._differences(motion.vectors)), latent_motion.MOST_AWAY)
+    made = latent_motion.guide(references, motion).permute(1, 2, 0).numpy().astype(np.float64)
+    price = away[rest].sum() + (modes[motion.modes].sum() if len(references) > 1 else 0)
+    return float(np.square(made - now / 255).mean() + lmbda * price / now[..., 0].size)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (21, 37), (3, 5)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_refined_motion_costs_less_and_comes_back(count, size) -> None:
+    rng, (height, width) = np.random.default_rng(count), size
+    first, now, last = (np.ascontiguousarray(f[:height, :width]) for f in clip(3))
+    now = (now + rng.integers(0, 9, now.shape)).clip(0, 255).astype(np.uint8)
+    references = [first, last][:count]
+    chosen = latent_motion.choose(now, references, 40)
+    bits = latent_motion._bits_of(chosen.vectors, chosen.modes)
+    refined = latent_motion.refine(now, references, chosen, 1e-3, 1)
+    before, after = (_cost(now, references, m, 1e-3, bits) for m in (chosen, refined))
+    assert after <= before * (1 + 1e-6)
+    again = latent_motion.refine(now, references, refined, 1e-3, 3)
+    if size[0] > 16:  # What is guessed by its nearest is found by its other neighbors.
+        assert after < 0.97 * before
+        assert _cost(now, references, again, 1e-3, bits) < before
+    data = latent_motion.write_modes(again)
+    found = latent_motion.read_modes(data, height, width, count)
+    assert np.array_equal(found.vectors, again.vectors)
+    assert np.array_equal(found.modes, again.modes)
+    assert np.array_equal(chosen.vectors, latent_motion.choose(now, references, 40).vectors)
+
+
+def test_motion_whose_bits_are_dear_is_small() -> None:
+    first, now, last = clip(3)
+    chosen = latent_motion.choose(now, [first, last], 4)
+    refined = latent_motion.refine(now, [first, last], chosen, 1e6, 4)
+    assert len(latent_motion.write_modes(refined)) < len(latent_motion.write_modes(chosen))
+
+
 def test_no_motion_moves_nothing() -> None:
     frame = clip(1)[0]
     moved = latent_motion.move(frame, np.zeros(latent_motion.grid(*frame.shape[:2]), np.int32))

@@ -345,6 +345,28 @@ void guess_unused(Out<int32_t> motion, In<int32_t> unused) {
     if (unused.data()[at]) guess_motion(m, across, at / across, at % across, m + 2 * at);
 }
 
+void refine_motion_of(In<uint8_t> now, const std::vector<In<uint8_t>>& references, int block,
+                      float price, In<float> away, In<float> mode,
+                      Out<int32_t> vectors, Out<int32_t> modes) {
+  const Picture to = picture_of(now, "now");
+  std::vector<Picture> from;
+  for (const auto& reference : references) from.push_back(picture_of(reference, "references"));
+  expect(from.size() == 1 || from.size() == 2, "references");
+  for (const Picture& p : from)
+    expect(p.height == to.height && p.width == to.width && p.channels == 3, "references");
+  expect(to.channels == 3 && 4 <= block && block <= MAX_BLOCK, "block");
+  expect(away.size() == MAX_AWAY + 1 && mode.size() == 3, "away");
+  const size_t down = static_cast<size_t>((to.height + block - 1) / block);
+  const size_t across = static_cast<size_t>((to.width + block - 1) / block);
+  expect(modes.size() == down * across && vectors.size() == 2 * from.size() * modes.size(), "modes");
+  for (size_t i = 0; i < vectors.size(); ++i)
+    expect(-MAX_MOTION <= vectors.data()[i] && vectors.data()[i] <= MAX_MOTION, "vectors");
+  const Prices prices{price, away.data(), mode.data()};
+  int32_t *const v = vectors.data(), *const m = modes.data();
+  nb::gil_scoped_release release;
+  refine_motion(to, from, block, prices, v, m);
+}
+
 }  // namespace
 
 void bind_latent(nb::module_& m) {
@@ -372,6 +394,9 @@ void bind_latent(nb::module_& m) {
   m.def("predict_motion", &predict_motion, "motion"_a.noconvert(), "rest"_a.noconvert(),
         "forward"_a);
   m.def("guess_unused", &guess_unused, "motion"_a.noconvert(), "unused"_a.noconvert());
+  m.def("refine_motion", &refine_motion_of, "now"_a.noconvert(), "references"_a, "block"_a,
+        "price"_a, "away"_a.noconvert(), "mode"_a.noconvert(),
+        "vectors"_a.noconvert(), "modes"_a.noconvert());
   m.def("encode_planes", &encode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,
         "symbols"_a.noconvert());
   m.def("decode_planes", &decode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,

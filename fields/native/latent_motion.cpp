@@ -7,12 +7,6 @@
 namespace fieldpress::fields {
 namespace {
 
-// HEVC's interpolation (ITU-T H.265, 8.5.3.3.3.1), in 1/64, by quarters.
-constexpr int FILTER[4][8] = {{0, 0, 0, 64, 0, 0, 0, 0},
-                              {-1, 4, -10, 58, 17, -5, 1, 0},
-                              {-1, 4, -11, 40, 40, -11, 4, -1},
-                              {0, 1, -5, 17, 58, -10, 4, -1}};
-constexpr int TAPS = 8, BEFORE = 3;
 constexpr float UNIT = 1.0f / (4096.0f * 255.0f);
 
 int clamped(int x, int size) { return std::min(size - 1, std::max(0, x)); }

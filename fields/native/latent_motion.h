@@ -2,11 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace fieldpress::fields {
 
 constexpr int MAX_BLOCK = 32;
 constexpr int MAX_MOTION = 1 << 12;  // In quarters of a pixel.
+constexpr int MAX_AWAY = 64;         // Differences that have a price of their own.
+constexpr int TAPS = 8, BEFORE = 3;  // Of interpolation, and those of them before a sample.
+// HEVC's interpolation (ITU-T H.265, 8.5.3.3.3.1), in 1/64, by quarters.
+constexpr int FILTER[4][TAPS] = {{0, 0, 0, 64, 0, 0, 0, 0},
+                                 {-1, 4, -10, 58, 17, -5, 1, 0},
+                                 {-1, 4, -11, 40, 40, -11, 4, -1},
+                                 {0, 1, -5, 17, 58, -10, 4, -1}};
 
 struct Picture {
   const uint8_t* data;  // [height, width, channels]
@@ -23,5 +31,16 @@ void search_motion(const Picture& now, const Picture& before, int block, int rea
 // [first, last).
 void move_picture(const Picture& from, const int32_t* motion, int block, int first, int last,
                   float* out);
+
+// What bits of motion cost.
+struct Prices {
+  float bit;          // In squared grey levels of all channels.
+  const float* away;  // [MAX_AWAY + 1] bits of a component by how far it is from its guess.
+  const float* mode;  // [3] bits of a mode.
+};
+// Vectors [references, rows, columns, 2] and modes [rows, columns] of coloured pictures, passed over
+// block by block: of least squared error plus the price of bits, those of neighbors among them.
+void refine_motion(const Picture& now, const std::vector<Picture>& references, int block,
+                   const Prices& prices, int32_t* vectors, int32_t* modes);
 
 }  // namespace fieldpress::fields
