@@ -31,7 +31,8 @@ class Padded {
   // Whether a block moved so far is still made of these pixels.
   bool holds(int y0, int x0, int block, int dy, int dx) const {
     const int y = y0 + (dy >> 2), x = x0 + (dx >> 2), reach = MARGIN - LEAST_MARGIN;
-    return y >= -reach && x >= -reach && y + block <= height_ - 2 * MARGIN + reach &&
+    return std::max(std::abs(dy), std::abs(dx)) <= MAX_MOTION && y >= -reach && x >= -reach &&
+           y + block <= height_ - 2 * MARGIN + reach &&
            x + block <= width_ - 2 * MARGIN + reach;
   }
   // A block [CHANNELS, block, block] in grey levels, as `move_picture` makes it.
