@@ -53,11 +53,13 @@ def encodings(result: dict) -> list[str]:
 def images(result: dict) -> list[str]:
     lines = [
         "Image fields, whole pictures (`python bench/image_field.py`): a simplex's time to the "
-        "grid's PSNR less 0.05 dB over the grid's, and files of `fit image` beside the smallest "
-        f"JPEG and AVIF that are as good. Commit {result['commit']}.",
+        "grid's PSNR less 0.05 dB over the grid's, each fitted by so many steps, and files of "
+        "`fit image`, by steps of their own, beside the smallest JPEG and AVIF that are as good. "
+        f"Commit {result['commit']}.",
         "",
-        "| picture | grid | simplex | time | at as many vertices | bytes | PSNR | JPEG | AVIF |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| picture | steps | grid | simplex | time | at as many vertices | bytes | PSNR | JPEG "
+        "| AVIF |",
+        "| --- |" + " ---: |" * 9,
     ]
     for case in result["cases"]:
         race = case["race"]
@@ -67,7 +69,7 @@ def images(result: dict) -> list[str]:
         ]
         for i, row in enumerate(case["files"]):
             fit = [f"{race[k]['psnr']:.2f}" for k in ("grid", "simplex")] + times
-            cells = [case["picture"], *fit] if i == 0 else [""] * 5
+            cells = [case["picture"], str(case["steps"]), *fit] if i == 0 else [""] * 6
             others = [f"{row[k]['bytes']:,}" if row[k] else "" for k in ("JPEG", "AVIF")]
             cells += [f"{row['bytes']:,}", f"{row['psnr']:.2f}", *others]
             lines.append("| " + " | ".join(cells) + " |")

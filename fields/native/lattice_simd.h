@@ -83,6 +83,12 @@ FP_INLINE Words join(Words a, Words b) {
   return I == Index::prime ? (a ^ b) : (a + b);
 }
 
+// What an axis adds to a row. The first one's factor is 1, but in sums.
+template <Index I>
+FP_INLINE Words term_of(const Level& level, int axis, Words base) {
+  return I != Index::sum && axis == 0 ? base : base * level.factors[axis];
+}
+
 template <Index I>
 FP_INLINE Words reduce(Words index, uint32_t rows) {
   if constexpr (I != Index::dense) return index & (rows - 1);
@@ -143,24 +149,28 @@ FP_INLINE void cube_corners(const Cell<N>& cell, const Level& level, const Use& 
   for (int v = 0; v < V; ++v) use(v, reduce<I>(row[v], level.rows), weight[v]);
 }
 
-// The same of a simplex: from corner to corner one step along the axis of the largest part left.
+// The same of a simplex: from corner to corner one step along the axis of the largest part left. The
+// last corner is a step along all axes away, whatever their order.
 template <int N, Index I, typename Use>
 FP_INLINE void simplex_corners(const Cell<N>& cell, const Level& level, const Use& use) {
   Words row{}, steps[N];
   Floats sorted[N];
   for (int i = 0; i < N; ++i) {
-    const Words term = cell.base[i] * level.factors[i];
+    const Words term = term_of<I>(level, i, cell.base[i]);
     row = i == 0 ? term : join<I>(row, term);
     steps[i] = Words{} + level.factors[i];
     if constexpr (I == Index::prime) steps[i] = term ^ (term + level.factors[i]);
     sorted[i] = cell.part[i];
   }
+  Words last = row;
+  for (int i = 0; i < N; ++i) last = join<I>(last, steps[i]);
   sort_down<N>(sorted, steps);
   use(0, reduce<I>(row, level.rows), 1.0f - sorted[0]);
-  for (int k = 1; k <= N; ++k) {
+  for (int k = 1; k < N; ++k) {
     row = join<I>(row, steps[k - 1]);
-    use(k, reduce<I>(row, level.rows), k < N ? sorted[k - 1] - sorted[k] : sorted[k - 1]);
+    use(k, reduce<I>(row, level.rows), sorted[k - 1] - sorted[k]);
   }
+  use(N, reduce<I>(last, level.rows), sorted[N - 1]);
 }
 
 template <int N, Lattice L, Index I, typename Use>
