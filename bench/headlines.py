@@ -122,8 +122,8 @@ def vq_nerf(found: dict[str, Any]) -> Iterable[Row]:
 def video(found: dict[str, Any]) -> Iterable[Row]:
     anchors = ("nirvana", "x264 medium 4:4:4", "x265 medium 4:4:4", "SVT-AV1 p4 4:2:0")
     names = ("NIRVANA", "x264", "x265", "SVT-AV1")
-    clips = sorted({row["clip"] for row in found["bd_rate"]})
-    for clip in clips:
+    frames = {row["clip"]: row["frames"] for row in found["rows"]}
+    for clip in sorted(frames):
         rates = {
             row["anchor"]: row["percent"]
             for row in found["bd_rate"]
@@ -136,7 +136,10 @@ def video(found: dict[str, Any]) -> Iterable[Row]:
             if anchor in rates
         ]
         if told:
-            yield f"video, {clip}, 16 frames: bytes at equal RGB PSNR", ", ".join(told), "video"
+            count = frames[clip]
+            name = clip.removesuffix(f" {count}")
+            what = f"video, {name}, {count} frames: bytes at equal RGB PSNR"
+            yield what, ", ".join(told), "video"
         points = {
             row["method"]: sorted((p["psnr"], p["bytes"]) for p in row["points"])
             for row in found["rows"]
