@@ -16,11 +16,12 @@ from . import codec, tables
 from .appearance import BACKGROUNDS, Appearance, with_opacity
 from .encoding import LazyAdam, encode, new_table
 from .levels import Encoding
-from .nerf import GEOMETRY, NerfField, composite, march, shade
+from .nerf import GEOMETRY, MAX_LOG_DENSITY, NerfField, composite, march, ray_weights, shade
 from .network import WEIGHT_RATE, Network, cosine_rate, layers, network_copy, new_weights
 from .occupancy import CELLS_EVERY, FIRST_LOOKS, Occupancy, cell_points
 from .rounding import Rounding
 from .sdf import pixel_rays
+from .visibility import Shown, far_enough, seen_cells
 
 QUANTILE = 0.02  # Of the points, on each side, that may lie outside the cube.
 ROOM = 1.5  # Of the extent of the rest.
@@ -28,6 +29,7 @@ REACH = 0.75  # Without points: the cube's edge over the mean distance of the ca
 PROBES = 1 << 17
 TRIALS = 8
 THROUGH = 0.5  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
+HIDE = 0.25  # Of the steps, after which cells go that nothing is seen of.
 START_DB = 0.5  # What rounding may cost at first beyond what it may in the end.
 SHOWN = 3  # Training views that the search for steps looks at.
 
@@ -48,6 +50,8 @@ class NerfSettings:
             training error; None: round afterwards.
         seed: of every random choice.
         background: what lies behind the cube: black, white, random or learned (`Appearance`).
+        alpha: the scene's masks are the photographs' alpha, the photographs on black, as
+            `read_scene` with masks="alpha" has them: a random background shines through them.
         exposure: learn how brightly each photograph was exposed, and leave it out at the end.
     """
 
@@ -57,11 +61,12 @@ class NerfSettings:
     neurons: int = 32
     steps: int = 1000
     rays: int = 1024
-    rate: float = 1e-2
+    rate: float = 4e-2
     loss_db: float = 0.1
     rate_db: float | None = None
     seed: int = 0
     background: str = "black"
+    alpha: bool = False
     exposure: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +80,8 @@ class NerfSettings:
         for name in ("rate", "loss_db"):
             if not 0 < getattr(self, name) <= 10:
                 raise ValueError(f"{name}: expected above 0, up to 10, got {getattr(self, name)}")
+        if self.alpha and self.background != "random":
+            raise ValueError(f"alpha: expected a random background, got {self.background!r}")
         if self.rate_db is not None and not 0 <= self.rate_db <= 1:
             raise ValueError(f"rate_db: expected 0 to 1, got {self.rate_db}")
 
@@ -104,6 +111,17 @@ def cube_around(scene: Scene) -> tuple[tuple[float, float, float], float]:
         edge = REACH * float((eyes - center).norm(dim=1).mean())
     corner = [float(x) - edge / 2 for x in center]
     return (corner[0], corner[1], corner[2]), edge
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Rays of pixels: origins in the unit cube, directions, colours [R, 3], views [R], alpha [R]."""
+
+    origins: Tensor
+    rays_d: Tensor
+    colors: Tensor
+    view: Tensor
+    alpha: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +160,9 @@ class NerfTrainer:
         self._origins = (self._origins - self._origins.new_tensor(self.low)) / self.edge
         self._rays_d = torch.cat([d for _, d in rays])
         self._colors = (255 * scene.train_images).round().byte().reshape(-1, 3).to(device)
+        self._alpha = None
+        if settings.alpha and scene.train_masks is not None:
+            self._alpha = (255 * scene.train_masks).round().byte().flatten().to(device)
         self._pixels = scene.train.width * scene.train.height
         encoding, n = settings.encoding, settings.neurons
         self.table = new_table(encoding, settings.seed, device)
@@ -154,6 +175,7 @@ class NerfTrainer:
             weight.requires_grad_()
         self._adam = torch.optim.Adam((*self.weights, *self.head), betas=(0.9, 0.99), eps=1e-15)
         self._occupancy = Occupancy(device)
+        self._occupancy.keep_to(seen_cells(scene.train, self.low, self.edge))
         self.appearance = Appearance(
             settings.background, len(scene.train), settings.exposure, device
         )
@@ -174,23 +196,24 @@ class NerfTrainer:
 
     def step(self, rate: float) -> float:
         """One step of Adam on random rays; the mean squared error that it found."""
-        origins, rays_d, truth, view = self.draw()
-        traced = self.trace(origins, rays_d)
+        drawn = self.draw()
+        traced = self.trace(drawn.origins, drawn.rays_d)
         if not len(traced.points):
             return float("nan")
-        seen = self.appearance.seen(traced.values, view, self._rng)
+        seen = self.appearance.seen(traced.values, drawn.view, self._rng, drawn.alpha)
         self.appearance.zero_grad()
-        loss = (seen - truth).square().mean() + self.appearance.penalty()
+        loss = (seen - drawn.colors).square().mean() + self.appearance.penalty()
         found = self.learn(loss, traced, rate)
         self.appearance.step()
         return found
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Origins in the unit cube, directions and colours [R, 3] of random pixels; their views."""
+    def draw(self) -> Drawn:
+        """Rays of random pixels."""
         pick = torch.randint(len(self._colors), (self.settings.rays,), generator=self._rng)
         pick = pick.to(self.device)
-        truth, view = self._colors[pick].float() / 255, pick // self._pixels
-        return self._origins[view], self._rays_d[pick], truth, view
+        colors, view = self._colors[pick].float() / 255, pick // self._pixels
+        alpha = None if self._alpha is None else self._alpha[pick].float() / 255
+        return Drawn(self._origins[view], self._rays_d[pick], colors, view, alpha)
 
     def trace(self, origins: Tensor, rays_d: Tensor) -> Traced:
         """What rays [R, 3] bring back, their samples at random places of their steps."""
@@ -205,6 +228,9 @@ class NerfTrainer:
         features = encode(self.settings.encoding, found.points, table).requires_grad_()
         raw = layers(features, weights)[-1]
         sigmas, shades = shade(raw, rays_d, found.ray, head)
+        gradient = far_enough(found, origins)
+        sigmas.register_hook(lambda slope: slope * gradient)
+        shades.register_hook(lambda slope: slope * gradient)
         if self.appearance.behind:
             shades = with_opacity(shades)
         return Traced(composite(sigmas, shades, found, count), found.points, features)
@@ -230,6 +256,18 @@ class NerfTrainer:
         """Measure the density of some cells, or of all; mark those that may hold something."""
         network = self._network()
         self._occupancy.look(lambda points: network(points)[0], self._rng, everywhere=everywhere)
+
+    @torch.no_grad()
+    def hide(self) -> None:
+        """Give up cells of which rays of random pixels see nothing: inside things, or a haze."""
+        network, shown = self._network(), Shown(self.device)
+        while shown.rays < len(self._colors) and not shown.enough:
+            drawn = self.draw()
+            jitter = torch.rand(len(drawn.view), generator=self._rng).to(self.device)
+            found = march(drawn.origins, drawn.rays_d, self.cells, jitter)
+            sigmas = network(found.points)[0].clamp_max(MAX_LOG_DENSITY).exp()
+            shown.add(found, ray_weights(sigmas, found, len(drawn.view)), len(drawn.view))
+        self._occupancy.keep_to(shown.cells)
 
     def _network(self) -> Network:
         weights, table = tuple(w.detach() for w in self.weights), self.table
@@ -259,6 +297,8 @@ def fit_nerf(
             progress("fitting", step / settings.steps)
         if step % CELLS_EVERY == 0 and step:
             trainer.look(everywhere=step < FIRST_LOOKS * CELLS_EVERY)
+        if step and step == round(HIDE * settings.steps):
+            trainer.hide()
         if settings.rate_db is not None and step == turn(settings.steps):
             trainer.look(everywhere=True)
             model = trainer.model

@@ -183,12 +183,12 @@ class VqTrainer:
 
     def _trace(self, origins: Tensor, rays_d: Tensor) -> tuple[Traced, Tensor]:
         """Rays in world units and, behind them, random ones of pixels, and the loss of those."""
-        pixel_origins, pixel_rays_d, truth, _ = self.field.draw()
+        pixels = self.field.draw()
         origins = (origins - origins.new_tensor(self.field.low)) / self.field.edge
         traced = self.field.trace(
-            torch.cat([origins, pixel_origins]), torch.cat([rays_d, pixel_rays_d])
+            torch.cat([origins, pixels.origins]), torch.cat([rays_d, pixels.rays_d])
         )
-        error = traced.values[len(origins) :, :3] - truth
+        error = traced.values[len(origins) :, :3] - pixels.colors
         return traced, self.settings.pixels * error.square().mean()
 
     def _decoded_loss(self, values: Tensor, pictures: Tensor) -> Tensor:
