@@ -214,8 +214,10 @@ class NerfJob:
     rate_db: float | None = None
     seed: int = 0
     device: str = "cpu"
-    background: str = "black"
+    background: str | None = None
     exposure: bool = False
+
+    usual = "random"  # Background, where none is asked for.
 
     def __post_init__(self) -> None:
         self.settings()
@@ -224,9 +226,10 @@ class NerfJob:
 
     def settings(self) -> NerfSettings:
         encoding = Encoding(3, self.otype, NERF_LEVELS, 2, self.log2_hashmap_size, 16, NERF_GROWTH)
+        behind = self.background or self.usual
         return NerfSettings(
             encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db,
-            rate_db=self.rate_db, seed=self.seed, background=self.background,
+            rate_db=self.rate_db, seed=self.seed, background=behind, alpha=behind == "random",
             exposure=self.exposure,
         )  # fmt: skip
 
@@ -242,6 +245,8 @@ class VqNerfJob(NerfJob):
 
     upscale: int = 4
 
+    usual = "black"
+
     def fit(
         self, scene: Scene, device: torch.device, progress: Progress
     ) -> FittedNerf | FittedVqNerf:
@@ -251,7 +256,7 @@ class VqNerfJob(NerfJob):
         self.vq_settings()
         if self.rate_db is not None:
             raise ValueError("rate_db: expected none with --method vqnerf, got one")
-        if self.background != "black" or self.exposure:
+        if self.background not in (None, "black") or self.exposure:
             raise ValueError("background, exposure: expected neither with --method vqnerf")
         if self.device != "cpu":
             raise ValueError(f"device: expected cpu with --method vqnerf, got {self.device}")
@@ -265,10 +270,10 @@ def fit_nerf_file(
 ) -> dict[str, Any]:
     """Fit a radiance field to photographs and write it, compressed; the decoded one is measured."""
     _check_name(output)
-    there = require(job.device)
+    there, settings = require(job.device), job.settings()
     scene = read_scene(
-        source, downscale=downscale, background=GREY.get(job.background, 0.0),
-        most_bytes=budget.limit(),
+        source, downscale=downscale, background=GREY.get(settings.background, 0.0),
+        masks="alpha" if settings.alpha else True, most_bytes=budget.limit(),
     )  # fmt: skip
     fitted = job.fit(scene, there, progress.part(0, FIT_SHARE))
     start = time.perf_counter()

@@ -28,9 +28,10 @@ ROOM = 1.5  # Of the extent of the rest.
 REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras.
 PROBES = 1 << 17
 TRIALS = 8
-THROUGH = 0.5  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
-HIDE = 0.25  # Of the steps, after which cells go that nothing is seen of.
-START_DB = 0.5  # What rounding may cost at first beyond what it may in the end.
+THROUGH = 0.8  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
+LEARNED = 100  # Steps at least before those, half of all at most: none are sought in a haze.
+HIDE = 0.2  # Of the steps, after which cells go that nothing is seen of.
+START_DB = 0.05  # What rounding may cost at first beyond what it may in the end.
 SHOWN = 3  # Training views that the search for steps looks at.
 
 Progress = Callable[[str, float], None]
@@ -115,7 +116,7 @@ def cube_around(scene: Scene) -> tuple[tuple[float, float, float], float]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Rays of pixels: origins in the unit cube, directions, colours [R, 3], views [R], alpha [R]."""
+    """Rays of pixels: origins in the unit cube, directions, colours [R, 3]; views, alpha [R]."""
 
     origins: Tensor
     rays_d: Tensor
@@ -318,7 +319,7 @@ def fit_nerf(
 
 def turn(steps: int) -> int:
     """The first of the steps that go through the rounding, where any do."""
-    return round(steps * (1 - THROUGH))
+    return max(round(steps * (1 - THROUGH)), min(LEARNED, steps // 2))
 
 
 def touched_rows(model: NerfField, name: str) -> tuple[codec.Used, Tensor]:

@@ -14,7 +14,7 @@ NEAR = 0.05  # Edges of the cube, nearer than which a view counts for nothing.
 FULL = 0.4  # Edges from a camera from which gradients count in full.
 ENOUGH = 1 << 17  # Rays that tell which cells anything is seen of.
 FAINT = 0.01  # Share of a ray's light that is nothing, at most.
-FAINT_OF_MEAN = 0.25  # The same beside the mean of cells, for fields that are still a haze.
+FAINT_OF_MEAN = 1.0
 
 
 def seen_cells(cameras: Cameras, low: tuple[float, float, float], edge: float) -> Tensor:
