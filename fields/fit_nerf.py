@@ -14,6 +14,7 @@ from ..scenes.cameras import Cameras, Scene
 from ..scenes.metrics import psnr
 from . import codec, tables
 from .appearance import BACKGROUNDS, Appearance, with_opacity
+from .backdrop import backdrop
 from .encoding import LazyAdam, encode, new_table
 from .levels import Encoding
 from .nerf import GEOMETRY, MAX_LOG_DENSITY, NerfField, composite, march, ray_weights, shade
@@ -25,7 +26,8 @@ from .visibility import Shown, far_enough, seen_cells
 
 QUANTILE = 0.02  # Of the points, on each side, that may lie outside the cube.
 ROOM = 1.5  # Of the extent of the rest.
-REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras.
+REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras,
+WIDE = 2.5  # the same where they stand in a place and not before a backdrop.
 PROBES = 1 << 17
 TRIALS = 8
 THROUGH = 0.8  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
@@ -98,7 +100,10 @@ class FittedNerf:
 
 
 def cube_around(scene: Scene) -> tuple[tuple[float, float, float], float]:
-    """Corner and edge of a cube: around the points, else around what the cameras look at."""
+    """Corner and edge of a cube: around the points, else around what the cameras look at.
+
+    Without points it takes in the cameras, unless their photographs show a backdrop.
+    """
     if scene.points is not None and len(scene.points):
         low = scene.points.quantile(QUANTILE, dim=0)
         high = scene.points.quantile(1 - QUANTILE, dim=0)
@@ -109,7 +114,8 @@ def cube_around(scene: Scene) -> tuple[tuple[float, float, float], float]:
         center = torch.linalg.lstsq(across.sum(0), (across @ eyes[:, :, None]).sum(0)).solution[
             :, 0
         ]
-        edge = REACH * float((eyes - center).norm(dim=1).mean())
+        reach = WIDE if backdrop(scene) is None else REACH
+        edge = reach * float((eyes - center).norm(dim=1).mean())
     corner = [float(x) - edge / 2 for x in center]
     return (corner[0], corner[1], corner[2]), edge
 
