@@ -13,6 +13,7 @@ from torch import Tensor
 from ..scenes.cameras import Scene
 from . import codec, vq, vq_sections
 from .fit_nerf import (
+    HIDE,
     NerfSettings,
     NerfTrainer,
     Traced,
@@ -238,6 +239,8 @@ def fit_vq_nerf(
             progress("fitting", step / own.steps)
         if step % CELLS_EVERY == 0 and step:
             trainer.field.look(everywhere=step < FIRST_LOOKS * CELLS_EVERY)
+        if step and step == round(HIDE * own.steps):
+            trainer.field.hide()
         rate = cosine_rate(step, own.steps, own.rate)
         (trainer.warm if step < WARM * own.steps else trainer.step)(rate)
     trainer.field.look(everywhere=True)
