@@ -12,16 +12,9 @@ from torch import Tensor
 
 from ..scenes.cameras import Scene
 from . import codec, vq, vq_sections
-from .fit_nerf import (
-    HIDE,
-    NerfSettings,
-    NerfTrainer,
-    Traced,
-    coarsest,
-    even_steps,
-    touched_rows,
-)
+from .fit_nerf import HIDE, NerfSettings, NerfTrainer, Traced
 from .fit_vq import COMMITMENT, Autoencoder, Blocks, Crops, distance
+from .nerf_steps import coarsest, even_steps, touched_rows
 from .network import Network, cosine_rate
 from .occupancy import CELLS_EVERY, FIRST_LOOKS
 from .semantic import Features, random_features, semantic_loss
