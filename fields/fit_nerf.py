@@ -28,6 +28,7 @@ ROOM = 1.5  # Of the extent of the rest.
 REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras,
 WIDE = 2.5  # the same where they stand in a place and not before a backdrop.
 THROUGH = 0.8  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
+RISING = 100  # Steps that the learning rate rises for, a quarter of all at most.
 LEARNED = 100  # Steps at least before those, half of all at most: none are sought in a haze.
 HIDE = 0.2  # Of the steps, after which cells go that nothing is seen of.
 START_DB = 0.05  # What rounding may cost at first beyond what it may in the end.
@@ -308,7 +309,7 @@ def fit_nerf(
             used, points = touched_rows(model, scene.name)
             steps = search_steps(model, used, scene, points, START_DB + settings.loss_db)
             trainer.rounding = Rounding(settings.encoding, used, steps, settings.rate_db)
-        trainer.step(cosine_rate(step, settings.steps, settings.rate))
+        trainer.step(rate_at(step, settings))
     trainer.look(everywhere=True)
     model = trainer.model
     used, points = touched_rows(model, scene.name)
@@ -317,6 +318,13 @@ def fit_nerf(
     else:
         steps = search_steps(model, used, scene, points, settings.loss_db, device)
     return FittedNerf(model, used, steps, time.perf_counter() - start)
+
+
+def rate_at(step: int, settings: NerfSettings) -> float:
+    """The learning rate of a step: up from nothing at first, lest haze set before the cameras."""
+    rising = min(RISING, max(settings.steps // 4, 1))
+    rate = cosine_rate(step, settings.steps, settings.rate)
+    return rate * min(1, (step + 1) / rising)
 
 
 def turn(steps: int) -> int:

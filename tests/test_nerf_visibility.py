@@ -17,7 +17,7 @@ from fieldpress.field_jobs import NerfJob, VqNerfJob, fit_nerf_file
 from fieldpress.fields import visibility
 from fieldpress.fields.appearance import Appearance
 from fieldpress.fields.backdrop import backdrop
-from fieldpress.fields.fit_nerf import NerfSettings, NerfTrainer, cube_around, turn
+from fieldpress.fields.fit_nerf import NerfSettings, NerfTrainer, cube_around, rate_at, turn
 from fieldpress.fields.levels import Encoding
 from fieldpress.fields.nerf import CELL_SIDE, Samples, march, ray_weights
 from fieldpress.fields.occupancy import Occupancy, cell_of, cell_points
@@ -181,6 +181,15 @@ def test_the_background_is_what_photographs_show(ball: Callable[..., Scene]) -> 
     with pytest.raises(ValueError, match="background, exposure"):
         VqNerfJob(background="random")
     assert cube_around(place)[1] == pytest.approx(2.5 / 0.75 * cube_around(given)[1])
+
+
+def test_the_rate_rises_then_falls() -> None:
+    for steps, rising in ((10, 2), (1000, 100)):
+        rates = [rate_at(i, replace(SETTINGS, steps=steps)) for i in range(steps)]
+        assert max(range(steps), key=rates.__getitem__) in range(rising - 1, rising + 1)
+        assert rates[0] == pytest.approx(SETTINGS.rate / rising, rel=0.01)
+        assert rates[-1] < 0.1 * SETTINGS.rate
+    assert rate_at(0, replace(SETTINGS, steps=1)) == pytest.approx(SETTINGS.rate)
 
 
 def test_no_rounding_is_sought_in_a_haze() -> None:
