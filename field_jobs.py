@@ -14,6 +14,7 @@ from torch import Tensor
 from . import __version__
 from .console import Progress, sink
 from .fields import codec
+from .fields.backdrop import backdrop
 from .fields.checkpoint import in_frame
 from .fields.fit_image import ImageSettings, encoding_for, fit_image, search_steps
 from .fields.fit_nerf import FittedNerf, NerfSettings, fit_nerf
@@ -42,6 +43,7 @@ SDF_LEVELS, SDF_GROWTH = 8, 1.38  # From 16 to 152 cells.
 NERF_LEVELS, NERF_GROWTH = 10, 1.5  # From 16 to 615 cells.
 ORBIT_REACH = 1.6  # Distance of an orbit's cameras, in edges of the cube.
 GREY = {"white": 1.0}  # That transparent photographs are laid over; else black.
+AUTO = "auto"  # Background: by what the photographs show at their borders.
 TRAINED = ("small", "balanced")  # Presets that train through the rounding.
 
 
@@ -214,7 +216,7 @@ class NerfJob:
     rate_db: float | None = None
     seed: int = 0
     device: str = "cpu"
-    background: str = "black"
+    background: str = AUTO
     exposure: bool = False
 
     def __post_init__(self) -> None:
@@ -222,18 +224,29 @@ class NerfJob:
         if self.rate_db is not None and self.device != "cpu":
             raise ValueError(f"device: expected cpu with rate_db, got {self.device}")
 
-    def settings(self) -> NerfSettings:
+    @property
+    def alpha(self) -> bool:
+        """Whether photographs come with their alpha."""
+        return self.background in (AUTO, "random")
+
+    def settings(self, scene: Scene | None = None) -> NerfSettings:
+        """Settings for a scene; what is AUTO is black where there is none."""
+        behind = self.background
+        if behind == AUTO:
+            found = "black" if scene is None else backdrop(scene, alpha=True)
+            behind = found if found in ("black", "white") else "random"
+        alpha = behind == "random" and scene is not None and scene.train_masks is not None
         encoding = Encoding(3, self.otype, NERF_LEVELS, 2, self.log2_hashmap_size, 16, NERF_GROWTH)
         return NerfSettings(
             encoding, steps=self.steps, rays=self.rays, loss_db=self.loss_db,
-            rate_db=self.rate_db, seed=self.seed, background=self.background,
+            rate_db=self.rate_db, seed=self.seed, background=behind, alpha=alpha,
             exposure=self.exposure,
         )  # fmt: skip
 
     def fit(
         self, scene: Scene, device: torch.device, progress: Progress
     ) -> FittedNerf | FittedVqNerf:
-        return fit_nerf(scene, self.settings(), device=device, progress=progress)
+        return fit_nerf(scene, self.settings(scene), device=device, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -251,7 +264,7 @@ class VqNerfJob(NerfJob):
         self.vq_settings()
         if self.rate_db is not None:
             raise ValueError("rate_db: expected none with --method vqnerf, got one")
-        if self.background != "black" or self.exposure:
+        if self.background not in (AUTO, "black") or self.exposure:
             raise ValueError("background, exposure: expected neither with --method vqnerf")
         if self.device != "cpu":
             raise ValueError(f"device: expected cpu with --method vqnerf, got {self.device}")
@@ -268,7 +281,7 @@ def fit_nerf_file(
     there = require(job.device)
     scene = read_scene(
         source, downscale=downscale, background=GREY.get(job.background, 0.0),
-        most_bytes=budget.limit(),
+        masks="alpha" if job.alpha else True, most_bytes=budget.limit(),
     )  # fmt: skip
     fitted = job.fit(scene, there, progress.part(0, FIT_SHARE))
     start = time.perf_counter()

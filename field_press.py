@@ -12,8 +12,8 @@ from . import __version__, models
 from .console import Progress, sink
 from .fields import codec, nerfacto_codec
 from .fields.checkpoint import in_frame
-from .fields.fit_nerf import coarsest_to, even_steps, touched_rows
 from .fields.nerf import NerfField
+from .fields.nerf_steps import coarsest_to, even_steps, touched_rows
 from .fields.nerfacto import NerfactoFields
 from .gaussians.compress import PRESETS, CompressSettings
 from .quant import budget, container

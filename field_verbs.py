@@ -161,7 +161,7 @@ def fit_nerf(
     downscale: float = 1.0,
     method: Literal["direct", "vqnerf"] = "direct",
     upscale: Literal[2, 4, 8] = 4,
-    background: Literal["black", "white", "random", "learned"] = "black",
+    background: Literal["auto", "black", "white", "random", "learned"] = "auto",
     exposure: bool = False,
     seed: int = 0,
     device: Device = "cpu",
@@ -178,14 +178,15 @@ def fit_nerf(
         steps: Training steps.
         rays: Of a step.
         loss_db: What rounding may cost on training views, in dB.
-        rate_db: Train the last half of the steps through the rounding, a kilobyte worth so many
-            dB: 0.0005 to 0.005.
+        rate_db: Train all but the first steps through the rounding, a kilobyte worth so many dB:
+            0.02 to 0.5.
         downscale: Make photographs this many times smaller, each way.
         method: A ray a pixel, or vqnerf: a ray for each block of pixels, which a decoder that is
             trained with the field fills in; our reconstruction of arXiv 2310.14487.
         upscale: With vqnerf, sides of a block in pixels.
-        background: What lies behind the cube, and behind transparent photographs; random makes
-            what photographs show opaque.
+        background: What lies behind the cube, and behind transparent photographs. Random makes
+            what photographs show opaque, but for their alpha; auto is random, or black or white
+            where that is what photographs without alpha show at their borders.
         exposure: Learn how brightly each photograph was exposed, and show their mean.
         seed: Of every random choice.
         device: Where to train and to measure.

@@ -92,7 +92,7 @@ def fields(result: dict) -> list[str]:
             size += f"IoU {row['iou']:.4f}, Chamfer {row['chamfer']:.5f} edges{beside}; "
         else:
             width, height = row["render_size"]
-            plain = named.get(row["name"].removesuffix(", trained"), row)
+            plain = named.get(row["name"].removesuffix(", trained").removesuffix(", fine"), row)
             tables = row.get("fp16_table_bytes", row["ratio"] * row["output_bytes"] / 2)
             size += (
                 f"{tables / row['output_bytes']:.1f}x its tables at 16 bits, "

@@ -91,10 +91,11 @@ def nerf(found: dict[str, Any]) -> Iterable[Row]:
     rows = [row for row in found["rows"] if row["kind"] == "nerf"]
     plain = {row["name"]: row["psnr_unrounded"] for row in rows}
     for row in rows:
-        loss = row["psnr"] - plain[row["name"].removesuffix(", trained")]
+        loss = row["psnr"] - plain[row["name"].removesuffix(", trained").removesuffix(", fine")]
         yield (
             f"NeRF on a hashed simplex grid, {row['name']}: file beside its tables in fp16",
-            f"{row['ratio'] / 2:.1f}x smaller, {loss:+.2f} dB against the plain fit unrounded",
+            f"{row['psnr']:.2f} dB, {row['fp16_table_bytes'] / row['output_bytes']:.1f}x smaller, "
+            f"{loss:+.2f} dB against the plain fit unrounded",
             "neural_fields",
         )
 

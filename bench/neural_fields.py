@@ -4,7 +4,8 @@
 
 Runs the commands as a user does; what is measured is the decoded file. Photographs are made smaller
 so that this ends in minutes; rows of others than --only stay. `trained` goes through the rounding
-with the bits in the loss, to be compared with the field of as many steps without, not rounded.
+with the bits in the loss, to be compared with the field of as many steps without, not rounded;
+`fine` may lose half as much by rounding as others; `long` has the command's own steps and rays.
 Chamfer distances are of meshes by marching cubes, in edges of the cube. Draco (DracoPy, where it is
 installed) codes the same mesh at 11 bits a coordinate and is decoded and measured too. --reuse
 takes files and reports that are in --keep. Writes bench/results/neural_fields.json.
@@ -38,17 +39,29 @@ JOBS = {  # name -> kind, source, options
         "nerf", "multiview/lego-nerf-synthetic",
         ["--downscale", "4", "--steps", "800", "--rays", "512"],
     ),
+    "lego, fine": (
+        "nerf", "multiview/lego-nerf-synthetic",
+        ["--downscale", "4", "--steps", "800", "--rays", "512", "--loss-db", "0.05"],
+    ),
     "lego, trained": (
         "nerf", "multiview/lego-nerf-synthetic",
-        ["--downscale", "4", "--steps", "800", "--rays", "512", "--rate-db", "0.0005"],
+        ["--downscale", "4", "--steps", "800", "--rays", "512", "--loss-db", "0.05",
+         "--rate-db", "0.05"],
     ),
     "fox": (
         "nerf", "multiview/fox", ["--downscale", "8", "--steps", "800", "--rays", "512"],
     ),
+    "fox, fine": (
+        "nerf", "multiview/fox",
+        ["--downscale", "8", "--steps", "800", "--rays", "512", "--loss-db", "0.05"],
+    ),
     "fox, trained": (
         "nerf", "multiview/fox",
-        ["--downscale", "8", "--steps", "800", "--rays", "512", "--rate-db", "0.0005"],
+        ["--downscale", "8", "--steps", "800", "--rays", "512", "--loss-db", "0.05",
+         "--rate-db", "0.05"],
     ),
+    "lego, long": ("nerf", "multiview/lego-nerf-synthetic", ["--downscale", "2"]),
+    "fox, long": ("nerf", "multiview/fox", ["--downscale", "4"]),
 }  # fmt: skip
 MESH_CELLS = 160
 DRACO_BITS = 11

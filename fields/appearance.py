@@ -54,13 +54,24 @@ class Appearance:
         """[views, 3] by which the model's colours are multiplied, 1 on the geometric mean."""
         return (self._gains - self._gains.mean(0)).exp()
 
-    def seen(self, values: Tensor, view: Tensor, rng: torch.Generator) -> Tensor:
-        """[R, 3] pixels of views [R]: colours and, where asked for, opacities [R, 3 or 4]."""
+    def seen(
+        self,
+        values: Tensor,
+        view: Tensor,
+        rng: torch.Generator,
+        alpha: Tensor | None = None,
+    ) -> Tensor:
+        """[R, 3] pixels of views [R]: colours and, where asked for, opacities [R, 3 or 4].
+
+        Where photographs on black have an alpha [R], the random background shines through them as
+        well; it is taken off again, so that all can be compared with the photographs.
+        """
         if self.behind:
             color = self._color
             if self.kind == "random":
                 color = torch.rand(len(values), 3, generator=rng).to(values.device)
-            values = over(values, color)
+            shown = over(values, color)
+            values = shown if alpha is None else shown - (1 - alpha[:, None]) * color
         return values * self.gains()[view] if self.exposed else values
 
     def penalty(self) -> Tensor | float:

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..scenes.cameras import Cameras, Scene
-from ..scenes.metrics import psnr
+from ..scenes.cameras import Scene
 from . import codec, tables
 from .appearance import BACKGROUNDS, Appearance, with_opacity
+from .backdrop import backdrop
 from .encoding import LazyAdam, encode, new_table
 from .levels import Encoding
-from .nerf import GEOMETRY, NerfField, composite, march, shade
+from .nerf import GEOMETRY, MAX_LOG_DENSITY, NerfField, composite, march, ray_weights, shade
+from .nerf_steps import search_steps, touched_rows
 from .network import WEIGHT_RATE, Network, cosine_rate, layers, network_copy, new_weights
-from .occupancy import CELLS_EVERY, FIRST_LOOKS, Occupancy, cell_points
+from .occupancy import CELLS_EVERY, FIRST_LOOKS, Occupancy
 from .rounding import Rounding
 from .sdf import pixel_rays
+from .visibility import Shown, far_enough, seen_cells
 
 QUANTILE = 0.02  # Of the points, on each side, that may lie outside the cube.
 ROOM = 1.5  # Of the extent of the rest.
-REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras.
-PROBES = 1 << 17
-TRIALS = 8
-THROUGH = 0.5  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
-START_DB = 0.5  # What rounding may cost at first beyond what it may in the end.
-SHOWN = 3  # Training views that the search for steps looks at.
+REACH = 0.75  # Without points: the cube's edge over the mean distance of the cameras,
+WIDE = 2.5  # the same where they stand in a place and not before a backdrop.
+THROUGH = 0.8  # Of the steps, the last ones: they go through the rounding where `rate_db` says so.
+RISING = 100  # Steps that the learning rate rises for, a quarter of all at most.
+LEARNED = 100  # Steps at least before those, half of all at most: none are sought in a haze.
+HIDE = 0.2  # Of the steps, after which cells go that nothing is seen of.
+START_DB = 0.05  # What rounding may cost at first beyond what it may in the end.
 
 Progress = Callable[[str, float], None]
 
@@ -48,6 +50,8 @@ class NerfSettings:
             training error; None: round afterwards.
         seed: of every random choice.
         background: what lies behind the cube: black, white, random or learned (`Appearance`).
+        alpha: the scene's masks are the photographs' alpha, the photographs on black, as
+            `read_scene` with masks="alpha" has them: a random background shines through them.
         exposure: learn how brightly each photograph was exposed, and leave it out at the end.
     """
 
@@ -57,11 +61,12 @@ class NerfSettings:
     neurons: int = 32
     steps: int = 1000
     rays: int = 1024
-    rate: float = 1e-2
+    rate: float = 4e-2
     loss_db: float = 0.1
     rate_db: float | None = None
     seed: int = 0
     background: str = "black"
+    alpha: bool = False
     exposure: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +80,8 @@ class NerfSettings:
         for name in ("rate", "loss_db"):
             if not 0 < getattr(self, name) <= 10:
                 raise ValueError(f"{name}: expected above 0, up to 10, got {getattr(self, name)}")
+        if self.alpha and self.background != "random":
+            raise ValueError(f"alpha: expected a random background, got {self.background!r}")
         if self.rate_db is not None and not 0 <= self.rate_db <= 1:
             raise ValueError(f"rate_db: expected 0 to 1, got {self.rate_db}")
 
@@ -90,7 +97,10 @@ class FittedNerf:
 
 
 def cube_around(scene: Scene) -> tuple[tuple[float, float, float], float]:
-    """Corner and edge of a cube: around the points, else around what the cameras look at."""
+    """Corner and edge of a cube: around the points, else around what the cameras look at.
+
+    Without points it takes in the cameras, unless their photographs show a backdrop.
+    """
     if scene.points is not None and len(scene.points):
         low = scene.points.quantile(QUANTILE, dim=0)
         high = scene.points.quantile(1 - QUANTILE, dim=0)
@@ -101,9 +111,21 @@ def cube_around(scene: Scene) -> tuple[tuple[float, float, float], float]:
         center = torch.linalg.lstsq(across.sum(0), (across @ eyes[:, :, None]).sum(0)).solution[
             :, 0
         ]
-        edge = REACH * float((eyes - center).norm(dim=1).mean())
+        reach = WIDE if backdrop(scene) is None else REACH
+        edge = reach * float((eyes - center).norm(dim=1).mean())
     corner = [float(x) - edge / 2 for x in center]
     return (corner[0], corner[1], corner[2]), edge
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Rays of pixels: origins in the unit cube, directions, colours [R, 3]; views, alpha [R]."""
+
+    origins: Tensor
+    rays_d: Tensor
+    colors: Tensor
+    view: Tensor
+    alpha: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +164,9 @@ class NerfTrainer:
         self._origins = (self._origins - self._origins.new_tensor(self.low)) / self.edge
         self._rays_d = torch.cat([d for _, d in rays])
         self._colors = (255 * scene.train_images).round().byte().reshape(-1, 3).to(device)
+        self._alpha = None
+        if settings.alpha and scene.train_masks is not None:
+            self._alpha = (255 * scene.train_masks).round().byte().flatten().to(device)
         self._pixels = scene.train.width * scene.train.height
         encoding, n = settings.encoding, settings.neurons
         self.table = new_table(encoding, settings.seed, device)
@@ -154,6 +179,7 @@ class NerfTrainer:
             weight.requires_grad_()
         self._adam = torch.optim.Adam((*self.weights, *self.head), betas=(0.9, 0.99), eps=1e-15)
         self._occupancy = Occupancy(device)
+        self._occupancy.keep_to(seen_cells(scene.train, self.low, self.edge))
         self.appearance = Appearance(
             settings.background, len(scene.train), settings.exposure, device
         )
@@ -174,23 +200,24 @@ class NerfTrainer:
 
     def step(self, rate: float) -> float:
         """One step of Adam on random rays; the mean squared error that it found."""
-        origins, rays_d, truth, view = self.draw()
-        traced = self.trace(origins, rays_d)
+        drawn = self.draw()
+        traced = self.trace(drawn.origins, drawn.rays_d)
         if not len(traced.points):
             return float("nan")
-        seen = self.appearance.seen(traced.values, view, self._rng)
+        seen = self.appearance.seen(traced.values, drawn.view, self._rng, drawn.alpha)
         self.appearance.zero_grad()
-        loss = (seen - truth).square().mean() + self.appearance.penalty()
+        loss = (seen - drawn.colors).square().mean() + self.appearance.penalty()
         found = self.learn(loss, traced, rate)
         self.appearance.step()
         return found
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Origins in the unit cube, directions and colours [R, 3] of random pixels; their views."""
+    def draw(self) -> Drawn:
+        """Rays of random pixels."""
         pick = torch.randint(len(self._colors), (self.settings.rays,), generator=self._rng)
         pick = pick.to(self.device)
-        truth, view = self._colors[pick].float() / 255, pick // self._pixels
-        return self._origins[view], self._rays_d[pick], truth, view
+        colors, view = self._colors[pick].float() / 255, pick // self._pixels
+        alpha = None if self._alpha is None else self._alpha[pick].float() / 255
+        return Drawn(self._origins[view], self._rays_d[pick], colors, view, alpha)
 
     def trace(self, origins: Tensor, rays_d: Tensor) -> Traced:
         """What rays [R, 3] bring back, their samples at random places of their steps."""
@@ -205,6 +232,9 @@ class NerfTrainer:
         features = encode(self.settings.encoding, found.points, table).requires_grad_()
         raw = layers(features, weights)[-1]
         sigmas, shades = shade(raw, rays_d, found.ray, head)
+        gradient = far_enough(found, origins)
+        sigmas.register_hook(lambda slope: slope * gradient)
+        shades.register_hook(lambda slope: slope * gradient)
         if self.appearance.behind:
             shades = with_opacity(shades)
         return Traced(composite(sigmas, shades, found, count), found.points, features)
@@ -230,6 +260,18 @@ class NerfTrainer:
         """Measure the density of some cells, or of all; mark those that may hold something."""
         network = self._network()
         self._occupancy.look(lambda points: network(points)[0], self._rng, everywhere=everywhere)
+
+    @torch.no_grad()
+    def hide(self) -> None:
+        """Give up cells of which rays of random pixels see nothing: inside things, or a haze."""
+        network, shown = self._network(), Shown(self.device)
+        while shown.rays < len(self._colors) and not shown.enough:
+            drawn = self.draw()
+            jitter = torch.rand(len(drawn.view), generator=self._rng).to(self.device)
+            found = march(drawn.origins, drawn.rays_d, self.cells, jitter)
+            sigmas = network(found.points)[0].clamp_max(MAX_LOG_DENSITY).exp()
+            shown.add(found, ray_weights(sigmas, found, len(drawn.view)), len(drawn.view))
+        self._occupancy.keep_to(shown.cells)
 
     def _network(self) -> Network:
         weights, table = tuple(w.detach() for w in self.weights), self.table
@@ -259,13 +301,15 @@ def fit_nerf(
             progress("fitting", step / settings.steps)
         if step % CELLS_EVERY == 0 and step:
             trainer.look(everywhere=step < FIRST_LOOKS * CELLS_EVERY)
+        if step and step == round(HIDE * settings.steps):
+            trainer.hide()
         if settings.rate_db is not None and step == turn(settings.steps):
             trainer.look(everywhere=True)
             model = trainer.model
             used, points = touched_rows(model, scene.name)
             steps = search_steps(model, used, scene, points, START_DB + settings.loss_db)
             trainer.rounding = Rounding(settings.encoding, used, steps, settings.rate_db)
-        trainer.step(cosine_rate(step, settings.steps, settings.rate))
+        trainer.step(rate_at(step, settings))
     trainer.look(everywhere=True)
     model = trainer.model
     used, points = touched_rows(model, scene.name)
@@ -276,72 +320,13 @@ def fit_nerf(
     return FittedNerf(model, used, steps, time.perf_counter() - start)
 
 
+def rate_at(step: int, settings: NerfSettings) -> float:
+    """The learning rate of a step: up from nothing at first, lest haze set before the cameras."""
+    rising = min(RISING, max(settings.steps // 4, 1))
+    rate = cosine_rate(step, settings.steps, settings.rate)
+    return rate * min(1, (step + 1) / rising)
+
+
 def turn(steps: int) -> int:
     """The first of the steps that go through the rounding, where any do."""
-    return round(steps * (1 - THROUGH))
-
-
-def touched_rows(model: NerfField, name: str) -> tuple[codec.Used, Tensor]:
-    """Rows that places in cells meet, and such places [N, 3]. Raises ValueError for no cells."""
-    rng = torch.Generator().manual_seed(2)
-    live = model.cells.nonzero()[:, 0]
-    if not len(live):
-        raise ValueError(f"{name}: the fit ended with an empty cube")
-    points = [cell_points(part, rng) for part in live.repeat(8).split(1 << 16)]
-    return codec.rows_in_use(model.network.encoding, points), torch.cat(points)
-
-
-def search_steps(
-    model: NerfField, used: codec.Used, scene: Scene, points: Tensor, loss_db: float,
-    device: torch.device | str = "cpu",
-) -> codec.Steps:  # fmt: skip
-    """The coarsest steps whose rounding costs at most `loss_db` on some training views.
-
-    The model lies on the CPU; the views are rendered on the device.
-    """
-    return coarsest(model, used, scene, loss_db, even_steps(model, used, points).scaled, device)
-
-
-def even_steps(model: NerfField, used: codec.Used, points: Tensor) -> codec.Steps:
-    """Steps of table, geometry and head that cost as much error per bit each."""
-    steps = codec.even_steps(model.network, used, points)
-    return replace(steps, head=tuple(min(steps.weights) for _ in model.head))
-
-
-def coarsest(
-    model: NerfField,
-    used: codec.Used,
-    scene: Scene,
-    loss_db: float,
-    steps_at: Callable[[float], codec.Steps],
-    device: torch.device | str = "cpu",
-) -> codec.Steps:
-    """The coarsest steps of those at a factor whose rounding costs at most `loss_db`."""
-    assert scene.train_images is not None
-    pick = torch.linspace(0, len(scene.train) - 1, SHOWN).long()
-    views, truth = scene.train[pick], scene.train_images[pick]
-    goal = _quality(model.to(device), views, truth) - loss_db
-    return coarsest_to(model, used, (views, truth), goal, steps_at, device)
-
-
-def coarsest_to(
-    model: NerfField,
-    used: codec.Used,
-    shown: tuple[Cameras, Tensor],
-    goal: float,
-    steps_at: Callable[[float], codec.Steps],
-    device: torch.device | str = "cpu",
-) -> codec.Steps:
-    """The coarsest steps whose rounding shows views at `goal` dB to their pictures, or better."""
-    low, high = -12.0, 4.0  # log2 of the factor: what loses too little, too much.
-    for _ in range(TRIALS):
-        middle = 0.5 * (low + high)
-        rounded = codec.rounded(model, steps_at(2**middle), used).to(device)
-        good = _quality(rounded, *shown) >= goal
-        low, high = (middle, high) if good else (low, middle)
-    return steps_at(2**low)
-
-
-def _quality(model: NerfField, views: Cameras, truth: Tensor) -> float:
-    level = float(psnr(model.render(views).cpu(), truth).mean())
-    return level if math.isfinite(level) else -math.inf
+    return max(round(steps * (1 - THROUGH)), min(LEARNED, steps // 2))

@@ -12,15 +12,9 @@ from torch import Tensor
 
 from ..scenes.cameras import Scene
 from . import codec, vq, vq_sections
-from .fit_nerf import (
-    NerfSettings,
-    NerfTrainer,
-    Traced,
-    coarsest,
-    even_steps,
-    touched_rows,
-)
+from .fit_nerf import HIDE, NerfSettings, NerfTrainer, Traced
 from .fit_vq import COMMITMENT, Autoencoder, Blocks, Crops, distance
+from .nerf_steps import coarsest, even_steps, touched_rows
 from .network import Network, cosine_rate
 from .occupancy import CELLS_EVERY, FIRST_LOOKS
 from .semantic import Features, random_features, semantic_loss
@@ -183,12 +177,12 @@ class VqTrainer:
 
     def _trace(self, origins: Tensor, rays_d: Tensor) -> tuple[Traced, Tensor]:
         """Rays in world units and, behind them, random ones of pixels, and the loss of those."""
-        pixel_origins, pixel_rays_d, truth, _ = self.field.draw()
+        pixels = self.field.draw()
         origins = (origins - origins.new_tensor(self.field.low)) / self.field.edge
         traced = self.field.trace(
-            torch.cat([origins, pixel_origins]), torch.cat([rays_d, pixel_rays_d])
+            torch.cat([origins, pixels.origins]), torch.cat([rays_d, pixels.rays_d])
         )
-        error = traced.values[len(origins) :, :3] - truth
+        error = traced.values[len(origins) :, :3] - pixels.colors
         return traced, self.settings.pixels * error.square().mean()
 
     def _decoded_loss(self, values: Tensor, pictures: Tensor) -> Tensor:
@@ -238,6 +232,8 @@ def fit_vq_nerf(
             progress("fitting", step / own.steps)
         if step % CELLS_EVERY == 0 and step:
             trainer.field.look(everywhere=step < FIRST_LOOKS * CELLS_EVERY)
+        if step and step == round(HIDE * own.steps):
+            trainer.field.hide()
         rate = cosine_rate(step, own.steps, own.rate)
         (trainer.warm if step < WARM * own.steps else trainer.step)(rate)
     trainer.field.look(everywhere=True)

@@ -248,6 +248,13 @@ def shade(
 
 def composite(sigmas: Tensor, shades: Tensor, samples: Samples, rays: int) -> Tensor:
     """[R, C] shades [C, M] along rays, on black: Max 1995, each step of one density and shade."""
+    weights = ray_weights(sigmas, samples, rays)
+    out = shades.new_zeros(rays, len(shades))
+    return out.index_add(0, samples.ray, (weights * shades).T)
+
+
+def ray_weights(sigmas: Tensor, samples: Samples, rays: int) -> Tensor:
+    """[M] what shares of their rays' light come from samples of densities [M] per edge."""
     depth = sigmas.double() * STEP  # Sums over all rays at once would drown single precision.
     before = depth.cumsum(0) - depth
     first = torch.ones_like(samples.ray, dtype=torch.bool)
@@ -255,6 +262,4 @@ def composite(sigmas: Tensor, shades: Tensor, samples: Samples, rays: int) -> Te
     start = before.detach().new_zeros(rays)
     start = start.index_put((samples.ray[first],), before[first])
     trans = (start[samples.ray] - before).exp().float()
-    weights = trans * (1 - (-depth.float()).exp())
-    out = shades.new_zeros(rays, len(shades))
-    return out.index_add(0, samples.ray, (weights * shades).T)
+    return trans * (1 - (-depth.float()).exp())

@@ -23,11 +23,18 @@ class Occupancy:
     Attributes:
         density: [64^3] float32 per edge, x fastest.
         cells: [64^3] bool.
+        allowed: [64^3] bool, others never count.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.density = torch.zeros(CELL_SIDE**3, device=device)
         self.cells = torch.ones(CELL_SIDE**3, dtype=torch.bool, device=device)
+        self.allowed = self.cells
+
+    def keep_to(self, cells: Tensor) -> None:
+        """Let no cells count any more but these [64^3]."""
+        self.allowed = self.allowed & cells.to(self.allowed.device)
+        self.cells = self.cells & self.allowed
 
     def look(
         self,
@@ -50,7 +57,14 @@ class Occupancy:
         seen = field(cell_points(pick, rng).to(on)).clamp_max(LARGEST_LOG).exp()
         pick = pick.to(on)
         self.density[pick] = torch.maximum(FADE * self.density[pick], seen)
-        self.cells = self.density * STEP > min(OPAQUE, float(self.density.mean()) * STEP)
+        thick = self.density * STEP > min(OPAQUE, float(self.density.mean()) * STEP)
+        self.cells = thick & self.allowed
+
+
+def cell_of(points: Tensor) -> Tensor:
+    """[N] numbers of the cells of places [N, 3] in the unit cube."""
+    x, y, z = (points.T * CELL_SIDE).long().clamp(0, CELL_SIDE - 1)
+    return x + CELL_SIDE * (y + CELL_SIDE * z)
 
 
 def cell_points(index: Tensor, rng: torch.Generator) -> Tensor:

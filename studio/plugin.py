@@ -12,14 +12,13 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from ..fields.fit_nerf import NerfSettings
 from ..fields.network import WEIGHT_RATE
 from ..gaussians.train import ADAM_EPS, TrainSettings
 from .nerf import NerfModelConfig
 from .splats import SplatsModelConfig
 
 SPLAT_STEPS, NERF_STEPS = 10_000, 5_000
-RATES, TABLE_RATE = TrainSettings(), NerfSettings().rate
+RATES, TABLE_RATE = TrainSettings(), 1e-2
 COOLED = 0.02  # Of a rate, at the end.
 
 
