@@ -243,8 +243,14 @@ class Refining {
     Vector starts[10];
     for (int k = 0; k < 2; ++k) put(k, row, column, both[k]);
     const float* other = alone_[1].pixels;
-    both[1] = alone_[1].v;
-    put(1, row, column, both[1]);
+    if (padded_[1].holds(row * block_, column * block_, block_, both[1].dy, both[1].dx)) {
+      padded_[1].block(row * block_, column * block_, block_, both[1].dy, both[1].dx,
+                       paired_[1].pixels);
+      other = paired_[1].pixels;
+    } else {
+      both[1] = alone_[1].v;
+      put(1, row, column, both[1]);
+    }
     for (int turn = 0; turn < 3; ++turn) {
       const int k = turn & 1;
       int count = starts_of(k, row, column, both[k], starts);
