@@ -173,7 +173,7 @@ class Refining {
     put(k, row, column, found.v);
   }
 
-  // Where to start: the block's own vector, its guess, none, its neighbors', the other's opposite.
+  // Where to start: the block's own vector, its guess, none, its neighbors'.
   int starts_of(int k, int row, int column, Vector own, Vector* to) {
     int guess[2], count = 0;
     guess_motion(vectors_[k], across_, row, column, guess);
