@@ -7,7 +7,7 @@ that were decoded again; peers are AVIF (Pillow, speed 2, 4:4:4), WebP (method 6
 x265 intra (veryslow, tune psnr, 4:4:4, without its remarks). Bytes are those of the coded picture
 only: our payload, AVIF's `mdat`, x265's packets; JPEG and WebP count as files, their headers are
 small. PSNR is of RGB. Rates are compared by pchip BD-rates; negative: we take fewer bits. Writes
-bench/results/image_codec.json.
+bench/results/image_codec.json, of whole pictures image_codec_whole.json.
 """
 
 from __future__ import annotations
@@ -154,16 +154,20 @@ def main() -> None:
         rows.sort(key=lambda row: row["picture"])
         for peer, row in found.items():
             print(f"{name} against {peer}: {row}", flush=True)
-        write("image_codec", {"steps": given.steps, "rows": rows, "mean": mean(rows)})
+        write(name_of(given.side), {"steps": given.steps, "rows": rows, "mean": mean(rows)})
     print(mean(rows))
+
+
+def name_of(side: int) -> str:
+    return "image_codec" if side else "image_codec_whole"
 
 
 def earlier(side: int, steps: int) -> list[dict[str, Any]]:
     """Pictures of earlier runs of the same size and steps: each says of which commit."""
-    path = RESULTS / "image_codec.json"
+    path = RESULTS / f"{name_of(side)}.json"
     kept = json.loads(path.read_text()) if path.exists() else {"steps": None}
     rows = kept["rows"] if kept["steps"] == steps else []
-    return [row for row in rows if max(row["size"]) == side]
+    return [row for row in rows if not side or max(row["size"]) == side]
 
 
 def mean(rows: list[dict[str, Any]]) -> dict[str, float]:
