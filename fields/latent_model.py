@@ -22,7 +22,7 @@ ABOVE = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # In the grid of half the si
 BEFORE = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # In the same grid of the frame before.
 NETWORKS = ("context", "mix", "filter")
 SQUARE = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
-NOWHERE = (-8, 0)  # Outside of any plane of 8 rows: zero.
+NOWHERE = (-8, 0)  # Outside of any plane of 8 rows: zero. By an eighth of the rows, of 64.
 CUBIC = (-0.0234375, 0.2265625, 0.8671875, -0.0703125)  # Keys 1981, a quarter off the samples.
 
 
@@ -159,7 +159,7 @@ class Design:
         planes, nets = grids.planes, []
         for level, own in enumerate(planes):
             taps = self.context_shape.taps
-            above = own
+            above = Plane(own.first, own.height, own.width, 3)
             if level + 1 < len(planes):
                 p = planes[level + 1]
                 above = Plane(p.first, p.height, p.width, 1)

@@ -19,14 +19,16 @@ from fieldpress.fields import (
     latent_codec,
     latent_image,
     latent_motion,
+    latent_weights,
     video,
 )
 from fieldpress.fields.ahead import DEPTH, ahead
 from fieldpress.fields.latent_codec import VERSION, LatentCodec
 from fieldpress.fields.latent_engine import MIDDLE_GAIN, Engine, Painter, gain_for
 from fieldpress.fields.latent_fit import Schedule, fit
-from fieldpress.fields.latent_frame import piece, psnr, sized
+from fieldpress.fields.latent_frame import piece, psnr, read_latents, sized
 from fieldpress.fields.latent_group import State, order
+from fieldpress.fields.latent_ops import encode_planes
 from fieldpress.fields.latent_polish import polish
 from fieldpress.fields.latent_weights import (
     Judge,
@@ -494,3 +496,19 @@ def test_a_file_that_claims_too_much_is_refused() -> None:
     data = latent_image.write(b"\x01", 60000, 60000, {})
     with pytest.raises(ValueError, match="size"):
         codec.decode(data, name="a.fpz")
+
+
+@pytest.mark.parametrize("size", [(500, 9), (700, 9), (40, 700), (4200, 3)])
+def test_latents_of_tall_pictures_come_back(size) -> None:
+    """Coarsest grids of more than eight rows lean on nothing above them, as lower ones do."""
+    rng, design = np.random.default_rng(5), VERSION.still
+    flat = design.new(1) + 0.2 * torch.randn(
+        design.parameters, generator=torch.Generator().manual_seed(5)
+    )
+    flat = flat.mul(1024).round().div(1024)
+    grids = design.grids(*size)
+    symbols = rng.integers(-6, 7, grids.count).astype(np.int32)
+    parameters = latent_weights.integers(design, flat)
+    nets = design.context_nets(grids)
+    data = encode_planes(nets[::-1], parameters[::-1].copy(), symbols)
+    assert np.array_equal(read_latents(design, data, *size, None, flat), symbols)

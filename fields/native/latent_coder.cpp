@@ -121,6 +121,9 @@ void code_plane(Io& io, const SlidingNet& net, const int32_t* parameters, const 
   std::vector<Bordered> planes;
   const LatentPlane& own = net.planes[0];
   for (const LatentPlane& plane : net.planes) planes.emplace_back(plane, symbols);
+  // A plane that is coded now is not known as another one: zeros there, for coder and decoder.
+  for (size_t k = 1; k < planes.size(); ++k)
+    if (net.planes[k].first == own.first) std::fill(planes[k].data.begin(), planes[k].data.end(), 0);
   const int32_t* row[MAX_TAPS];
   int shift[MAX_TAPS];
   int32_t taps[MAX_TAPS], out[2], still[2];
