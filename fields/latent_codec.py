@@ -25,7 +25,9 @@ STEPS = {  # Of a picture alone.
     "ultrafast": 60, "superfast": 120, "veryfast": 250, "faster": 500, "fast": 1000,
     "medium": 2000, "slow": 4000, "slower": 8000, "veryslow": 16000, "placebo": 40000,
 }  # fmt: skip
-FIRST_SHARE, INTER_SHARE = 0.5, 0.25  # Of a picture's steps: the first that leans, and others.
+# Of a lone picture's steps: one that others lean on, those that lean on one, on two; the first of
+# these starts from shipped networks, and has to find its own.
+STEP_SHARES, FIRST_SHARE = (1.5, 0.5, 0.15), 1.5
 INTER_NET_RATE = 5e-3  # Networks of such a frame are good ones for the next, and changes cost bits.
 POLISH_STEPS = 240  # Whole latents are tried for what some 80 steps take.
 KEY_SHARE = 0.3  # Lagrangian of a picture that others lean on, of theirs.
@@ -94,7 +96,10 @@ class LatentCodec:
         leant_on: bool,
         progress: Callable[[float], None] | None,
     ) -> bytes:
-        schedule = _schedule(STEPS[self.preset], known)
+        steps = STEPS[self.preset]
+        if leant_on or references:
+            steps = round(STEP_SHARES[len(references)] * steps)
+        schedule = _schedule(steps, known)
         total = schedule.steps + schedule.tail
 
         def watch(step: int, error: float, bits: float) -> None:
@@ -105,7 +110,7 @@ class LatentCodec:
             lmbda = self.lmbda * (KEY_SHARE if leant_on else 1)
             return encode_frame(
                 version.still, frame, Given(version.prior(0)), lmbda, schedule,
-                seed=self.seed, watch=watch,
+                weights=version.weights(), seed=self.seed, watch=watch,
             )  # fmt: skip
         lmbda = self.lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
         price = max(1, round(MOTION_PRICE * lmbda**0.5 / 8))
@@ -168,10 +173,9 @@ def _check_state(state: Any, version: Version, height: int, width: int) -> None:
 
 
 def _schedule(steps: int, known: Known | None) -> Schedule:
-    """The first leaning frame starts from shipped networks, and has to find its own."""
     if known is None:
         return Schedule(steps=steps, tail=max(20, steps // 10), polish=_polish(steps))
-    steps = int((FIRST_SHARE if known.first else INTER_SHARE) * steps)
+    steps = round(FIRST_SHARE * steps) if known.first else steps
     schedule = Schedule(steps=steps, tail=max(20, steps // 8), polish=_polish(steps))
     return schedule if known.first else replace(schedule, net_rate=INTER_NET_RATE, tail_rate=1e-3)
 

@@ -39,6 +39,9 @@ class Painter:
         height, width: of the picture.
         gain: of the latents.
         guides: [G, H, W] planes beside the grids.
+
+    Attributes:
+        scale: what latents are multiplied by before the synthesis.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Painter:
 
     def begin(self, gain: int, guides: Tensor | None) -> None:
         """Another picture of the same size, in the same buffers."""
-        self._scale = feature_scale(gain)
+        self.scale = feature_scale(gain)
         if guides is not None:
             self._stacks[0][-self.design.guides :] = guides
 
@@ -74,7 +77,7 @@ class Painter:
         """[3, H, W] about 0..1 of latents [N] and parameters [P]; overwritten by the next call."""
         design, parts, threads = self.design, self.design.split(flat), torch.get_num_threads()
         kernels = parts["kernels"].view(-1, 4)
-        scaled = latents * self._scale
+        scaled = latents * self.scale
         for level in reversed(range(design.levels)):
             stack = self._stacks[level]
             own = level >= design.first
@@ -115,7 +118,7 @@ class Painter:
             if own:
                 plane = self.grids.planes[level - design.first]
                 to = grad[plane.first : plane.first + plane.size]
-                to.add_(back[0].view(-1), alpha=self._scale)
+                to.add_(back[0].view(-1), alpha=self.scale)
             if level + 1 < design.levels:
                 coarse = self._stacks[level + 1]
                 _native.upsample_back(
@@ -155,6 +158,10 @@ class Engine:
     def error(self, latents: Tensor, flat: Tensor) -> float:
         """Mean squared error."""
         return float((self.painter.paint(latents, flat) - self.target).square().mean())
+
+    def missing(self, latents: Tensor, flat: Tensor) -> Tensor:
+        """[3, H, W] the picture less what is painted."""
+        return self.target - self.painter.paint(latents, flat)
 
     def bits(self, latents: Tensor, flat: Tensor) -> float:
         """Of the latents."""

@@ -95,6 +95,7 @@ def fit(
     lmbda: float,
     schedule: Schedule,
     *,
+    latents: Tensor | None = None,
     seed: int = 0,
     watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -108,11 +109,12 @@ def fit(
         start: [P] parameters to start from, around which they are coded.
         lmbda: positive.
         schedule: rates and steps.
+        latents: [N] to start from, by default zeros.
         seed: of the noise.
         watch: told of each step.
     """
     count = engine.count
-    latents = torch.zeros(count)
+    latents = torch.zeros(count) if latents is None else latents.clone()
     flat, flat_grad = start.clone(), torch.zeros_like(start)
     rng = torch.Generator().manual_seed(seed)
     pool = torch.randn(count + NOISE_ROOM, generator=rng)

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import _native, latent_weights
 from .latent_engine import Engine, Painter, gain_for
 from .latent_fit import Schedule, Watch, fit, settle
+from .latent_guess import guess
 from .latent_model import Design
 from .latent_ops import Ints, decode_planes, encode_planes
 from .latent_polish import polish
@@ -73,12 +74,14 @@ def encode_frame(
     lmbda: float,
     schedule: Schedule,
     *,
+    weights: Tensor | None = None,
     seed: int = 0,
     watch: Watch | None = None,
 ) -> bytes:
     """Fit a picture [H, W, 3], and code what came of it.
 
-    The loss is the mean squared error of 0..1 plus `lmbda` times all bits a pixel.
+    The loss is the mean squared error of 0..1 plus `lmbda` times all bits a pixel. Latents start
+    from what `latent_guess` makes with the weights, by default from zeros.
     """
     height, width = pixels.shape[:2]
     target = torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).contiguous()
@@ -86,7 +89,8 @@ def encode_frame(
     painter = Painter(design, height, width, gain, given.guides)
     before = None if given.before is None else torch.from_numpy(given.before).float()
     engine = Engine(painter, target, before)
-    latents, flat = fit(engine, given.prior, lmbda, schedule, seed=seed, watch=watch)
+    begin = None if weights is None else guess(engine, given.prior, lmbda, weights)
+    latents, flat = fit(engine, given.prior, lmbda, schedule, latents=begin, seed=seed, watch=watch)
     for _ in range(schedule.polish[0]):
         polish(engine, latents, flat, lmbda)
     coded = settle(engine, latents, flat, given.prior, lmbda, schedule, watch)

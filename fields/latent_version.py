@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from . import latent_guess
 from .latent_defaults import shipped
 from .latent_model import Design
 
@@ -18,16 +19,22 @@ class Version:
         number: that groups begin with.
         still, moving: of pictures that stand alone, and of those that lean on others.
         files: of shipped parameters, by the number of pictures leant on.
+        guess: of an encoder's weights for first guesses of latents, of pictures that stand alone.
     """
 
     number: int
     still: Design
     moving: Design
     files: tuple[str, str, str]
+    guess: str | None = None
 
     def prior(self, references: int) -> Tensor:
         """[P] parameters that those of a picture are coded against where no others came before."""
         return shipped(self.files[references], self.moving if references else self.still)
+
+    def weights(self) -> Tensor | None:
+        """[levels, LEVEL] for `latent_guess`, or None."""
+        return latent_guess.shipped(self.guess) if self.guess else None
 
 
 VERSIONS = {
@@ -42,5 +49,6 @@ VERSIONS = {
         Design(near=12, above=5, context=16, layers=2),
         Design(near=10, above=5, before=5, context=16, guides=3, layers=2),
         ("latent_image_3", "latent_inter_3", "latent_between_3"),
+        "latent_guess_3",
     ),
 }
