@@ -97,12 +97,12 @@ def encode_frame(
     found = latent_weights.restored(design, coded, given.prior)
     for _ in range(schedule.polish[1]):
         polish(engine, latents, found, lmbda)
-    weights = latent_weights.write(design, coded)
+    networks = latent_weights.write(design, coded)
     symbols = latents.to(torch.int32).numpy()
     parameters = latent_weights.integers(design, found)
     nets = design.context_nets(painter.grids)
     stream = encode_planes(nets[::-1], parameters[::-1].copy(), _buffer(symbols, given.before))
-    return bytes([gain]) + sized(weights) + stream
+    return bytes([gain]) + sized(networks) + stream
 
 
 def read_frame(design: Design, data: bytes, height: int, width: int, given: Given) -> Symbols:
