@@ -58,7 +58,7 @@ JOBS = {  # name -> kind, source, options
     "fox, trained": (
         "nerf", "multiview/fox",
         ["--downscale", "8", "--steps", "800", "--rays", "512", "--loss-db", "0.05",
-         "--rate-db", "0.042"],
+         "--rate-db", "0.04"],
     ),
     "lego, long": ("nerf", "multiview/lego-nerf-synthetic", ["--downscale", "2"]),
     "fox, long": ("nerf", "multiview/fox", ["--downscale", "4"]),

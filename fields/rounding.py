@@ -56,8 +56,9 @@ class Rounding:
     def slope(self, table: Tensor, error: float) -> Tensor:
         """Gradient [rows, F] of the rate, in units of the training error.
 
-        Of the prior 1 / (2 b (1 + |q| / b)^2), heavy tails around zero, for symbols q of a level
-        whose mean magnitude is b: what a coder that knows no more would pay.
+        Of a prior of whole rows, in proportion to (1 + sum |q| / b)^-(F + 1): heavy tails around
+        zero, for symbols q of a level whose mean magnitude is b. A row of zeros is told by one
+        flag: what joins a row that is paid for already costs less than what starts one.
 
         Args:
             table: what is being learned, not rounded.
@@ -68,10 +69,12 @@ class Rounding:
         worth = self.rate_db / NEPERS * self._error / 8000  # Of one bit.
         symbols = table / self._step
         size = symbols.abs()
+        of_row = size.sum(1, keepdim=True)
         ends, scales = self.encoding.first_rows, []
         for first, end in pairwise(ends):
             part = size[first:end][self._mask[first:end, 0]]
             spread = float(part.round().mean()) if len(part) else 0.0
             scales.append(torch.full((end - first, 1), max(spread, FLOOR)))
-        bits = 2 / math.log(2) / (torch.cat(scales) + size)  # For each unit of |q|.
+        power = self.encoding.features + 1
+        bits = power / math.log(2) / (torch.cat(scales) + of_row)  # For each unit of |q|.
         return self._mask * symbols.sign() * bits * (worth / self._step)

@@ -138,7 +138,7 @@ def test_the_rate_has_the_slope_of_its_bits() -> None:
         kept = torch.from_numpy(used[level])
         q = (table[rows].double() / step).requires_grad_()
         spread = float(q.detach()[kept].abs().round().mean())
-        (worth * 2 * torch.log2(1 + q.abs() / spread)).sum().backward()
+        (worth * 3 * torch.log2(1 + q.abs().sum(1) / spread)).sum().backward()
         assert q.grad is not None
         torch.testing.assert_close(
             slope[rows][kept].double(), q.grad[kept] / step, rtol=1e-4, atol=0
