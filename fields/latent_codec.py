@@ -28,6 +28,7 @@ STEPS = {  # Of a picture alone.
 # Of a lone picture's steps: one that others lean on, those that lean on one, on two; the first of
 # these starts from shipped networks, and has to find its own.
 STEP_SHARES, FIRST_SHARE = (1.5, 0.5, 0.15), 1.5
+LEAST_STEPS = 36  # Of those that lean: fewer leave noise, which takes bits.
 INTER_NET_RATE = 5e-3  # Networks of such a frame are good ones for the next, and changes cost bits.
 POLISH_STEPS = 240  # Whole latents are tried for what some 80 steps take.
 KEY_SHARE = 0.3  # Lagrangian of a picture that others lean on, of theirs.
@@ -175,7 +176,7 @@ def _check_state(state: Any, version: Version, height: int, width: int) -> None:
 def _schedule(steps: int, known: Known | None) -> Schedule:
     if known is None:
         return Schedule(steps=steps, tail=max(20, steps // 10), polish=_polish(steps))
-    steps = round(FIRST_SHARE * steps) if known.first else steps
+    steps = max(LEAST_STEPS, round(FIRST_SHARE * steps) if known.first else steps)
     schedule = Schedule(steps=steps, tail=max(20, steps // 8), polish=_polish(steps))
     return schedule if known.first else replace(schedule, net_rate=INTER_NET_RATE, tail_rate=1e-3)
 
