@@ -16,6 +16,8 @@ HIDDEN = 8
 # Of each level: a band of the missing picture, what is coarser of it, and the gradient.
 LAYERS = ((HIDDEN, 7, 5), (HIDDEN, HIDDEN, 3), (1, HIDDEN, 3))  # Outputs, inputs, side.
 LEVEL = sum(o * i * k * k + o for o, i, k in LAYERS)  # Parameters of a level.
+REACH = sum(k // 2 for _, _, k in LAYERS)
+ROWS = 128  # That go through the layers together, so that planes of large pictures do not pile up.
 UNIT = 16.0  # Of pixels, in what a latent of one adds.
 
 
@@ -55,13 +57,20 @@ def guess(engine: Engine, flat: Tensor, lmbda: float, weights: Tensor) -> Tensor
 
 
 def _layers(x: Tensor, weights: Tensor) -> Tensor:
+    """[1, 1, H, W] of planes [1, C, H, W] that go on at their borders, some rows at a time."""
+    height = x.shape[2]
+    around = F.pad(x, (REACH,) * 4, mode="replicate")
+    strips = [around[:, :, y : min(y + ROWS, height) + 2 * REACH] for y in range(0, height, ROWS)]
+    return torch.cat([_strip(strip, weights) for strip in strips], 2)
+
+
+def _strip(x: Tensor, weights: Tensor) -> Tensor:
     at = 0
     for outputs, inputs, side in LAYERS:
         size = outputs * inputs * side * side
         kernel = weights[at : at + size].view(outputs, inputs, side, side)
         bias = weights[at + size : at + size + outputs]
         at += size + outputs
-        edge = side // 2
-        x = F.conv2d(F.pad(x, (edge,) * 4, mode="replicate"), kernel, bias)
+        x = F.conv2d(x, kernel, bias)
         x = x if outputs == 1 else x.relu()
     return x

@@ -49,6 +49,14 @@ def test_a_guess_is_nearer_than_nothing() -> None:
     assert guess[0] + LMBDA * guess[1] / one.pixels < nothing[0]
 
 
+def test_strips_of_rows_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = engine(150, 20)
+    whole = guessed(one)
+    for rows in (1, 7, 149, 150):
+        monkeypatch.setattr(latent_guess, "ROWS", rows)
+        torch.testing.assert_close(guessed(one), whole, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_short_fit_ends_lower_from_a_guess(seed: int) -> None:
     one, flat = engine(48, 64, seed), VERSION.prior(0)
