@@ -70,6 +70,15 @@ def item(design: Design, picture: Pixels, lmbda: float, guides: Tensor | None = 
     return Item(Engine(painter, target, before), lmbda)
 
 
+def disturbed(latents: Tensor, noise: Tensor, part: float) -> tuple[Tensor, Tensor]:
+    """Latents [N] as a fit sees them at some part of it, and the slope of that."""
+    schedule, soft, slope = Schedule(), torch.empty_like(latents), torch.empty_like(latents)
+    cold = 1 / between(schedule.temperature, part)
+    over, spread = 0.5 / math.tanh(0.5 * cold), between(schedule.noise, part)
+    _native.soften(latents, noise, cold, over, spread, soft, slope)
+    return soft, slope
+
+
 def train(items: Sequence[Item], flat: Tensor, visits: int, rng: random.Random) -> None:
     """Changes the parameters [P] that all items share."""
     schedule = Schedule()
@@ -80,7 +89,6 @@ def train(items: Sequence[Item], flat: Tensor, visits: int, rng: random.Random) 
     for visit in range(visits):
         part, losses = visit / visits, 0.0
         cosine = 0.5 * (1 + math.cos(math.pi * part))
-        cold, spread = 1 / between(schedule.temperature, part), between(schedule.noise, part)
         shuffled = rng.sample(items, len(items))
         for k in range(0, len(items), BATCH):
             total.zero_()
@@ -88,10 +96,8 @@ def train(items: Sequence[Item], flat: Tensor, visits: int, rng: random.Random) 
                 engine, count = one.engine, one.engine.count
                 if one.before is not None:
                     engine.lean_on(one.before.latents.round())
-                soft, slope = torch.empty(count), torch.empty(count)
                 first = rng.randrange(NOISE_ROOM)
-                _native.soften(one.latents, pool[first : first + count], cold,
-                               0.5 / math.tanh(0.5 * cold), spread, soft, slope)  # fmt: skip
+                soft, slope = disturbed(one.latents, pool[first : first + count], part)
                 error, bits, by_latent = engine.gradients(soft, flat, one.lmbda, grad)
                 loss = error + one.lmbda * bits / engine.pixels
                 by_latent.mul_(slope)

@@ -22,12 +22,11 @@ from functools import partial
 import numpy as np
 import torch
 from latent_clips import crop
-from latent_defaults import NEW, RATES, Item, item
+from latent_defaults import NEW, RATES, Item, disturbed, item
 from record import ROOT
 from torch import Tensor
 
-from fieldpress.fields import _native, latent_guess
-from fieldpress.fields.latent_fit import Schedule, between
+from fieldpress.fields import latent_guess
 
 RATE, EVERY = 2e-3, 500
 
@@ -46,18 +45,14 @@ def begun(levels: int) -> Tensor:
 def train(weights: Tensor, draw: Callable[[], Item], seconds: float) -> None:
     """Changes weights for so many seconds of the processor."""
     weights.requires_grad_()
-    adam, schedule = torch.optim.Adam([weights], RATE), Schedule()
+    adam = torch.optim.Adam([weights], RATE)
     flat, start, step, total = NEW.prior(0), time.process_time(), 0, 0.0
     while (part := (time.process_time() - start) / seconds) < 1:
         adam.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * part))
         one = draw()
-        engine, count = one.engine, one.engine.count
+        engine = one.engine
         latents = latent_guess.guess(engine, flat, one.lmbda, weights)
-        soft, slope = torch.empty(count), torch.empty(count)
-        cold = 1 / between(schedule.temperature, part)
-        spread = between(schedule.noise, part)
-        _native.soften(latents.detach(), torch.randn(count), cold,
-                       0.5 / math.tanh(0.5 * cold), spread, soft, slope)  # fmt: skip
+        soft, slope = disturbed(latents.detach(), torch.randn(engine.count), part)
         error, bits, grad = engine.gradients(soft, flat, one.lmbda, torch.zeros_like(flat))
         loss = error + one.lmbda * bits / engine.pixels
         adam.zero_grad()

@@ -499,7 +499,7 @@ def test_a_file_that_claims_too_much_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(500, 9), (700, 9), (40, 700), (4200, 3)])
-def test_latents_of_tall_pictures_come_back(size) -> None:
+def test_latents_of_tall_pictures_come_back(size: tuple[int, int]) -> None:
     """Coarsest grids of more than eight rows lean on nothing above them, as lower ones do."""
     rng, design = np.random.default_rng(5), VERSION.still
     flat = design.new(1) + 0.2 * torch.randn(
@@ -512,3 +512,28 @@ def test_latents_of_tall_pictures_come_back(size) -> None:
     nets = design.context_nets(grids)
     data = encode_planes(nets[::-1], parameters[::-1].copy(), symbols)
     assert np.array_equal(read_latents(design, data, *size, None, flat), symbols)
+
+
+def test_steps_and_first_guesses_go_where_bytes_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(latent_codec.STEPS, "ultrafast", 400)
+    asked, real = [], latent_codec.encode_frame
+
+    def spied(*given, weights=None, **more) -> bytes:
+        schedule = given[4]
+        asked.append((schedule.steps, weights is not None))
+        return real(*given[:4], Schedule(steps=2, tail=1, polish=(0, 0)), weights=weights, **more)
+
+    monkeypatch.setattr(latent_codec, "encode_frame", spied)
+    coder, frames = LatentCodec("ultrafast", 1e-3), clip(4, 16, 16)
+    _, state = coder.encode(frames)  # The first, the last, and between those the second and third.
+    assert asked == [(600, True), (300, False), (90, False), (60, False)]
+    asked.clear()
+    coder.encode(frames[:1], state)
+    assert asked == [(200, False)]
+    asked.clear()
+    coder.encode(frames[:1])
+    assert asked == [(400, True)]
+    asked.clear()
+    monkeypatch.setitem(latent_codec.STEPS, "ultrafast", 60)
+    coder.encode(frames)
+    assert [steps for steps, _ in asked] == [90, 45, 36, 36]
