@@ -537,3 +537,16 @@ def test_steps_and_first_guesses_go_where_bytes_are(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(latent_codec.STEPS, "ultrafast", 60)
     coder.encode(frames)
     assert [steps for steps, _ in asked] == [90, 45, 36, 36]
+
+
+def test_bits_of_a_tall_coarsest_grid_lean_on_near_rows_only() -> None:
+    engine = Engine(Painter(STILL, 700, 5, MIDDLE_GAIN), torch.zeros(3, 700, 5))
+    level, flat = STILL.levels - 1, STILL.new(1)
+    plane = engine.painter.grids.planes[level]
+    assert plane.height > 8
+    latents = torch.ones(engine.count)
+    before = engine.bits_of(level, latents, flat)[plane.first :][: plane.size].clone()
+    latents[plane.first] = 9
+    after = engine.bits_of(level, latents, flat)[plane.first :][: plane.size]
+    assert not torch.equal(after[:4], before[:4])
+    assert torch.equal(after[4:], before[4:])
