@@ -138,17 +138,21 @@ def find_motion(
 def move(
     picture: NDArray[uint8], motion: NDArray[int32], block: int, out: Tensor, threads: int = 1
 ) -> None: ...
-def predict_motion(motion: NDArray[int32], rest: NDArray[int32], forward: bool) -> None: ...
-def guess_unused(motion: NDArray[int32], unused: NDArray[int32]) -> None: ...
-def refine_motion(
+def restore_motion(motion: NDArray[int32], rest: NDArray[int32]) -> None: ...
+def encode_parts(parts: NDArray[int32], away: list[int]) -> bytes: ...
+def decode_parts(data: bytes, away: list[int], parts: NDArray[int32]) -> None: ...
+def count_parts(parts: NDArray[int32], away: list[int], counts: NDArray[float32]) -> None: ...
+def compose(
+    references: list[NDArray[uint8]], parts: NDArray[int32], out: Tensor, threads: int = 1
+) -> None: ...
+def search_parts(
     now: NDArray[uint8],
     references: list[NDArray[uint8]],
-    block: int,
     price: float,
-    away: NDArray[float32],
-    mode: NDArray[float32],
-    vectors: NDArray[int32],
-    modes: NDArray[int32],
+    passes: int,
+    away: list[int],
+    seeds: list[NDArray[int32]],
+    parts: NDArray[int32],
 ) -> None: ...
 def encode_planes(
     nets: list[SlidingNet], parameters: NDArray[int32], tables: _Tables, symbols: NDArray[int32]

@@ -130,3 +130,57 @@ def _wrapped(x: np.ndarray) -> np.ndarray:
 
 def _activated(x: np.ndarray) -> np.ndarray:
     return (_wrapped(x) >> WEIGHT_BITS).clip(0, MOST_UNITS)
+
+
+FILTER = (
+    (0, 0, 0, 64, 0, 0, 0, 0),
+    (-1, 4, -10, 58, 17, -5, 1, 0),
+    (-1, 4, -11, 40, 40, -11, 4, -1),
+    (0, 1, -5, 17, 58, -10, 4, -1),
+)
+OVERLAP, WHOLE = (5, 4, 2, 2), 32
+
+
+def shifted(picture: Tensor, dy: int, dx: int) -> Tensor:
+    """[H, W, 3] in 1/4096 of a picture [H, W, 3], moved by quarters of a pixel."""
+    for axis, by in ((0, dy), (1, dx)):
+        size = picture.shape[axis]
+        places = torch.arange(size) + (by >> 2) - 3
+        taps = [picture.index_select(axis, (places + k).clamp(0, size - 1)) for k in range(8)]
+        picture = sum(weight * tap for weight, tap in zip(FILTER[by & 3], taps, strict=True))  # type: ignore
+    return picture
+
+
+def compose(references: Sequence[Tensor], parts: Tensor) -> Tensor:
+    """[3, H, W] in 0..1: twin of `latent_parts.guide`, for parts [rows, columns, 2 + 2 R]."""
+    height, width, _ = references[0].shape
+    rows, columns, _ = parts.shape
+    known: dict[tuple[int, ...], Tensor] = {}
+
+    def made(row: int, column: int) -> Tensor:
+        """The whole picture as a cell would have it, in 1/8192."""
+        key = tuple(int(x) for x in parts[row, column, 1:])
+        if key not in known:
+            used = [k for k in range(len(references)) if key[0] in (0, 1 + k)]
+            moved = [shifted(references[k].long(), *key[1 + 2 * k : 3 + 2 * k]) for k in used]
+            known[key] = moved[0] + moved[-1]
+        return known[key]
+
+    out = torch.zeros(height, width, 3, dtype=torch.int64)
+    for row in range(rows):
+        for column in range(columns):
+            for y in range(8 * row, min(8 * row + 8, height)):
+                for x in range(8 * column, min(8 * column + 8, width)):
+                    own = made(row, column)[y, x]
+                    total = WHOLE * own
+                    sides = (
+                        (row - 1, column, y % 8),
+                        (row + 1, column, 7 - y % 8),
+                        (row, column - 1, x % 8),
+                        (row, column + 1, 7 - x % 8),
+                    )
+                    for r, c, away in sides:
+                        if 0 <= r < rows and 0 <= c < columns and away < len(OVERLAP):
+                            total = total + OVERLAP[away] * (made(r, c)[y, x] - own)
+                    out[y, x] = total
+    return (out.permute(2, 0, 1).float() * (1 / (8192 * WHOLE * 255))).contiguous()

@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import latent_codec_1, latent_motion
+from . import latent_codec_1, latent_parts
 from .ahead import ahead
 from .group_codec import steps_of
 from .latent_fit import Schedule
 from .latent_frame import Given, encode_frame, piece, sized
-from .latent_group import Easel, Known, Place, Reader, State, order
+from .latent_group import Easel, Known, Place, Reader, State, last_anchors, order
 from .latent_version import VERSIONS, Version
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, float], None]  # A stage, and the share that is done.
-VERSION = VERSIONS[3]
+VERSION = VERSIONS[4]
 STEPS = {  # Of a picture alone.
     "ultrafast": 60, "superfast": 120, "veryfast": 250, "faster": 500, "fast": 1000,
     "medium": 2000, "slow": 4000, "slower": 8000, "veryslow": 16000, "placebo": 40000,
 }  # fmt: skip
-# Of a lone picture's steps: one that others lean on, those that lean on one, on two; the first of
-# these starts from shipped networks, and has to find its own.
+# Of a lone picture's steps: one that others lean on, anchors that lean, pictures between; the first
+# of these starts from shipped networks, and has to find its own.
 STEP_SHARES, FIRST_SHARE = (1.5, 0.5, 0.15), 1.5
 LEAST_STEPS = 36  # Of those that lean: fewer leave noise, which takes bits.
 INTER_NET_RATE = 5e-3  # Networks of such a frame are good ones for the next, and changes cost bits.
@@ -36,8 +36,7 @@ SHARES = (0.6, 1.15, 1.4, 1.7)  # The same of pictures by their depth, which few
 MOST_SPAN = 64
 ANOTHER = "group: expected the version of the group before it, got another"
 SPAN = 4  # Frames from one that leans on one to the next; those between lean on two.
-MOTION_PRICE = 3000.0  # Absolute differences a bit, at a Lagrangian of 1 for the squared error.
-MOST_PASSES, PASS_STEPS = 5, 60  # Over the motion, one for so many steps of a picture.
+MOST_PASSES, PASS_STEPS = 4, 120  # Over the motion, one for so many steps of a picture.
 LEANT_PRICE = 2.0  # Of motion on one frame only, whose errors latents mend.
 
 
@@ -67,25 +66,25 @@ class LatentCodec:
     ) -> tuple[bytes, State]:
         """Bytes of a group [G, H, W, 3], and what decoding them leaves for the next group.
 
-        Without a state, the first frame stands alone; else the group is of the state's version.
-        `progress` is told the stage and the share that is done.
+        Without a state, the first frame stands alone. `progress` is told the stage and the share
+        that is done. Raises ValueError for a state of an older version.
         """
         _check_frames(frames)
-        version = state.version if isinstance(state, State) else VERSION
+        version = VERSION
         count, height, width = frames.shape[:3]
-        places = order(count, SPAN, state is None)
         _check_state(state, version, height, width)
+        places = order(count, SPAN, version.anchors, _before(state))
         reader, easel = _both(version, height, width, state)
         parts = [bytes([version.number, SPAN])]
         for index, place in enumerate(places):
             told = None if progress is None else _part(progress, index, count)
             frame = np.ascontiguousarray(frames[place.number])
-            known = reader.known[len(place.references) - 1] if place.references else None
+            known = reader.known[place.kind - 1] if place.kind else None
             references = [easel.frames[n] for n in place.references]
             data = self._encode(version, frame, place, known, references, count > 1, told)
             easel.paint(reader.read(data, place))
             parts.append(sized(data))
-        return b"".join(parts), _state(version, reader, easel, count)
+        return b"".join(parts), _state(version, reader, easel, places, state)
 
     def _encode(
         self,
@@ -99,7 +98,7 @@ class LatentCodec:
     ) -> bytes:
         steps = STEPS[self.preset]
         if leant_on or references:
-            steps = round(STEP_SHARES[len(references)] * steps)
+            steps = round(STEP_SHARES[place.kind] * steps)
         schedule = _schedule(steps, known)
         total = schedule.steps + schedule.tail
 
@@ -114,16 +113,14 @@ class LatentCodec:
                 weights=version.weights(), seed=self.seed, watch=watch,
             )  # fmt: skip
         lmbda = self.lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
-        price = max(1, round(MOTION_PRICE * lmbda**0.5 / 8))
-        motion = latent_motion.choose(frame, references, price)
-        dear = lmbda * (LEANT_PRICE if len(references) == 1 else 1)
-        passes = min(MOST_PASSES, STEPS[self.preset] // PASS_STEPS)
-        motion = latent_motion.refine(frame, references, motion, dear, passes)
-        given = Given(known.flat, known.latents, latent_motion.guide(references, motion))
+        dear = lmbda * (LEANT_PRICE if place.kind == 1 else 1)
+        passes = min(MOST_PASSES, 1 + STEPS[self.preset] // PASS_STEPS)
+        parts = latent_parts.find(frame, references, dear, passes, place.away)
+        given = Given(known.flat, known.latents, latent_parts.guide(references, parts))
         data = encode_frame(
             version.moving, frame, given, lmbda, schedule, seed=self.seed, watch=watch
         )
-        return sized(latent_motion.write_modes(motion)) + data
+        return sized(latent_parts.write(parts, place.away)) + data
 
     def decode(
         self, payload: bytes, shape: tuple[int, int, int], state: Any = None
@@ -144,7 +141,8 @@ class LatentCodec:
         if count < 1:
             raise ValueError("group: expected a frame at least")
         _check_state(state, version, height, width)
-        places, pieces, at = order(count, payload[1], state is None), [], 2
+        places = order(count, payload[1], version.anchors, _before(state))
+        pieces, at = [], 2
         for place in places:
             data, at = piece(payload, at, f"frame {place.number}")
             pieces.append(data)
@@ -154,23 +152,32 @@ class LatentCodec:
         for coded in ahead(reader.read_all(pieces, places), torch.get_num_threads()):
             easel.paint(coded)
         frames = np.stack([easel.frames[n] for n in range(count)])
-        return frames, _state(version, reader, easel, count)
+        return frames, _state(version, reader, easel, places, state)
 
 
 def _both(version: Version, height: int, width: int, state: State | None) -> tuple[Reader, Easel]:
     return Reader(version, height, width, state), Easel(version, height, width, state)
 
 
-def _state(version: Version, reader: Reader, easel: Easel, count: int) -> State:
-    """Behind a group of so many frames."""
-    return State(version, easel.frames[count - 1], (reader.known[0], reader.known[1]))
+def _before(state: State | None) -> list[int]:
+    """Numbers of anchors that are known from the groups before."""
+    return [] if state is None else sorted(state.anchors)
+
+
+def _state(
+    version: Version, reader: Reader, easel: Easel, places: list[Place], state: State | None
+) -> State:
+    """Behind a group of some frames, of which the last is an anchor."""
+    numbers = last_anchors(places, _before(state), version.anchors)
+    anchors = {n - numbers[-1] - 1: easel.frames[n] for n in numbers}
+    return State(version, anchors, (reader.known[0], reader.known[1]))
 
 
 def _check_state(state: Any, version: Version, height: int, width: int) -> None:
     if state is not None and (not isinstance(state, State) or state.version != version):
         raise ValueError(ANOTHER)
-    if state is not None and state.pixels.shape != (height, width, 3):
-        raise ValueError(f"state: expected {height}x{width}, got {state.pixels.shape[:2]}")
+    if state is not None and state.size != (height, width):
+        raise ValueError(f"state: expected {height}x{width}, got {state.size}")
 
 
 def _schedule(steps: int, known: Known | None) -> Schedule:

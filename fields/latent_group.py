@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import latent_motion
+from . import latent_motion, latent_parts
 from .latent_engine import MIDDLE_GAIN, Painter
 from .latent_frame import Given, Symbols, paint, piece, read_frame
 from .latent_model import Design
@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of pictures that lean on one, or of those that lean on two.
+    """What is known of anchors, or of the pictures between them.
 
     Attributes:
         flat: [P] parameters of the last one, or the shipped ones.
@@ -42,13 +42,18 @@ class State:
 
     Attributes:
         version: of that group.
-        pixels: [H, W, 3] the last frame.
-        known: of pictures that lean on one, and of those that lean on two.
+        anchors: [H, W, 3] of the last anchors by their numbers, that of the last frame is -1.
+        known: of anchors that lean, and of pictures between them.
     """
 
     version: Version
-    pixels: Pixels
+    anchors: dict[int, Pixels]
     known: tuple[Known, Known]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.anchors[-1].shape[0], self.anchors[-1].shape[1]
 
 
 @dataclass(frozen=True)
@@ -59,20 +64,43 @@ class Place:
     depth: int
     references: tuple[int, ...]
 
+    @property
+    def kind(self) -> int:
+        """0: stands alone, 1: an anchor that leans on others, 2: between two."""
+        return (1 if self.depth == 0 else 2) if self.references else 0
 
-def order(count: int, span: int, key: bool) -> list[Place]:
-    """Of a group's frames; number -1 is the last one of the group before.
+    @property
+    def away(self) -> list[int]:
+        """How many frames on each of those it leans on lies."""
+        return [number - self.number for number in self.references]
 
-    Every `span`-th leans on the last such one; between them each leans on the two around it,
-    halfway where there are more.
+
+def order(count: int, span: int, most: int, before: Sequence[int]) -> list[Place]:
+    """Of a group's frames.
+
+    Every `span`-th is an anchor, and leans on the last ones before it; between them each leans on
+    the two around it, halfway where there are more.
+
+    Args:
+        count: of the frames.
+        span: from an anchor to the next.
+        most: anchors that one leans on.
+        before: numbers of anchors of the groups before, the last is -1; none for a group that
+            stands alone.
     """
-    found, low = ([Place(0, 0, ())], 0) if key else ([], -1)
-    while low < count - 1:
-        high = min(low + span, count - 1)
-        found.append(Place(high, 0, (low,)))
+    found = [] if before else [Place(0, 0, ())]
+    anchors = list(before) or [0]
+    while anchors[-1] < count - 1:
+        low, high = anchors[-1], min(anchors[-1] + span, count - 1)
+        found.append(Place(high, 0, tuple(anchors[-most:][::-1])))
         found += _between(low, high, 1)
-        low = high
+        anchors.append(high)
     return found
+
+
+def last_anchors(places: Sequence[Place], before: Sequence[int], most: int) -> list[int]:
+    """Numbers of the last ones behind a group, in order of time."""
+    return [*before, *(place.number for place in places if place.depth == 0)][-most:]
 
 
 def _between(low: int, high: int, depth: int) -> list[Place]:
@@ -89,21 +117,21 @@ class Coded:
 
     place: Place
     symbols: Symbols
-    motion: Motion | None
+    motion: Motion | Ints | None
 
 
 class Reader:
     """Bytes of frames to what stands in them: that takes what stands in others, not their pixels.
 
     Attributes:
-        known: of pictures that lean on one, and of those that lean on two.
+        known: of anchors that lean, and of pictures between them.
     """
 
     def __init__(self, version: Version, height: int, width: int, state: State | None) -> None:
         self._version, self._size = version, (height, width)
         if state is None:
             zeros = np.zeros(version.moving.grids(height, width).count, np.int32)
-            self.known = [Known(version.prior(count), zeros, first=True) for count in (1, 2)]
+            self.known = [Known(version.prior(kind), zeros, first=True) for kind in (1, 2)]
         else:
             self.known = list(state.known)
 
@@ -120,32 +148,38 @@ class Reader:
             yield self.read(data, place)
 
     def _read(self, data: bytes, place: Place) -> Coded:
-        count = len(place.references)
-        if not count:
+        kind = place.kind
+        if not kind:
             given = Given(self._version.prior(0))
             found = read_frame(self._version.still, data, *self._size, given)
             return Coded(place, found, None)
-        known = self.known[count - 1]
+        known = self.known[kind - 1]
         coded, at = piece(data, 0, "motion")
-        motion = latent_motion.read_modes(coded, *self._size, count)
         given = Given(known.flat, known.latents)
+        motion = self._motion(coded, place)
         found = read_frame(self._version.moving, data[at:], *self._size, given)
-        self.known[count - 1] = Known(found.flat, found.latents)
+        self.known[kind - 1] = Known(found.flat, found.latents)
         return Coded(place, found, motion)
+
+    def _motion(self, data: bytes, place: Place) -> Motion | Ints:
+        count = len(place.references)
+        if self._version.parts:
+            return latent_parts.read(data, *self._size, place.away)
+        return latent_motion.read_modes(data, *self._size, count)
 
 
 class Easel:
     """Frames of a group, painted in coded order, in the same buffers.
 
     Attributes:
-        frames: by number; -1 is the last one of the group before.
+        frames: by number; those below 0 are anchors of the groups before.
     """
 
     def __init__(self, version: Version, height: int, width: int, state: State | None) -> None:
         self._version, self._size = version, (height, width)
         self._threads = torch.get_num_threads()
         self._painters: dict[Design, Painter] = {}
-        self.frames: dict[int, Pixels] = {} if state is None else {-1: state.pixels}
+        self.frames: dict[int, Pixels] = {} if state is None else dict(state.anchors)
 
     def paint(self, coded: Coded) -> None:
         """Add a frame."""
@@ -153,8 +187,14 @@ class Easel:
         if coded.motion is not None:
             references = [self.frames[n] for n in coded.place.references]
             design = self._version.moving
-            guides = latent_motion.guide(references, coded.motion, self._threads)
+            guides = _guide(references, coded.motion, self._threads)
         if design not in self._painters:
             self._painters[design] = Painter(design, *self._size, MIDDLE_GAIN)
         pixels = paint(self._painters[design], coded.symbols, guides).pixels
         self.frames[coded.place.number] = pixels
+
+
+def _guide(references: list[Pixels], motion: Motion | Ints, threads: int) -> Tensor:
+    if isinstance(motion, Motion):
+        return latent_motion.guide(references, motion, threads)
+    return latent_parts.guide(references, motion, threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -20,6 +20,8 @@ class Version:
         still, moving: of pictures that stand alone, and of those that lean on others.
         files: of shipped parameters, by the number of pictures leant on.
         guess: of an encoder's weights for first guesses of latents, of pictures that stand alone.
+        parts: whether motion is by parts, or by blocks of one size.
+        anchors: on how many of the last ones before it an anchor leans.
     """
 
     number: int
@@ -27,6 +29,8 @@ class Version:
     moving: Design
     files: tuple[str, str, str]
     guess: str | None = None
+    parts: bool = False
+    anchors: int = 1
 
     def prior(self, references: int) -> Tensor:
         """[P] parameters that those of a picture are coded against where no others came before."""
@@ -49,6 +53,6 @@ VERSIONS = {
         Design(near=12, above=5, context=16, layers=2),
         Design(near=10, above=5, before=5, context=16, guides=3, layers=2),
         ("latent_image_3", "latent_inter_3", "latent_between_3"),
-        "latent_guess_3",
     ),
 }
+VERSIONS[4] = replace(VERSIONS[3], number=4, guess="latent_guess_3", parts=True, anchors=2)

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from fieldpress.fields import latent_guess
+from fieldpress.fields.latent_codec import VERSION
 from fieldpress.fields.latent_engine import Engine, Painter, gain_for
 from fieldpress.fields.latent_fit import Schedule, fit
-from fieldpress.fields.latent_version import VERSIONS
 
-VERSION = VERSIONS[3]
 LMBDA = 1e-3
 
 

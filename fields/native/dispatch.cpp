@@ -21,13 +21,15 @@ namespace fieldpress::fields {
                      float*);                                                                  \
   void soften(const float*, const float*, int64_t, float, float, float, float*, float*);       \
   void to_bytes(const float*, int, int, int, int, uint8_t*);                                   \
+  void move_block(const float*, int64_t, int64_t, int, int, int, float*);                      \
+  float block_error(const float*, const float*, const float*, int, int, int);                  \
   void predict(const IntegerNet&, const int32_t*, int32_t*);                                   \
   }
 
 #define FIELDPRESS_KERNELS(copy)                                                                 \
   {copy::encode, copy::scatter, copy::slope, copy::perceptron, copy::march, copy::adam,          \
    {copy::slide, copy::slide_back, copy::rate, copy::upsample, copy::upsample_back, copy::soften, \
-    copy::to_bytes, copy::predict}}
+    copy::to_bytes, copy::move_block, copy::block_error, copy::predict}}
 
 FIELDPRESS_DECLARE(baseline)
 #ifdef FIELDPRESS_X86

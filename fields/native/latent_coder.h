@@ -44,6 +44,13 @@ struct LatentKernels {
                  float spread, float* out, float* slope);
   // Rows [first, last) of planes [3, height, width] about 0..1 as bytes [height, width, 3].
   void (*to_bytes)(const float* planes, int height, int width, int first, int last, uint8_t* out);
+  // Blocks [3, size, size] of planes, by dy and dx quarters (their last two bits; `from` is what the
+  // filter's first tap reads); and their squared error, or that of the mean of two, to a target of
+  // which there are some rows and columns. size: 8, 16, 32.
+  void (*move_block)(const float* from, int64_t stride, int64_t plane, int size, int dy, int dx,
+                     float* to);
+  float (*block_error)(const float* a, const float* b, const float* target, int size, int rows,
+                       int columns);
   // out: center and octave in 1/256.
   void (*predict)(const IntegerNet&, const int32_t* taps, int32_t* out);
 };

@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -13,7 +14,7 @@
 
 #include "../../render/native/pool.h"
 #include "encoding.h"
-#include "latent_motion.h"
+#include "latent_parts.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -314,57 +315,125 @@ void move(In<uint8_t> picture, In<int32_t> motion, int block, Out<float> out, in
            [&](int first, int last) { move_picture(from, by, block, first, last, to); });
 }
 
-// Differences of vectors to their guesses, and back.
-void predict_motion(Out<int32_t> motion, Out<int32_t> rest, bool forward) {
+// Vectors of their differences to guesses.
+void restore_motion(Out<int32_t> motion, In<int32_t> rest) {
   expect(motion.ndim() == 3 && motion.shape(2) == 2 && rest.size() == motion.size(), "motion");
   const int down = static_cast<int>(motion.shape(0)), across = static_cast<int>(motion.shape(1));
-  int32_t *const m = motion.data(), *const r = rest.data();
+  int32_t* const m = motion.data();
   for (int row = 0; row < down; ++row)
     for (int column = 0; column < across; ++column) {
       int guess[2];
       guess_motion(m, across, row, column, guess);
       for (int axis = 0; axis < 2; ++axis) {
-        const int at = 2 * (row * across + column) + axis;
-        if (forward) {
-          r[at] = m[at] - guess[axis];
-        } else {
-          expect(-2 * MAX_MOTION <= r[at] && r[at] <= 2 * MAX_MOTION, "rest");
-          m[at] = r[at] + guess[axis];
-          expect(-MAX_MOTION <= m[at] && m[at] <= MAX_MOTION, "rest");
-        }
+        const int at = 2 * (row * across + column) + axis, away = rest.data()[at];
+        expect(-2 * MAX_MOTION <= away && away <= 2 * MAX_MOTION, "rest");
+        m[at] = away + guess[axis];
+        expect(-MAX_MOTION <= m[at] && m[at] <= MAX_MOTION, "rest");
       }
     }
 }
 
-// Sets vectors where `unused` is not 0 to their guesses, in order.
-void guess_unused(Out<int32_t> motion, In<int32_t> unused) {
-  expect(motion.ndim() == 3 && motion.shape(2) == 2 && 2 * unused.size() == motion.size(), "unused");
-  const int down = static_cast<int>(motion.shape(0)), across = static_cast<int>(motion.shape(1));
-  int32_t* const m = motion.data();
-  for (int at = 0; at < down * across; ++at)
-    if (unused.data()[at]) guess_motion(m, across, at / across, at % across, m + 2 * at);
+// Cells [rows, columns, 2 + 2 references]: level, mode, dy and dx of each reference.
+template <typename T>
+int references_of(const T& parts) {
+  expect(parts.ndim() == 3 && (parts.shape(2) == 4 || parts.shape(2) == 6), "parts");
+  return static_cast<int>(parts.shape(2)) / 2 - 1;
 }
 
-void refine_motion_of(In<uint8_t> now, const std::vector<In<uint8_t>>& references, int block,
-                      float price, In<float> away, In<float> mode,
-                      Out<int32_t> vectors, Out<int32_t> modes) {
-  const Picture to = picture_of(now, "now");
-  std::vector<Picture> from;
-  for (const auto& reference : references) from.push_back(picture_of(reference, "references"));
-  expect(from.size() == 1 || from.size() == 2, "references");
-  for (const Picture& p : from)
-    expect(p.height == to.height && p.width == to.width && p.channels == 3, "references");
-  expect(to.channels == 3 && 4 <= block && block <= MAX_BLOCK, "block");
-  expect(away.size() == MAX_AWAY + 1 && mode.size() == 3, "away");
-  const size_t down = static_cast<size_t>((to.height + block - 1) / block);
-  const size_t across = static_cast<size_t>((to.width + block - 1) / block);
-  expect(modes.size() == down * across && vectors.size() == 2 * from.size() * modes.size(), "modes");
-  for (size_t i = 0; i < vectors.size(); ++i)
-    expect(-MAX_MOTION <= vectors.data()[i] && vectors.data()[i] <= MAX_MOTION, "vectors");
-  const Prices prices{price, away.data(), mode.data()};
-  int32_t *const v = vectors.data(), *const m = modes.data();
+template <typename T>
+Field empty_of(const T& parts, const std::vector<int>& away) {
+  expect(static_cast<int>(away.size()) == references_of(parts), "away");
+  for (const int frames : away) expect(frames && std::abs(frames) < 1 << 12, "away");
+  expect(0 < parts.shape(0) && parts.shape(0) < 1 << 13 && 0 < parts.shape(1) &&
+             parts.shape(1) < 1 << 13, "parts");
+  return Field(static_cast<int>(parts.shape(0)) * CELL, static_cast<int>(parts.shape(1)) * CELL,
+               away);
+}
+
+template <typename T>
+Field field_of(const T& parts, const std::vector<int>& away) {
+  Field field = empty_of(parts, away);
+  const int references = field.references();
+  const int32_t* from = parts.data();
+  for (int row = 0; row < field.rows(); ++row)
+    for (int column = 0; column < field.columns(); ++column) {
+      Cell& cell = field.at(row, column);
+      cell.level = *from++, cell.mode = *from++;
+      expect(0 <= cell.level && cell.level < fieldpress::fields::LEVELS, "parts");
+      expect(references == 1 ? cell.mode == 1 : 0 <= cell.mode && cell.mode <= 2, "parts");
+      for (int k = 0; k < references; ++k) {
+        cell.v[k] = {from[0], from[1]}, from += 2;
+        for (const int32_t x : {cell.v[k].dy, cell.v[k].dx})
+          expect(-MAX_MOTION <= x && x <= MAX_MOTION, "parts");
+      }
+    }
+  return field;
+}
+
+void store(const Field& field, int32_t* to) {
+  for (int row = 0; row < field.rows(); ++row)
+    for (int column = 0; column < field.columns(); ++column) {
+      const Cell& cell = field.at(row, column);
+      *to++ = cell.level, *to++ = cell.mode;
+      for (int k = 0; k < field.references(); ++k) *to++ = cell.v[k].dy, *to++ = cell.v[k].dx;
+    }
+}
+
+nb::bytes encode_parts_of(In<int32_t> parts, const std::vector<int>& away) {
+  return bytes_of(encode_parts(field_of(parts, away)));
+}
+
+void decode_parts_of(const nb::bytes& data, const std::vector<int>& away, Out<int32_t> parts) {
+  Field field = empty_of(parts, away);
+  decode_parts(reinterpret_cast<const uint8_t*>(data.c_str()), data.size(), field);
+  store(field, parts.data());
+}
+
+void count_parts_of(In<int32_t> parts, const std::vector<int>& away, Out<float> counts) {
+  expect(counts.ndim() == 2 && counts.shape(0) == PART_CONTEXTS && counts.shape(1) == 2, "counts");
+  count_parts(field_of(parts, away), reinterpret_cast<float(*)[2]>(counts.data()));
+}
+
+std::vector<Picture> pictures_of(const Field& field,
+                                 const std::vector<In<uint8_t>>& references) {
+  std::vector<Picture> found;
+  for (const auto& reference : references) found.push_back(picture_of(reference, "references"));
+  expect(static_cast<int>(found.size()) == field.references(), "references");
+  for (const Picture& p : found)
+    expect(p.height == found[0].height && p.width == found[0].width && p.channels == 3 &&
+               (p.height + CELL - 1) / CELL == field.rows() &&
+               (p.width + CELL - 1) / CELL == field.columns(), "references");
+  return found;
+}
+
+void compose_of(const std::vector<In<uint8_t>>& references, In<int32_t> parts, Out<float> out,
+                int threads) {
+  const Field field = field_of(parts, std::vector<int>(static_cast<size_t>(references_of(parts)), -1));
+  const std::vector<Picture> from = pictures_of(field, references);
+  expect(out.size() == references[0].size(), "out");
+  float* const to = out.data();
   nb::gil_scoped_release release;
-  refine_motion(to, from, block, prices, v, m);
+  in_bands(threads, field.rows(),
+           [&](int first, int last) { compose(field, from, first, last, to); });
+}
+
+void search_parts_of(In<uint8_t> now, const std::vector<In<uint8_t>>& references, float price,
+                     int passes, const std::vector<int>& away,
+                     const std::vector<In<int32_t>>& seeds, Out<int32_t> parts) {
+  Field field = empty_of(parts, away);
+  const std::vector<Picture> from = pictures_of(field, references);
+  const Picture to = picture_of(now, "now");
+  expect(to.height == from[0].height && to.width == from[0].width && to.channels == 3, "now");
+  expect(price >= 0 && passes >= 1, "passes");
+  std::vector<const int32_t*> starts;
+  for (const auto& seed : seeds) {
+    expect(seed.size() == parts.shape(0) * parts.shape(1) * 2 * from.size(), "seeds");
+    starts.push_back(seed.data());
+  }
+  int32_t* const found = parts.data();
+  nb::gil_scoped_release release;
+  search_parts(to, from, price, passes, starts, field);
+  store(field, found);
 }
 
 }  // namespace
@@ -391,12 +460,14 @@ void bind_latent(nb::module_& m) {
         "reach"_a, "price"_a, "motion"_a.noconvert());
   m.def("move", &move, "picture"_a.noconvert(), "motion"_a.noconvert(), "block"_a,
         "out"_a.noconvert(), "threads"_a = 1);
-  m.def("predict_motion", &predict_motion, "motion"_a.noconvert(), "rest"_a.noconvert(),
-        "forward"_a);
-  m.def("guess_unused", &guess_unused, "motion"_a.noconvert(), "unused"_a.noconvert());
-  m.def("refine_motion", &refine_motion_of, "now"_a.noconvert(), "references"_a, "block"_a,
-        "price"_a, "away"_a.noconvert(), "mode"_a.noconvert(),
-        "vectors"_a.noconvert(), "modes"_a.noconvert());
+  m.def("restore_motion", &restore_motion, "motion"_a.noconvert(), "rest"_a.noconvert());
+  m.def("encode_parts", &encode_parts_of, "parts"_a.noconvert(), "away"_a);
+  m.def("decode_parts", &decode_parts_of, "data"_a, "away"_a, "parts"_a.noconvert());
+  m.def("count_parts", &count_parts_of, "parts"_a.noconvert(), "away"_a, "counts"_a.noconvert());
+  m.def("compose", &compose_of, "references"_a, "parts"_a.noconvert(), "out"_a.noconvert(),
+        "threads"_a = 1);
+  m.def("search_parts", &search_parts_of, "now"_a.noconvert(), "references"_a, "price"_a,
+        "passes"_a, "away"_a, "seeds"_a, "parts"_a.noconvert());
   m.def("encode_planes", &encode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,
         "symbols"_a.noconvert());
   m.def("decode_planes", &decode_planes, "nets"_a, "parameters"_a.noconvert(), "tables"_a,

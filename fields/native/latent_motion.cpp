@@ -11,7 +11,8 @@ constexpr float UNIT = 1.0f / (4096.0f * 255.0f);
 
 int clamped(int x, int size) { return std::min(size - 1, std::max(0, x)); }
 
-// One channel of a block moved by (dy, dx), in 1/4096: to [rows, columns].
+}  // namespace
+
 void interpolate(const Picture& from, int channel, int y0, int x0, int rows, int columns, int dy,
                  int dx, int* to) {
   int middle[(MAX_BLOCK + TAPS) * MAX_BLOCK], across[MAX_BLOCK + TAPS];
@@ -47,6 +48,8 @@ void interpolate(const Picture& from, int channel, int y0, int x0, int rows, int
       to[y * MAX_BLOCK + x] = sum;
     }
 }
+
+namespace {
 
 struct Searched {
   const Picture &now, &before;

@@ -8,7 +8,6 @@ namespace fieldpress::fields {
 
 constexpr int MAX_BLOCK = 32;
 constexpr int MAX_MOTION = 1 << 12;  // In quarters of a pixel.
-constexpr int MAX_AWAY = 64;         // Differences that have a price of their own.
 constexpr int TAPS = 8, BEFORE = 3;  // Of interpolation, and those of them before a sample.
 // HEVC's interpolation (ITU-T H.265, 8.5.3.3.3.1), in 1/64, by quarters.
 constexpr int FILTER[4][TAPS] = {{0, 0, 0, 64, 0, 0, 0, 0},
@@ -21,6 +20,9 @@ struct Picture {
   int height, width, channels;
 };
 
+// One channel of a block moved by (dy, dx), in 1/4096: to rows of MAX_BLOCK.
+void interpolate(const Picture& from, int channel, int y0, int x0, int rows, int columns, int dy,
+                 int dx, int* to);
 // The vector that a block's own is coded against: the median of those left, above, above right.
 void guess_motion(const int32_t* motion, int columns, int row, int column, int* guess);
 // Of grey pictures: motion [rows, columns, 2], dy and dx in quarters, of least absolute difference
@@ -31,16 +33,5 @@ void search_motion(const Picture& now, const Picture& before, int block, int rea
 // [first, last).
 void move_picture(const Picture& from, const int32_t* motion, int block, int first, int last,
                   float* out);
-
-// What bits of motion cost.
-struct Prices {
-  float bit;          // In squared grey levels of all channels.
-  const float* away;  // [MAX_AWAY + 1] bits of a component by how far it is from its guess.
-  const float* mode;  // [3] bits of a mode.
-};
-// Vectors [references, rows, columns, 2] and modes [rows, columns] of coloured pictures, passed over
-// block by block: of least squared error plus the price of bits, those of neighbors among them.
-void refine_motion(const Picture& now, const std::vector<Picture>& references, int block,
-                   const Prices& prices, int32_t* vectors, int32_t* modes);
 
 }  // namespace fieldpress::fields
