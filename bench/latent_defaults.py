@@ -1,16 +1,16 @@
-"""Makes the parameters that latent codecs start from and code against: fields/latent_*_3.npy.
+"""Makes the parameters that latent codecs start from and code against: fields/latent_*.npy.
 
     python bench/latent_defaults.py image [--crops 48] [--visits 700]
     python bench/latent_defaults.py inter [--clips 24] [--visits 700]
 
 Crops of many pictures, each with latents of its own and some rate, share the networks: one after
 the other takes its step, and every fourth the networks take theirs, with noise that anneals as in
-a fit. Frames that lean on others lean on those of a real file of version 2. From the shipped
-parameters on, as far as there are any, else from those of version 2.
+a fit. Frames that lean on others lean on those of a real file. From the shipped parameters on.
 
-The shipped ones of frames that lean are those of `inter --clips 16 --visits 120`. Those of
-pictures are not of this file but of the script that it was made from, in two runs: 32 crops of 192
-pixels, 600 visits, with one layer of mixing, then 48 of 160, 700 visits. Another run gives others.
+The shipped ones of frames that lean are those of `inter --clips 16 --visits 120`, from those of
+version 3 on, which the same had made of those of version 2. Those of pictures are not of this file
+but of the script that it was made from, in two runs: 32 crops of 192 pixels, 600 visits, with one
+layer of mixing, then 48 of 160, 700 visits. Another run gives others.
 """
 
 from __future__ import annotations
@@ -28,18 +28,16 @@ from latent_clips import Pixels, clip, crop
 from record import ROOT
 from torch import Tensor
 
-from fieldpress.fields import _native, latent_codec, latent_motion
-from fieldpress.fields.latent_codec import MOTION_PRICE, SHARES, LatentCodec
+from fieldpress.fields import _native, latent_codec, latent_parts
+from fieldpress.fields.latent_codec import LEANT_PRICE, SHARES, VERSION, LatentCodec
 from fieldpress.fields.latent_defaults import UNIT
 from fieldpress.fields.latent_engine import Engine, Painter, gain_for
 from fieldpress.fields.latent_fit import NOISE_ROOM, Adam, Schedule, between
 from fieldpress.fields.latent_group import order
 from fieldpress.fields.latent_model import Design
-from fieldpress.fields.latent_version import VERSIONS
 from fieldpress.fields.soap import Soap
 
-OLD, NEW = VERSIONS[2], VERSIONS[3]
-BATCH, SEED_STEPS = 4, 120
+BATCH, SEED_STEPS, PASSES = 4, 120, 3
 RATES = {"image": (-3.7, -2.2), "inter": (-3.5, -2.0)}  # Powers of ten of Lagrangians.
 
 
@@ -110,47 +108,26 @@ def train(items: Sequence[Item], flat: Tensor, visits: int, rng: random.Random) 
 
 
 def leaning(frames: Sequence[Pixels], lmbda: float) -> dict[int, list[Item]]:
-    """Items of the frames of a clip that lean on one, and on two, others of a real file."""
+    """Items of the anchors of a clip, and of the frames between them, which lean on a real file."""
     picture = np.stack(frames)
     codec = LatentCodec("medium", lmbda)
     shape = (len(frames), *picture.shape[1:3])
     decoded, _ = codec.decode(codec.encode(picture)[0], shape)
     found: dict[int, list[Item]] = {1: [], 2: []}
-    for place in order(len(frames), latent_codec.SPAN, True)[1:]:
+    for place in order(len(frames), latent_codec.SPAN, VERSION.anchors, [])[1:]:
         own = lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
         references = [decoded[n] for n in place.references]
-        price = max(1, round(MOTION_PRICE * own**0.5 / 8))
-        motion = latent_motion.choose(picture[place.number], references, price)
-        guides = latent_motion.guide(references, motion)
-        one, earlier = item(NEW.moving, picture[place.number], own, guides), found[len(references)]
+        now, dear = picture[place.number], own * (LEANT_PRICE if place.kind == 1 else 1)
+        parts = latent_parts.find(now, references, dear, PASSES, place.away)
+        one = item(VERSION.moving, now, own, latent_parts.guide(references, parts))
+        earlier = found[place.kind]
         one.before = earlier[-1] if earlier else None
         earlier.append(one)
     return found
 
 
-def grown(flat: Tensor, old: Design, new: Design) -> Tensor:
-    """Parameters of a design with one layer of `mix` in one with two: the same function."""
-    found = new.new(0)
-    to, given = new.split(found), old.split(flat)
-    for name in given:
-        if name != "mix":
-            to[name].copy_(given[name])
-    one, two = old.mix_shape.views(given["mix"]), new.mix_shape.views(to["mix"])
-    second = two[2].normal_(0, 0.01, generator=torch.Generator().manual_seed(0)), two[3].zero_()
-    for a, b in zip([*two[:2], *two[2 + len(second) :]], one, strict=True):
-        a.copy_(b)
-    return found
-
-
-def start(references: int) -> Tensor:
-    design = NEW.moving if references else NEW.still
-    if (ROOT / "fields" / f"{NEW.files[references]}.npy").exists():
-        return NEW.prior(references).clone()
-    return grown(OLD.prior(references), OLD.moving if references else OLD.still, design)
-
-
-def save(references: int, flat: Tensor) -> None:
-    path: Path = ROOT / "fields" / f"{NEW.files[references]}.npy"
+def save(kind: int, flat: Tensor) -> None:
+    path: Path = ROOT / "fields" / f"{VERSION.files[kind]}.npy"
     np.save(path, (flat / UNIT).round().clamp(-32768, 32767).to(torch.int16).numpy())
 
 
@@ -165,19 +142,19 @@ def main() -> None:
     torch.set_num_threads(1)
     rng, (low, high) = random.Random(given.seed), RATES[given.kind]
     if given.kind == "image":
-        items = [item(NEW.still, crop(rng), 10 ** rng.uniform(low, high))
+        items = [item(VERSION.still, crop(rng), 10 ** rng.uniform(low, high))
                  for _ in range(given.crops)]  # fmt: skip
-        flat = start(0)
+        flat = VERSION.prior(0).clone()
         train(items, flat, given.visits, rng)
         save(0, flat)
         return
-    latent_codec.VERSION, latent_codec.STEPS["medium"] = OLD, SEED_STEPS
+    latent_codec.STEPS["medium"] = SEED_STEPS
     clips = [leaning(clip(rng), 10 ** rng.uniform(low, high)) for _ in range(given.clips)]
-    for references in (1, 2):
-        flat = start(references)
-        items = [one for found in clips for one in found[references]]
+    for kind in (1, 2):
+        flat = VERSION.prior(kind).clone()
+        items = [one for found in clips for one in found[kind]]
         train(items, flat, given.visits, rng)
-        save(references, flat)
+        save(kind, flat)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ mkdir -p "$builds"
 builds=$(cd "$builds" && pwd)
 # All that hand values of their own to compiled code.
 tests=(${TESTS:-test_bayes_decoder test_codec test_container test_encoding test_entropy test_entropy_arguments test_exact
-  test_fuzz test_golden test_image_field test_latent_codec test_latent_ops test_nerf_field
+  test_fuzz test_golden test_image_field test_latent_codec test_latent_ops test_latent_parts test_nerf_field
   test_packed test_palette test_photometric test_prediction
   test_quantisers test_render test_render_arguments test_render_backward test_render_statistics
   test_render_threads test_sdf_field})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from . import latent_codec_1, latent_parts
 from .ahead import ahead
 from .group_codec import steps_of
-from .latent_fit import Schedule
+from .latent_fit import Schedule, Watch
 from .latent_frame import Given, encode_frame, piece, sized
 from .latent_group import Easel, Known, Place, Reader, State, last_anchors, order
 from .latent_version import VERSIONS, Version
@@ -25,9 +27,11 @@ STEPS = {  # Of a picture alone.
     "ultrafast": 60, "superfast": 120, "veryfast": 250, "faster": 500, "fast": 1000,
     "medium": 2000, "slow": 4000, "slower": 8000, "veryslow": 16000, "placebo": 40000,
 }  # fmt: skip
-# Of a lone picture's steps: one that others lean on, anchors that lean, pictures between; the first
-# of these starts from shipped networks, and has to find its own.
-STEP_SHARES, FIRST_SHARE = (1.5, 0.5, 0.15), 1.5
+# Of a lone picture's steps: one that others lean on; those that lean, anchors and pictures between,
+# and what is added to that for each bit a pixel that they seem to need; the first of a kind starts
+# from shipped networks, and has to find its own.
+KEY_STEPS, LEANING_STEPS, STEPS_A_BIT = 2.2, (0.25, 0.08), 0.8
+MOST_STEPS, FIRST_SHARE = 1.0, 1.5
 LEAST_STEPS = 36  # Of those that lean: fewer leave noise, which takes bits.
 INTER_NET_RATE = 5e-3  # Networks of such a frame are good ones for the next, and changes cost bits.
 POLISH_STEPS = 240  # Whole latents are tried for what some 80 steps take.
@@ -97,29 +101,24 @@ class LatentCodec:
         progress: Callable[[float], None] | None,
     ) -> bytes:
         steps = STEPS[self.preset]
-        if leant_on or references:
-            steps = round(STEP_SHARES[place.kind] * steps)
-        schedule = _schedule(steps, known)
-        total = schedule.steps + schedule.tail
-
-        def watch(step: int, error: float, bits: float) -> None:
-            if progress is not None:
-                progress((step + 1) / total)
-
         if known is None:
             lmbda = self.lmbda * (KEY_SHARE if leant_on else 1)
+            schedule = _schedule(round(steps * (KEY_STEPS if leant_on else 1)), known)
             return encode_frame(
                 version.still, frame, Given(version.prior(0)), lmbda, schedule,
-                weights=version.weights(), seed=self.seed, watch=watch,
+                weights=version.weights(), seed=self.seed, watch=_watch(progress, schedule),
             )  # fmt: skip
         lmbda = self.lmbda * SHARES[min(place.depth, len(SHARES) - 1)]
         dear = lmbda * (LEANT_PRICE if place.kind == 1 else 1)
-        passes = min(MOST_PASSES, 1 + STEPS[self.preset] // PASS_STEPS)
+        passes = min(MOST_PASSES, 1 + steps // PASS_STEPS)
         parts = latent_parts.find(frame, references, dear, passes, place.away)
-        given = Given(known.flat, known.latents, latent_parts.guide(references, parts))
+        guide = latent_parts.guide(references, parts)
+        share = LEANING_STEPS[place.kind - 1] + STEPS_A_BIT * needed(frame, guide, lmbda)
+        schedule = _schedule(round(steps * min(MOST_STEPS, share)), known)
         data = encode_frame(
-            version.moving, frame, given, lmbda, schedule, seed=self.seed, watch=watch
-        )
+            version.moving, frame, Given(known.flat, known.latents, guide), lmbda, schedule,
+            seed=self.seed, watch=_watch(progress, schedule),
+        )  # fmt: skip
         return sized(latent_parts.write(parts, place.away)) + data
 
     def decode(
@@ -186,6 +185,25 @@ def _schedule(steps: int, known: Known | None) -> Schedule:
     steps = max(LEAST_STEPS, round(FIRST_SHARE * steps) if known.first else steps)
     schedule = Schedule(steps=steps, tail=max(20, steps // 8), polish=_polish(steps))
     return schedule if known.first else replace(schedule, net_rate=INTER_NET_RATE, tail_rate=1e-3)
+
+
+def needed(frame: Pixels, guide: Tensor, lmbda: float) -> float:
+    """Bits a pixel that would make a guide [3, H, W] as good as a Lagrangian asks for.
+
+    As of normal numbers whose spread is known in squares of 8 pixels (reverse water-filling).
+    """
+    target = torch.from_numpy(frame).permute(2, 0, 1).float().div(255)
+    error = (guide - target).square().mean(0)[None]
+    cells = torch.nn.functional.avg_pool2d(error, 8, ceil_mode=True)
+    return float(0.5 * (cells * (2 * math.log(2) / lmbda)).clamp(min=1).log2().mean())
+
+
+def _watch(progress: Callable[[float], None] | None, schedule: Schedule) -> Watch | None:
+    """Tells the share of a fit that is done."""
+    if progress is None:
+        return None
+    total, told = schedule.steps + schedule.tail, progress
+    return lambda step, error, bits: told((step + 1) / total)
 
 
 def _polish(steps: int) -> tuple[int, int]:

@@ -37,8 +37,9 @@ def find(
         passes: 1 and up; each goes by the last one's bits.
         away: how many frames on each reference lies.
     """
-    parts = np.zeros(grid(*now.shape[:2], len(references)), np.int32)
-    rows, columns = parts.shape[:2]
+    height, width, _ = now.shape
+    parts = np.zeros(grid(height, width, len(references)), np.int32)
+    rows, columns, _ = grid(height, width, len(references))
     price = min(MOST_PRICE, max(1, round((lmbda * SQUARE) ** 0.5)))
     seeds = []
     for block in SEEDS:

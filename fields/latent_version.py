@@ -55,4 +55,11 @@ VERSIONS = {
         ("latent_image_3", "latent_inter_3", "latent_between_3"),
     ),
 }
-VERSIONS[4] = replace(VERSIONS[3], number=4, guess="latent_guess_3", parts=True, anchors=2)
+VERSIONS[4] = replace(
+    VERSIONS[3],
+    number=4,
+    files=("latent_image_3", "latent_inter_4", "latent_between_4"),
+    guess="latent_guess_3",
+    parts=True,
+    anchors=2,
+)

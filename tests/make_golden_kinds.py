@@ -124,18 +124,23 @@ def latent() -> bytes:
     return latent_image.write(payload, 40, 24, {"recipe": "golden"})
 
 
-def clip() -> bytes:
-    """Four frames of a video of latent grids, in two groups of which the second leans on the first.
+def clip(height: int = 24, width: int = 32, count: int = 4, group: int = 2) -> bytes:
+    """Frames of a video of latent grids, in two groups of which the second leans on the first.
 
     Their pixels are those of every build; the group's version is that of the encoder at hand.
     """
-    y, x = np.mgrid[0:24, 0:32]
+    y, x = np.mgrid[0:height, 0:width]
     waves = [np.stack([128 + 90 * np.sin((x + 2 * t) / a + y / 9) for a in (3, 5, 8)], -1)
-             for t in range(4)]  # fmt: skip
-    frames, layout = np.stack(waves).round().astype(np.uint8), video.Layout(2, 2)
+             for t in range(count)]  # fmt: skip
+    frames, layout = np.stack(waves).round().astype(np.uint8), video.Layout(group, 2)
     groups = tuple(video.encode_groups(frames, LatentCodec("ultrafast", 1e-3, 0), layout))
-    field = video.VideoField("latent", 32, 24, Fraction(25), "bt601", groups)
+    field = video.VideoField("latent", width, height, Fraction(25), "bt601", groups)
     return video.write(field, {"recipe": "golden"})
+
+
+def parts() -> bytes:
+    """Twelve frames, so that some lean on one, some on two, and some on both sides."""
+    return clip(52, 75, 12, 6)
 
 
 @functools.cache
@@ -187,6 +192,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "video": clip,
     "image_latent_2": latent, "video_2": clip,  # Version 2.
     "image_latent_3": latent, "video_3": clip,  # Version 3.
+    "image_latent_4": latent, "video_4": parts,  # Version 4.
     "prior": prior, "image_bayes": bayes,
     "nerfacto": nerfacto, "nerf_thick": thick,
 }  # fmt: skip

@@ -23,7 +23,7 @@ from fieldpress.fields import (
     video,
 )
 from fieldpress.fields.ahead import DEPTH, ahead
-from fieldpress.fields.latent_codec import VERSION, LatentCodec
+from fieldpress.fields.latent_codec import VERSION, LatentCodec, needed
 from fieldpress.fields.latent_engine import MIDDLE_GAIN, Engine, Painter, gain_for
 from fieldpress.fields.latent_fit import Schedule, fit
 from fieldpress.fields.latent_frame import piece, psnr, read_latents, sized
@@ -331,6 +331,19 @@ def test_every_frame_leans_on_frames_coded_before_it(count, span, before, most) 
     assert last_anchors(places, before, most) == anchors[-most:]
 
 
+def test_a_frame_needs_the_bits_that_its_guide_lacks() -> None:
+    frame, lmbda = clip(1)[0], 1e-3
+    guide = torch.from_numpy(frame).permute(2, 0, 1).float().div(255)
+    assert needed(frame, guide, lmbda) == 0
+    asked = (lmbda / (2 * np.log(2))) ** 0.5
+    assert needed(frame, guide + 0.99 * asked, lmbda) == 0
+    assert needed(frame, guide + 4 * asked, lmbda) == pytest.approx(2)
+    half = guide.clone()
+    half[:, :, 26:] += 8 * asked  # Of 7 columns of cells one in part, three and a half of pixels.
+    assert 0.5 * 3 - 0.2 < needed(frame, half, lmbda) < 0.6 * 3
+    assert needed(frame, half, 4 * lmbda) < needed(frame, half, lmbda)
+
+
 def test_runs_of_bytes_come_back_and_their_sizes_are_checked() -> None:
     for size in (0, 1, 127, 128, 300, 70000):
         data = sized(bytes(size))
@@ -398,20 +411,27 @@ def test_steps_and_first_guesses_go_where_bytes_are(monkeypatch: pytest.MonkeyPa
         asked.append((schedule.steps, weights is not None))
         return real(*given[:4], Schedule(steps=2, tail=1, polish=(0, 0)), weights=weights, **more)
 
+    bits = 0.25
     monkeypatch.setattr(latent_codec, "encode_frame", spied)
+    monkeypatch.setattr(latent_codec, "needed", lambda frame, guide, lmbda: bits)
     coder, frames = LatentCodec("ultrafast", 1e-3), clip(4, 16, 16)
     _, state = coder.encode(frames)  # The first, the last, and between those the second and third.
-    assert asked == [(600, True), (300, False), (90, False), (60, False)]
+    assert asked == [(880, True), (270, False), (168, False), (112, False)]
     asked.clear()
     coder.encode(frames[:1], state)
-    assert asked == [(200, False)]
+    assert asked == [(180, False)]
     asked.clear()
     coder.encode(frames[:1])
     assert asked == [(400, True)]
     asked.clear()
+    bits = 9.0
+    coder.encode(frames, state)
+    assert [steps for steps, _ in asked] == [400] * 4
+    asked.clear()
     monkeypatch.setitem(latent_codec.STEPS, "ultrafast", 60)
+    bits = 0.0
     coder.encode(frames)
-    assert [steps for steps, _ in asked] == [90, 45, 36, 36]
+    assert [steps for steps, _ in asked] == [132, 36, 36, 36]
 
 
 def test_bits_of_a_tall_coarsest_grid_lean_on_near_rows_only() -> None:

@@ -168,11 +168,11 @@ class Searching {
     for (int k = 0; k < references; ++k) {
       Starts& s = starts[k];
       s.add(field_.guess(row, column, cells, k));
+      s.add({});  // That one never leaves the picture.
       for (int i = 0; i < count; ++i) s.add(others[i].v[k]);
       for (const Cell& cell : below)
         if (cell.uses(k)) s.add(cell.v[k]);
       if (first_) {
-        s.add({0, 0});
         for (const int32_t* seed : seeds_)
           for (int r = row; r < std::min(field_.rows(), row + cells); r += std::max(1, cells / 2))
             for (int c = column; c < std::min(field_.columns(), column + cells);
@@ -238,7 +238,7 @@ class Searching {
     const int size = CELL << level;
     const Padded& from = padded_[static_cast<size_t>(k)];
     found.cost = std::numeric_limits<float>::infinity();
-    found.v = starts.v[0];
+    found.v = {};
     const auto attempt = [&](Vector v) {
       if (!from.holds(row * CELL, column * CELL, size, v)) return false;
       cell.v[k] = v;
