@@ -32,6 +32,7 @@ STEPS = {  # Of a picture alone.
 # from shipped networks, and has to find its own.
 KEY_STEPS, LEANING_STEPS, STEPS_A_BIT = 2.2, (0.25, 0.08), 0.8
 MOST_STEPS, FIRST_SHARE = 1.0, 1.5
+USUAL_STEPS = (0.4, 0.15)  # About what comes of that.
 LEAST_STEPS = 36  # Of those that lean: fewer leave noise, which takes bits.
 INTER_NET_RATE = 5e-3  # Networks of such a frame are good ones for the next, and changes cost bits.
 POLISH_STEPS = 240  # Whole latents are tried for what some 80 steps take.
@@ -81,7 +82,7 @@ class LatentCodec:
         reader, easel = _both(version, height, width, state)
         parts = [bytes([version.number, SPAN])]
         for index, place in enumerate(places):
-            told = None if progress is None else _part(progress, index, count)
+            told = None if progress is None else _part(progress, places, index)
             frame = np.ascontiguousarray(frames[place.number])
             known = reader.known[place.kind - 1] if place.kind else None
             references = [easel.frames[n] for n in place.references]
@@ -211,9 +212,11 @@ def _polish(steps: int) -> tuple[int, int]:
     return int(steps >= 3 * POLISH_STEPS), int(steps >= POLISH_STEPS)
 
 
-def _part(progress: Progress, number: int, count: int) -> Callable[[float], None]:
-    """Tells the share of one frame as that of the group."""
-    return lambda share: progress("fit", (number + share) / count)
+def _part(progress: Progress, places: list[Place], number: int) -> Callable[[float], None]:
+    """Tells the share of one frame as that of the group, by the steps that each will take."""
+    taken = [KEY_STEPS if place.kind == 0 else USUAL_STEPS[place.kind - 1] for place in places]
+    before, own, total = sum(taken[:number]), taken[number], sum(taken)
+    return lambda share: progress("fit", (before + share * own) / total)
 
 
 def _check_frames(frames: Pixels) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,15 @@ def test_parts_come_back(size, away) -> None:
         pictures = [textured(*size, seed=k) for k in range(len(away))]
         made = [latent_parts.guide(pictures, p) for p in (parts, found)]
         assert torch.equal(*made)
+
+
+def test_bytes_of_parts_are_those_of_the_format() -> None:
+    state = hashlib.sha256()
+    for seed, away in enumerate([*AWAYS, [1, -900]]):
+        for spread in (3, 60, 4096):
+            parts = random_parts((120, 90), away, seed, spread)
+            state.update(latent_parts.write(parts, away))
+    assert state.hexdigest()[:16] == "8ebde85f64155e84"
 
 
 def test_no_motion_takes_no_more_than_a_few_bytes() -> None:
@@ -154,6 +165,7 @@ def test_more_passes_cost_no_more_and_dear_bits_are_few() -> None:
     noisy = [(r + np.random.default_rng(k).integers(-9, 10, r.shape)).clip(0, 255).astype(np.uint8)
              for k, r in enumerate(references)]  # fmt: skip
     found = [latent_parts.find(now, noisy, 3e-4, k, [-1, 1]) for k in (1, 4)]
+    assert (found[1][..., 1] == 0).mean() > 0.7  # The mean has half of the noise.
     costs = [cost(now, noisy, parts, [-1, 1], 3e-4) for parts in found]
     assert costs[1] < 1.01 * costs[0]
     sizes = [len(latent_parts.write(latent_parts.find(now, noisy, lmbda, 3, [-1, 1]), [-1, 1]))
