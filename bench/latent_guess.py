@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 import torch
 from latent_clips import crop
-from latent_defaults import NEW, RATES, Item, disturbed, item
+from latent_defaults import RATES, VERSION, Item, disturbed, item
 from record import ROOT
 from torch import Tensor
 
@@ -46,7 +46,7 @@ def train(weights: Tensor, draw: Callable[[], Item], seconds: float) -> None:
     """Changes weights for so many seconds of the processor."""
     weights.requires_grad_()
     adam = torch.optim.Adam([weights], RATE)
-    flat, start, step, total = NEW.prior(0), time.process_time(), 0, 0.0
+    flat, start, step, total = VERSION.prior(0), time.process_time(), 0, 0.0
     while (part := (time.process_time() - start) / seconds) < 1:
         adam.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * part))
         one = draw()
@@ -73,14 +73,14 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rng, (low, high) = random.Random(7), RATES["image"]
-    weights = begun(NEW.still.levels)
+    weights = begun(VERSION.still.levels)
     draw = partial(drawn, rng, low, high)
     train(weights, draw, given.seconds)
     np.save(ROOT / "fields" / "latent_guess_3.npy", weights.numpy().astype(np.float16))
 
 
 def drawn(rng: random.Random, low: float, high: float) -> Item:
-    return item(NEW.still, crop(rng), 10 ** rng.uniform(low, high))
+    return item(VERSION.still, crop(rng), 10 ** rng.uniform(low, high))
 
 
 if __name__ == "__main__":

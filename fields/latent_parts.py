@@ -28,7 +28,9 @@ def grid(height: int, width: int, references: int) -> tuple[int, int, int]:
 def find(
     now: Pixels, references: Sequence[Pixels], lmbda: float, passes: int, away: Sequence[int]
 ) -> Ints:
-    """[rows, columns, 2 + 2 R] parts of least squared error plus bits.
+    """[rows, columns, 2 + 2 R] parts of least squared error plus bits: int32, as `grid` says.
+
+    A quadtree (Sullivan and Baker 1994), greedy, the smallest parts first.
 
     Args:
         now: frame [H, W, 3].
@@ -41,9 +43,10 @@ def find(
     parts = np.zeros(grid(height, width, len(references)), np.int32)
     rows, columns, _ = grid(height, width, len(references))
     price = min(MOST_PRICE, max(1, round((lmbda * SQUARE) ** 0.5)))
-    seeds = []
+    grey, seeds = _grey(now), []
+    before = [_grey(reference) for reference in references]
     for block in SEEDS:
-        found = [_blocks(now, reference, block, price) for reference in references]
+        found = [_blocks(grey, reference, block, price) for reference in before]
         wide = np.stack(found).repeat(block // CELL, 1).repeat(block // CELL, 2)
         seeds.append(np.ascontiguousarray(wide[:, :rows, :columns]))
     _native.search_parts(now, list(references), lmbda * SQUARE, passes, list(away), seeds, parts)
@@ -51,22 +54,26 @@ def find(
 
 
 def _blocks(now: Pixels, before: Pixels, block: int, price: int) -> Ints:
-    """[rows, columns, 2] vectors of blocks by grey levels alone."""
+    """[rows, columns, 2] vectors of blocks, of grey frames [H, W, 1]."""
     rows, columns = (-(-size // block) for size in now.shape[:2])
     motion = np.zeros((rows, columns, 2), np.int32)
-    _native.find_motion(_grey(now), _grey(before), block, REACH, price, motion)
+    _native.find_motion(now, before, block, REACH, price, motion)
     return motion
 
 
 def guide(references: Sequence[Pixels], parts: Ints, threads: int = 1) -> Tensor:
-    """[3, H, W] in 0..1: each part from where its vectors point. Bit-exact everywhere."""
+    """[3, H, W] in 0..1 of references [H, W, 3]: each part from where its vectors point.
+
+    Parts overlap (Orchard and Sullivan 1994). Bit-exact everywhere. Raises ValueError for parts of
+    another size.
+    """
     out = torch.empty(3, *references[0].shape[:2])
     _native.compose([np.ascontiguousarray(r) for r in references], parts, out, threads)
     return out
 
 
 def write(parts: Ints, away: Sequence[int]) -> bytes:
-    """Parts as bytes."""
+    """Parts as bytes. Raises ValueError for vectors that are too long."""
     return _native.encode_parts(parts, list(away))
 
 

@@ -18,7 +18,8 @@ class Version:
     Attributes:
         number: that groups begin with.
         still, moving: of pictures that stand alone, and of those that lean on others.
-        files: of shipped parameters, by the number of pictures leant on.
+        files: of shipped parameters: of pictures that stand alone, of anchors that lean on others, and of
+            those between two.
         guess: of an encoder's weights for first guesses of latents, of pictures that stand alone.
         parts: whether motion is by parts, or by blocks of one size.
         anchors: on how many of the last ones before it an anchor leans.
@@ -32,9 +33,9 @@ class Version:
     parts: bool = False
     anchors: int = 1
 
-    def prior(self, references: int) -> Tensor:
+    def prior(self, kind: int) -> Tensor:
         """[P] parameters that those of a picture are coded against where no others came before."""
-        return shipped(self.files[references], self.moving if references else self.still)
+        return shipped(self.files[kind], self.moving if kind else self.still)
 
     def weights(self) -> Tensor | None:
         """[levels, LEVEL] for `latent_guess`, or None."""

@@ -39,7 +39,8 @@ class Field {
   // away: how many frames on each reference lies.
   Field(int height, int width, const std::vector<int>& away)
       : rows_((height + CELL - 1) / CELL), columns_((width + CELL - 1) / CELL),
-        references_(static_cast<int>(away.size())), away_{away.front(), away.back()}, cells_(static_cast<size_t>(rows_) * columns_) {}
+        references_(static_cast<int>(away.size())), away_{away.front(), away.back()},
+        cells_(static_cast<size_t>(rows_) * columns_) {}
   int rows() const { return rows_; }
   int columns() const { return columns_; }
   int references() const { return references_; }

@@ -16,7 +16,7 @@ namespace {
 constexpr int CHANNELS = 3, MARGIN = 56, LEAST_MARGIN = 8;  // Of replicated pixels; for the filter.
 constexpr int MOST_SIZE = CELL * WIDEST, AREA = CHANNELS * MOST_SIZE * MOST_SIZE;
 constexpr int ROUNDS = 6;         // Of a descent at one step.
-constexpr float SHIPPED = 16;     // How many bits what is known beforehand counts as.
+constexpr float BEFOREHAND = 16;  // How many bits what is known beforehand counts as.
 constexpr int MOST_STARTS = 24;
 
 // A picture as planes of floats, its border repeated.
@@ -84,7 +84,7 @@ class Searching {
     if (!first_) count_parts(field_, counts);
     for (int k = 0; k < context::COUNT; ++k) {
       const float one = static_cast<float>(shipped_probability(field_.kind(), k)) / 65536;
-      const float ones = counts[k][1] + SHIPPED * one, zeros = counts[k][0] + SHIPPED * (1 - one);
+      const float ones = counts[k][1] + BEFOREHAND * one, zeros = counts[k][0] + BEFOREHAND * (1 - one);
       prices_[k][0] = -std::log2(zeros / (ones + zeros));
       prices_[k][1] = -std::log2(ones / (ones + zeros));
     }
