@@ -18,8 +18,8 @@ class Version:
     Attributes:
         number: that groups begin with.
         still, moving: of pictures that stand alone, and of those that lean on others.
-        files: of shipped parameters: of pictures that stand alone, of anchors that lean on others, and of
-            those between two.
+        files: of shipped parameters: of pictures that stand alone, of anchors that lean on others,
+            and of those between two.
         guess: of an encoder's weights for first guesses of latents, of pictures that stand alone.
         parts: whether motion is by parts, or by blocks of one size.
         anchors: on how many of the last ones before it an anchor leans.
