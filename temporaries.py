@@ -37,10 +37,10 @@ def _named(path: Path) -> Path:
 def folder_beside(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` for the time of the block. Raises OSError."""
     sweep(path.parent)
-    place = _named(path)
-    place.mkdir(mode=0o700)
-    lock = _locked(place)
-    try:
+    place, lock = _named(path), None
+    try:  # From before it is there on: a signal may come between any two lines.
+        place.mkdir(mode=0o700)
+        lock = _locked(place)
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -62,13 +62,14 @@ def file_beside(path: Path) -> Iterator[Path]:
     Raises OSError.
     """
     sweep(path.parent)
-    place = _named(path)
-    os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # As umask has it.
-    lock = _locked(place)
+    place, lock = _named(path), None
     try:
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # As umask has it.
+        lock = _locked(place)
         yield place
     finally:
-        place.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            place.unlink()
         if lock is not None:
             os.close(lock)
 

@@ -125,3 +125,15 @@ def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
     with whole(tmp_path / name) as new:
         new.write_bytes(b"2")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"2")]
+
+
+@pytest.mark.parametrize("beside", [temporaries.file_beside, temporaries.folder_beside])
+def test_a_signal_before_the_lock_leaves_nothing(beside, tmp_path: Path, monkeypatch) -> None:
+    def interrupted(place: Path) -> int:
+        assert place.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(temporaries, "_locked", interrupted)
+    with pytest.raises(KeyboardInterrupt), beside(tmp_path / "x.fpz"):
+        pass
+    assert list(tmp_path.iterdir()) == []
